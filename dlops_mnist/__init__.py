@@ -1,0 +1,38 @@
+"From a folder of images to a trained, tracked, evaluated model: the package that the notebooks in `nbs/` export."
+
+__version__ = "0.1.0"
+
+# The names of the series, each with the module that defines it. They are loaded when first used, so that
+# `import dlops_mnist` costs nothing and a program that only reads a config never waits for PyTorch.
+_HOMES = {
+    "core": ["UserError"],
+    "dataset": ["MNISTDataModule", "fingerprint"],
+    "models": ["CNN", "MLP", "MNISTModule", "fit"],
+    "config": ["deep_update", "diff", "load_config"],
+    "tracking": ["ImageClassificationReport", "WandBCallback"],
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+# what the series' scripts take for granted after `from dlops_mnist import *`
+_MODULES = {"Path": ("pathlib", "Path"), "pl": ("pytorch_lightning", None), "torch": ("torch", None)}
+
+__all__ = sorted([*_HOME_OF, *_MODULES])
+
+
+def __getattr__(name: str):
+    from importlib import import_module
+
+    if name in _MODULES:
+        module, attribute = _MODULES[name]
+        value = import_module(module)
+        value = getattr(value, attribute) if attribute else value
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
