@@ -65,7 +65,7 @@ def atomic(
     finally:
         remove(part)
 
-# %% ../nbs/00_core.ipynb #e688689d
+# %% ../nbs/00_core.ipynb #bd247112
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool, "complex": (int, float, complex)}
 SEQUENCES = {"list", "List", "tuple", "Tuple", "set", "Sequence", "Iterable", "Collection"}
 MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping"}
@@ -74,7 +74,7 @@ MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping"}
 def fits(
     value: Any,  # plain data, as a YAML file or a command line gives it
     annotation: str | ast.expr | None,  # source code of the annotation, such as `"int | None"`
-    lookup: Callable[[str], Any] = lambda name: None,  # what an unknown name stands for: an `ast` node, or None
+    lookup: Callable[[str], Any] = lambda name: None,  # what a name stands for: its annotation and a lookup, or None
 ) -> bool:
     "Whether `value` fits `annotation`; what can't be known without importing anything is taken to fit."
     if annotation is None: return True
@@ -124,8 +124,7 @@ def _fits_name(value: Any, name: str, lookup: Callable) -> bool:
     if name in MAPPINGS: return isinstance(value, Mapping)
     if name in ("Path", "PathLike"): return isinstance(value, (str, os.PathLike))
     if name in ("Any", "object"): return True
-    meaning = lookup(name)
-    if isinstance(meaning, ast.expr): return fits(value, meaning, lookup)
+    if meaning := lookup(name): return fits(value, *meaning)
     # any other capitalised name is a class, which a config describes by a mapping with `_target_`
     return not (name[:1].isupper() and isinstance(value, (str, int, float, list, tuple)))
 

@@ -6,14 +6,15 @@
 __all__ = ['KINDS', 'RESERVED', 'source_file', 'names_in', 'find', 'Parameter', 'ClassSource', 'read_class', 'check_section',
            'build']
 
-# %% ../nbs/00_targets.ipynb #67b38bae
+# %% ../nbs/00_targets.ipynb #f61353cc
 import ast
+import copy
 import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def find(target: str) -> tuple[str, ast.AST] | None:
         target = found
     return None
 
-# %% ../nbs/00_targets.ipynb #7cf73c7a
+# %% ../nbs/00_targets.ipynb #a9cb6759
 KINDS = {
     "model": "torch.nn.modules.module.Module",
     "optimizer": "torch.optim.optimizer.Optimizer",
@@ -112,11 +113,26 @@ class Parameter:
     module: str
 
     def takes(self, value: Any) -> bool:
-        return fits(value, self.annotation, self._meaning)
+        return fits(value, self.annotation, partial(_meaning, self.module))
 
-    def _meaning(self, name: str) -> ast.expr | None:
-        found = find(f"{self.module}.{name}")
-        return found[1] if found and isinstance(found[1], ast.expr) else None
+    def __str__(self) -> str:
+        return ast.unparse(_Spelled(self.module).visit(copy.deepcopy(self.annotation)))
+
+
+class _Spelled(ast.NodeTransformer):
+    # puts what an alias stands for in its place
+    def __init__(self, module: str):
+        self.module = module
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        meaning = _meaning(self.module, node.id)
+        return _Spelled(find(f"{self.module}.{node.id}")[0]).visit(copy.deepcopy(meaning[0])) if meaning else node
+
+
+def _meaning(module: str, name: str):
+    # what a name of an annotation is an alias for, such as Lightning's _PRECISION_INPUT, and how to read on from there
+    found = find(f"{module}.{name}")
+    return (found[1], partial(_meaning, found[0])) if found and isinstance(found[1], ast.expr) else None
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,7 @@ def _parameters(init: ast.FunctionDef, module: str) -> tuple[dict[str, Parameter
     parameters = {p.arg: Parameter(p.annotation, p.arg in required, module) for p in positional + a.kwonlyargs}
     return parameters, a.kwarg is not None
 
-# %% ../nbs/00_targets.ipynb #0e9ff22f
+# %% ../nbs/00_targets.ipynb #d75e4dcf
 RESERVED = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # what hydra's instantiate reads itself
 
 
@@ -227,8 +243,7 @@ def _check_setting(key: str, value: Any, where: str, source: ClassSource, given:
         if not source.open_ended or hint.startswith(" Did"):
             raise UserError(f"`{full}` is not a setting of {source.name.rpartition('.')[2]}.{hint}", key=full)
     elif not (isinstance(value, Mapping) and "_target_" in value) and not source.parameters[key].takes(value):
-        wanted = ast.unparse(source.parameters[key].annotation)
-        raise UserError(f"`{full}` must be {wanted}, not {value!r}.", key=full)
+        raise UserError(f"`{full}` must be {source.parameters[key]}, not {value!r}.", key=full)
 
 
 def _check_inside(value: Any, where: str) -> None:
