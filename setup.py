@@ -23,7 +23,7 @@ setup(
     author=settings["author"],
     author_email=settings["author_email"],
     url=settings["git_url"],
-    license={"apache2": "Apache-2.0"}[settings["license"]],
+    license_expression={"apache2": "Apache-2.0"}[settings["license"]],
     license_files=["LICENSE"],
     keywords=settings["keywords"].split(),
     python_requires=">=" + settings["min_python"],

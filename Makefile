@@ -1,0 +1,73 @@
+# `make` lists what can be done. Everything runs in an environment of its own, which `make setup` makes.
+PYTHON ?= python3
+VENV ?= .venv
+
+python := $(abspath $(VENV))/bin/python
+ready := $(VENV)/.ready
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+.PHONY: help
+help: ## List what can be done
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## To use it
+
+.PHONY: setup
+setup: $(ready) ## Make the environment in .venv (PYTHON=... chooses another Python, at least 3.11)
+
+# remade only when what it is made from has changed
+$(ready): constraints.txt settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11")'
+	@echo "Setting up $(VENV): this takes a few minutes, once."
+	@test -x $(python) || $(PYTHON) -m venv $(VENV)
+	@$(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
+	@touch $@
+
+.PHONY: train
+train: $(ready) ## Train experiments/001.yml (EXPERIMENT=010_cnn.yml for another one)
+	@$(python) -m dlops_mnist.train experiments/$(or $(EXPERIMENT),001.yml)
+
+.PHONY: lab
+lab: $(ready) ## Open the lessons in JupyterLab
+	@jupyter lab nbs
+
+## To change it
+
+.PHONY: test
+test: $(ready) ## Check the notebooks, run them all, and run the tests
+	@$(python) tools/run_tests.py
+
+.PHONY: test-slow
+test-slow: $(ready) ## The same, with the slow cells and tests
+	@$(python) tools/run_tests.py --slow
+
+.PHONY: watch
+watch: $(ready) ## Export a notebook each time it is saved
+	@watch_export
+
+.PHONY: export
+export: $(ready) ## Export the notebooks to dlops_mnist/
+	@nbdev_export
+
+.PHONY: clean
+clean: $(ready) ## Remove from the notebooks what differs at each save
+	@nbdev_clean
+
+.PHONY: prepare
+prepare: $(ready) ## Before a commit: export, execute what has changed (NB=02_config: this one), clean, README
+	@$(python) tools/notebooks.py prepare $(NB)
+	@$(python) tools/readme.py
+
+.PHONY: readme
+readme: $(ready) ## Make README.md from nbs/index.ipynb
+	@$(python) tools/readme.py
+
+.PHONY: lint
+lint: $(ready) ## Check the style of the code
+	@ruff check
+
+.PHONY: hooks
+hooks: $(ready) ## Install nbdev's hooks: clean notebooks at each save, merge them cell by cell
+	@nbdev_install_hooks
