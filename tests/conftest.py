@@ -1,0 +1,34 @@
+"""What all tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# no window for a figure, no account for a tracker, no threads that stall one another
+os.environ.update(MPLBACKEND="Agg", WANDB_MODE="offline", OMP_NUM_THREADS="1")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    "The repository's root."
+    return ROOT
+
+
+@pytest.fixture
+def program():
+    """Run one of the package's programs as a person would: `program("train", "seed=1", cwd=folder)`.
+
+    Returns the finished process, with its output as text.
+    """
+
+    def run(verb: str, *args: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", f"dlops_mnist.{verb}", *map(str, args)]
+        return subprocess.run(command, cwd=cwd, env=os.environ | environment, text=True, capture_output=True,
+                              stdin=subprocess.DEVNULL, timeout=300)
+
+    return run

@@ -1,0 +1,249 @@
+"""The repository itself: one version everywhere, no machine's paths, and a `make test` that sees what is broken."""
+
+import filecmp
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import dlops_mnist
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import notebooks  # noqa: E402
+import readme  # noqa: E402
+
+SETTINGS = notebooks.settings(ROOT)
+
+
+def committed() -> list[Path]:
+    "The files that git has or would have; without git, all but the hidden and the generated ones."
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode == 0: paths = map(ROOT.joinpath, filter(None, listing.stdout.split("\0")))
+    else: paths = (p for p in ROOT.rglob("*") if not {".venv", "runs", "build"} & set(p.relative_to(ROOT).parts))
+    return [path for path in paths if path.is_file()]
+
+
+def test_one_version():
+    assert SETTINGS["version"] == dlops_mnist.__version__
+
+
+def test_compromised_lightning_is_excluded():
+    from packaging.requirements import Requirement
+
+    lightning = next(r for r in map(Requirement, SETTINGS["requirements"].split()) if r.name == "pytorch-lightning")
+    versions = ["2.6.1", "2.6.2", "2.6.3", "2.6.6", "3.0"]
+    assert [v for v in versions if lightning.specifier.contains(v)] == ["2.6.1", "2.6.6"]
+
+
+def test_constraints_satisfy_the_requirements():
+    from packaging.requirements import Requirement
+
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    versions = {pin.name.lower().replace("_", "-"): str(pin.specifier).removeprefix("==") for pin in pins}
+    wanted = [r for key in SETTINGS if key.endswith("requirements") for r in map(Requirement, SETTINGS[key].split())]
+    assert not [str(r) for r in wanted if not r.specifier.contains(versions[r.name.lower()], prereleases=True)]
+    assert not [name for name, version in versions.items() if not version or "+" in version]
+
+
+def test_nothing_of_a_machine_is_committed():
+    # written in pieces, or this file would be found itself
+    folders = [r"/ho" r"me/\w", r"/Us" r"ers/\w", r"/ro" r"ot/", r"/wo" r"rk/", r"/op" r"t/\w", r"/tm" r"p/\w",
+               r"C:\\+Us" r"ers"]
+    others = [r"site-pack" r"ages/", r"(index|find)-(url|links)\b", r"pypi\.\w", r"PIP_\w"]
+    pattern = re.compile("|".join(f"(?<![\\w.]){place}" for place in folders + others))
+    found = []
+    for path in committed():
+        try: text = path.read_text("utf-8")
+        except UnicodeDecodeError: continue  # a picture
+        found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
+    assert not found
+
+
+def test_readme_is_in_step(tmp_path):
+    readme.write_readme(ROOT, tmp_path)
+    made = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    here = {path.relative_to(ROOT) for path in ROOT.glob("README_files/*")} | {Path("README.md")}
+    assert made == here
+    _, different, unreadable = filecmp.cmpfiles(tmp_path, ROOT, made, shallow=False)
+    assert not different + unreadable, "run `make readme`"
+
+
+def test_readme_lists_the_lessons():
+    links = set(re.findall(r"\]\(nbs/(\w+\.ipynb)\)", (ROOT / "README.md").read_text("utf-8")))
+    assert links == {path.name for path in notebooks.find_notebooks(ROOT)} - {"index.ipynb"}
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_wheel_holds_the_package(tmp_path):
+    files = ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE")
+    for name in files: shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "dlops_mnist", tmp_path / "dlops_mnist", ignore=shutil.ignore_patterns("__pycache__"))
+    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", "out"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=tmp_path, check=True)
+    [wheel] = (tmp_path / "out").glob(f"dlops_mnist-{SETTINGS['version']}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dlops_mnist").rglob("*.py")}
+    assert modules <= set(names)
+    assert not [name for name in names if not name.startswith("dlops_mnist")]
+    assert "License-Expression: Apache-2.0" in metadata
+    assert "Requires-Dist: torch>=" in metadata
+    extras = set(re.findall(r"Provides-Extra: (\w+)", metadata))
+    assert extras == {"dev", "wandb", "mlflow", "tensorboard", "joblib", "submitit", "all"}
+
+
+def test_make_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    listing = subprocess.run(["make"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
+    assert set(re.findall(r"\.PHONY: (\S+)", makefile)) == set(re.findall(r"^make (\S+)", listing, re.MULTILINE))
+
+
+# What `make test` must see, shown on a small project of the same make: one notebook, one module, one test.
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    project = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "settings.ini", project)
+    shutil.copytree(ROOT / "tools", project / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("nbs", "dlops_mnist", "tests"): (project / folder).mkdir()
+    (project / "tests/test_one.py").write_text("def test_one(): assert True\n")
+    (project / "dlops_mnist/__init__.py").write_text('"By hand."\n')
+    double = "#| export\ndef double(x): return 2 * x"
+    code = ["#| default_exp double", double, "y = double(4)", "assert y == 8\ny", "print(y)"]
+    cells = [nbformat.v4.new_code_cell(source) for source in code]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), project / "nbs/00_double.ipynb")
+    make(project, "notebooks.py", "prepare", check=True)
+    return project
+
+
+@pytest.fixture
+def project(prepared, tmp_path) -> Path:
+    return shutil.copytree(prepared, tmp_path / "project")
+
+
+def make(project: Path, tool: str, *args: str, check: bool = False) -> subprocess.CompletedProcess:
+    command = [sys.executable, f"tools/{tool}", *args]
+    env = notebooks.environment()
+    return subprocess.run(command, cwd=project, check=check, text=True, capture_output=True, env=env)
+
+
+def edit(project: Path, change) -> None:
+    path = project / "nbs/00_double.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook)
+    nbformat.write(notebook, path)
+
+
+def problems(project: Path) -> str:
+    return "\n".join(problem for check in notebooks.CHECKS.values() for problem in check(project))
+
+
+def test_what_is_whole_passes(project):
+    result = make(project, "run_tests.py")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.endswith("\n5 passed, 0 failed\n")  # three checks, a notebook and a test
+    assert "By hand" in (project / "dlops_mnist/__init__.py").read_text()
+    assert f'__version__ = "{SETTINGS["version"]}"' in (project / "dlops_mnist/__init__.py").read_text()
+
+
+def test_a_broken_cell_and_a_failing_test_fail(project):
+    edit(project, lambda notebook: notebook.cells[3].update(source="assert y == 9\ny"))
+    (project / "tests/test_two.py").write_text("def test_two(): assert False\n")
+    result = make(project, "run_tests.py")
+    assert result.returncode == 1
+    assert result.stdout.endswith("\n3 passed, 3 failed\n")  # the cell has changed, so its output is stale as well
+    assert "AssertionError in" in result.stdout
+
+
+def test_a_stage_that_runs_nothing_fails(project):
+    for path in ("nbs/00_double.ipynb", "dlops_mnist/double.py", "tests/test_one.py"): (project / path).unlink()
+    result = make(project, "run_tests.py")
+    assert result.returncode == 1
+    assert "Notebooks: 0 passed, 1 failed" in result.stdout
+    assert "Tests: 0 passed, 1 failed" in result.stdout
+
+
+@pytest.mark.parametrize("change, problem", [
+    (lambda library: (library / "double.py").write_text("def double(x): return x + x\n"), "double.py is not what"),
+    (lambda library: (library / "double.py").unlink(), "double.py is missing"),
+    (lambda library: (library / "new.py").touch(), "new.py is exported by no notebook"),
+    (lambda library: (library / "_modidx.py").write_text("d = {}\n"), "_modidx.py is not what"),
+    (lambda library: (library / "__init__.py").write_text('__version__ = "0.0.0"\n'), "__init__.py is not what"),
+])
+def test_a_hand_edited_module_is_seen(project, change, problem):
+    change(project / "dlops_mnist")
+    before = sorted(path.read_bytes() for path in project.rglob("*.py"))
+    assert problem in problems(project)
+    assert before == sorted(path.read_bytes() for path in project.rglob("*.py"))  # looking changes nothing
+
+
+def test_drift_is_seen_where_nbdev_exports_nothing(project, monkeypatch):
+    monkeypatch.setenv("IN_TEST", "1")  # as in a notebook under nbdev_test
+    (project / "dlops_mnist/double.py").write_text("")
+    assert "double.py is not what" in problems(project)
+
+
+def count(notebook):
+    for i, cell in enumerate(notebook.cells): cell.execution_count = 9 - i
+
+
+def fail(notebook):
+    notebook.cells[3].outputs = [nbformat.v4.new_output("error", ename="NameError", evalue="y", traceback=[])]
+
+
+@pytest.mark.parametrize("change, problem", [
+    (lambda notebook: notebook.metadata.update(author="me"), "is not clean"),
+    (count, "was executed out of order: [9, 8, 7, 6, 5]"),
+    (fail, "holds an error output (cell 4: y)"),
+    (lambda notebook: notebook.cells[3].update(outputs=[]), "lacks an output (cell 4: y)"),
+    (lambda notebook: notebook.cells[4].update(outputs=[]), "lacks an output (cell 5: print(y))"),
+    (lambda notebook: notebook.cells[2].update(source="y = double(5)"), "has changed since"),
+    (lambda notebook: notebook.cells[3].outputs[0].data.update({"text/plain": "9"}), "has changed since"),
+    (lambda notebook: notebook.cells.insert(1, notebook.cells.pop(3)), "has changed since"),
+    (lambda notebook: notebook.metadata.pop(notebooks.SEAL), "has changed since"),
+])
+def test_a_notebook_out_of_order_is_seen(project, change, problem):
+    edit(project, change)
+    assert problem in problems(project)
+
+
+def test_what_is_no_notebook_is_seen(project):
+    (project / "nbs/01_cut.ipynb").write_text('{"cells": [')
+    assert "01_cut.ipynb is not a notebook" in "\n".join(notebooks.check_outputs(project))
+
+
+def test_prepare_mends_what_is_out_of_step(project):
+    edit(project, lambda notebook: notebook.cells[3].update(source="y + 1"))
+    make(project, "notebooks.py", "prepare", check=True)
+    assert not problems(project)
+    assert nbformat.read(project / "nbs/00_double.ipynb", as_version=4).cells[3].outputs[0].data["text/plain"] == "9"
+
+
+@pytest.mark.parametrize("source, shows", [
+    ("x", True), ("x + 1", True), ("print(x)", True), ("f'{x}'", True), ("x = 1\nx.shape", True),
+    ("x = 1", False), ("fit(x)", False), ("x;", False), ("'''a text'''", False), ("%time x", False), ("!ls", False),
+    ("await x", False), ("import os", False), ("#| eval: false\nx", False),
+])
+def test_what_surely_shows_something(source, shows):
+    assert notebooks.shows_something(source) is shows
+
+
+def test_continuous_integration_runs_the_documented_command(tmp_path):
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert "\nmake test" in (ROOT / "README.md").read_text("utf-8")
+    assert "\nmake test" in (ROOT / ".ci/run").read_text("utf-8")

@@ -1,0 +1,183 @@
+"""Keep the notebooks, their outputs and the modules that they export in step.
+
+python tools/notebooks.py check                  say what is out of step; exit status 1 if anything is
+python tools/notebooks.py prepare [NOTEBOOK ...] export all; execute what is out of step, or the notebooks named
+
+nbdev_clean removes the execution counts, so a committed notebook can't show that its outputs came from one run
+from top to bottom. `prepare` makes such a run, and leaves a seal over code and outputs in the notebook's metadata.
+A cell that is changed, or executed by hand, afterwards breaks the seal.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+
+import nbformat
+
+SEAL = "executed_in_order"  # also in `allowed_metadata_keys` of settings.ini, so that nbdev_clean keeps it
+
+
+def settings(root: Path) -> dict[str, str]:
+    "What settings.ini says."
+    parser = ConfigParser(delimiters=["="])
+    parser.read(root / "settings.ini", encoding="utf-8")
+    return dict(parser["DEFAULT"])
+
+
+def find_notebooks(root: Path) -> list[Path]:
+    "The notebooks of the project, in order; those that nbdev passes over (`_name`, `.name`) are left out."
+    return sorted(p for p in (root / settings(root)["nbs_path"]).glob("*.ipynb") if p.name[0] not in "_.")
+
+
+def environment() -> dict[str, str]:
+    "The environment that notebooks, tests and nbdev run in."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # where that is set nbdev exports nothing, silently
+    env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", "")])  # for `!python` in a cell
+    # two workers with two threads each stall one another on two cores
+    return env | {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+def nbdev(command: str, *args: str, cwd: Path) -> None:
+    "Run one of nbdev's commands; raises `CalledProcessError` if it fails."
+    subprocess.run([Path(sysconfig.get_path("scripts"), command), *args], cwd=cwd, env=environment(), check=True)
+
+
+def check_exports(root: Path) -> list[str]:
+    "Problems: modules that aren't what the notebooks export, on a copy that leaves the working tree alone."
+    library, notebooks = (settings(root)[key] for key in ("lib_path", "nbs_path"))
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copy(root / "settings.ini", copy)
+        shutil.copytree(root / notebooks, copy / notebooks, ignore=shutil.ignore_patterns(".*"))
+        (copy / library).mkdir()
+        shutil.copy(root / library / "__init__.py", copy / library)  # the one module that is written by hand
+        nbdev("nbdev_export", cwd=copy)
+        exported, present = _modules(copy / library), _modules(root / library)
+    problems = []
+    for name in sorted(exported.keys() | present.keys()):
+        if exported.get(name) == present.get(name): continue
+        if name not in present: fault = "is missing"
+        elif name not in exported: fault = "is exported by no notebook"
+        else: fault = "is not what the notebooks export"
+        problems.append(f"{library}/{name} {fault}; change notebooks only, then run `make export`")
+    return problems
+
+
+def _modules(library: Path) -> dict[str, str]:
+    return {path.relative_to(library).as_posix(): path.read_text("utf-8") for path in library.rglob("*.py")}
+
+
+def check_clean(root: Path) -> list[str]:
+    "Problems: notebooks that nbdev_clean would change, on a copy."
+    paths = find_notebooks(root)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder)
+        shutil.copy(root / "settings.ini", copy)
+        (copy / "nbs").mkdir()
+        for path in paths: shutil.copy(path, copy / "nbs")
+        nbdev("nbdev_clean", "--fname", "nbs", cwd=copy)
+        unclean = [path for path in paths if path.read_bytes() != (copy / "nbs" / path.name).read_bytes()]
+    return [f"{_name(path, root)} is not clean; run `make clean`" for path in unclean]
+
+
+def check_outputs(root: Path) -> list[str]:
+    "Problems: outputs that are missing, are errors, or didn't come from one run from top to bottom."
+    return [f"{_name(path, root)} {problem}" for path in find_notebooks(root) for problem in _outputs(path)]
+
+
+def _outputs(path: Path) -> Iterator[str]:
+    try: notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat's own errors have no common ancestor
+        yield f"is not a notebook: {error}"
+        return
+    code = [(i, cell) for i, cell in enumerate(notebook.cells, 1) if cell.cell_type == "code" and cell.source.strip()]
+    for i, cell in code:
+        where = f"(cell {i}: {cell.source.strip().splitlines()[-1][:60]})"
+        if any(output.output_type == "error" for output in cell.outputs): yield f"holds an error output {where}"
+        if not cell.outputs and shows_something(cell.source): yield f"lacks an output {where}"
+    counts = [cell.execution_count for _, cell in code if cell.execution_count]
+    if counts != sorted(counts): yield f"was executed out of order: {counts}"
+    if notebook.metadata.get(SEAL) != seal(notebook):
+        yield f"has changed since it was last executed from top to bottom; run `make prepare NB={path.name}`"
+
+
+def shows_something(source: str) -> bool:
+    "True where a cell surely shows an output: it prints, or ends in an expression that isn't a call."
+    if source.lstrip().startswith(("%", "!", "#| eval: false")) or source.rstrip().endswith(";"): return False
+    try: body = ast.parse(source).body
+    except SyntaxError: return False  # a magic further down
+    if not body or not isinstance(body[-1], ast.Expr): return False
+    value = body[-1].value
+    if isinstance(value, ast.Call): return isinstance(value.func, ast.Name) and value.func.id in ("print", "display")
+    return not isinstance(value, (ast.Await, ast.BoolOp, ast.Constant, ast.IfExp))  # these may well be None
+
+
+def seal(notebook: nbformat.NotebookNode) -> str:
+    "A hash over the code cells of a notebook and their outputs, in order."
+    content = [(c.source, [dict(o, execution_count=None) for o in c.outputs])
+               for c in notebook.cells if c.cell_type == "code"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepare(root: Path, names: list[str]) -> None:
+    "Export, execute from top to bottom, clean and seal; without names, the notebooks that are out of step."
+    notebooks = root / settings(root)["nbs_path"]
+    nbdev("nbdev_export", cwd=root)
+    nbdev("nbdev_clean", cwd=root)
+    paths = [notebooks / Path(n).with_suffix(".ipynb").name for n in names] or \
+        [path for path in find_notebooks(root) if any(_outputs(path))]
+    for path in paths:
+        print(f"Executing {_name(path, root)}", flush=True)
+        notebook = nbformat.read(path, as_version=4)
+        execute(notebook, notebooks)
+        nbformat.write(notebook, path)
+        nbdev("nbdev_clean", "--fname", str(path), cwd=root)
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata[SEAL] = seal(notebook)
+        nbformat.write(notebook, path)
+        nbdev("nbdev_clean", "--fname", str(path), cwd=root)  # once more, for nbdev's own order of keys
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    "Execute a notebook from top to bottom in a new kernel; cells marked `#| eval: false` keep what they show."
+    from nbclient import NotebookClient
+
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "#| eval: false" in cell.source: cell.metadata["tags"] = ["skip-execution"]
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client.execute(env=environment())
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+CHECKS = {"modules in step with the notebooks": check_exports, "notebooks clean": check_clean,
+          "outputs of a run from top to bottom": check_outputs}
+
+
+def check(root: Path) -> tuple[int, int]:
+    "Make every check, print what is wrong, and return how many passed and how many failed."
+    failed = 0
+    for name, find_problems in CHECKS.items():
+        problems = find_problems(root)
+        failed += bool(problems)
+        print(f"{'FAILED' if problems else 'passed'}: {name}", flush=True)
+        for problem in problems: print(f"    {problem}", flush=True)
+    return len(CHECKS) - failed, failed
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["check"]: sys.exit(check(Path.cwd())[1] > 0)
+        case ["prepare", *names]: prepare(Path.cwd(), names)
+        case _: sys.exit(__doc__)
