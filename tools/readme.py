@@ -1,0 +1,43 @@
+"""Make README.md from nbs/index.ipynb, with the pictures that it shows in README_files/.
+
+python tools/readme.py [FOLDER]        FOLDER: where to write; the repository's root unless given
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+NOTEBOOKS = "nbs"
+HIDDEN = re.compile(r"^#\|\s*hide\b", re.MULTILINE)
+DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
+LINK = re.compile(r"(\]\(|src=\")(?!https?:|#|mailto:)([^)\"]+)")
+
+
+def write_readme(root: Path, folder: Path) -> None:
+    "Write README.md and its pictures into `folder`; pictures of an earlier README are removed."
+    notebook = nbformat.read(root / NOTEBOOKS / "index.ipynb", as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if not HIDDEN.search(cell.source)]
+    for cell in notebook.cells:
+        if cell.cell_type == "code": cell.source = DIRECTIVE.sub("", cell.source)
+        else: cell.source = LINK.sub(_from_root, cell.source)
+    text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": "README_files"})
+    note = f"<!-- Made from {NOTEBOOKS}/index.ipynb by `make readme`: change that notebook. -->\n\n"
+    folder.joinpath("README.md").write_text(note + text.strip() + "\n", encoding="utf-8")
+    for old in folder.glob("README_files/*"): old.unlink()
+    for name, content in resources["outputs"].items():
+        folder.joinpath(name).parent.mkdir(exist_ok=True)
+        folder.joinpath(name).write_bytes(content)
+
+
+def _from_root(match: re.Match) -> str:
+    # a link in the notebook starts from the notebook's own folder
+    start, path = match.groups()
+    return start + (path.removeprefix("../") if path.startswith("../") else f"{NOTEBOOKS}/{path}")
+
+
+if __name__ == "__main__":
+    root = Path.cwd()
+    write_readme(root, Path(sys.argv[1]) if sys.argv[1:] else root)
