@@ -483,7 +483,7 @@ def combine(files: Iterable[str], digests: Iterable[bytes]) -> str:
     for file, digest in sorted(zip((os.fsencode(f) for f in files), digests)): result.update(file + b"\0" + digest)
     return result.hexdigest()
 
-# %% ../nbs/00_images.ipynb #910c9204
+# %% ../nbs/00_images.ipynb #2fb953b3
 def image_hash(
     pixels: np.ndarray,  # `uint8`, any shape
 ) -> int:
@@ -510,7 +510,7 @@ def decode_files(
     for i, file in enumerate(files):
         data = b""
         try:
-            data = Path(path, file).read_bytes()
+            with open(os.path.join(path, file), "rb", buffering=0) as opened: data = opened.read()
             pixels = decode_png(data, color)
             if pixels.shape == out.shape[1:]: out[i] = pixels
             else: result.shapes[file] = pixels.shape
