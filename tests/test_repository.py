@@ -1,5 +1,6 @@
 """The repository itself: one version everywhere, no machine's paths, and a `make test` that sees what is broken."""
 
+import ast
 import filecmp
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -52,6 +54,28 @@ def test_constraints_satisfy_the_requirements():
     wanted = [r for key in SETTINGS if key.endswith("requirements") for r in map(Requirement, SETTINGS[key].split())]
     assert not [str(r) for r in wanted if not r.specifier.contains(versions[r.name.lower()], prereleases=True)]
     assert not [name for name, version in versions.items() if not version or "+" in version]
+
+
+def imports(path: Path, everywhere: bool) -> set[str]:
+    "The packages that a module imports: all of them, or those without which it can't be imported."
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = list(ast.walk(tree) if everywhere else tree.body)
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    return {name.split(".")[0] for name in names}
+
+
+def test_what_the_package_imports_is_required():
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name as canonical
+
+    distributions = {name: set(map(canonical, names)) for name, names in packages_distributions().items()}
+    extras = [key for key in SETTINGS if key.endswith("_requirements") and key != "dev_requirements"]
+    for everywhere, keys in (False, ["requirements"]), (True, ["requirements", *extras]):
+        required = {canonical(Requirement(text).name) for key in keys for text in SETTINGS[key].split()}
+        used = set().union(*(imports(path, everywhere) for path in (ROOT / "dlops_mnist").glob("*.py")))
+        used -= sys.stdlib_module_names | {"dlops_mnist"}
+        assert not {name for name in used if not distributions.get(name, {name}) & required}
 
 
 def test_nothing_of_a_machine_is_committed():
