@@ -1,0 +1,177 @@
+"The config as a black box: random experiments compose as a plain deep update does, and mistakes leave nothing behind."
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dlops_mnist.config import (
+    GROUPS,
+    StrictLoader,
+    compose,
+    deep_update,
+    diff,
+    file_overrides,
+    load_config,
+    read_yaml,
+    to_yaml,
+)
+from dlops_mnist.core import UserError
+
+ROOT = Path(__file__).parent.parent
+
+# Strings that YAML, shells, Hydra's grammar and OmegaConf each find interesting
+AWKWARD = ["", " ", "'", '"', "it's", "a=b", "a,b", "[1", "{a: b", "}", "(x)", "x:y", "#c", "\\", "\\'", "a\\", "\\\\n", "007",
+           "no", "yes", "on", "null", "~", "true", "1e-3", "1_000", "0x1f", "0.1.2", "1:30", "2026-11-20", "ü", "日本", "😀",
+           "a\nb", "\ttab", "${seed}", "x${paths.runs}y", "$HOME", "$", "%", "@x", "&a", "*a", "!tag", "-", "--m", "+", "???x"]
+TEXT = st.sampled_from(AWKWARD) | st.text(max_size=8).filter(lambda s: "${" not in s and s != "???")
+NAME = st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,6}", fullmatch=True).filter(lambda n: n not in GROUPS and n != "hydra")
+NUMBER = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.none()
+VALUE = st.recursive(TEXT | NUMBER, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAME, inner, max_size=3),
+                     max_leaves=6)
+# names that the base has, so that overriding and extending both happen, and new ones
+EXPERIMENT = st.dictionaries(st.sampled_from(["datamodule", "paths", "seed", "monitor", "new"]) | NAME,
+                             st.dictionaries(st.sampled_from(["path", "batch_size", "runs"]) | NAME, VALUE, max_size=4) | VALUE,
+                             max_size=4).filter(lambda e: not {"callbacks", "logger_params"} & set(e))
+BASE = compose([], resolve=False)
+
+
+ANY_EXPERIMENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+
+
+@settings(max_examples=40, **ANY_EXPERIMENT)
+@given(EXPERIMENT)
+def test_a_composed_experiment_is_a_plain_deep_update(experiment):
+    check_composition(experiment)
+
+
+@pytest.mark.slow
+@settings(max_examples=500, **ANY_EXPERIMENT)
+@given(EXPERIMENT)
+def test_five_hundred_composed_experiments_are_plain_deep_updates(experiment):
+    check_composition(experiment)
+
+
+def check_composition(experiment):
+    parsed = yaml.load(to_yaml(experiment), StrictLoader)
+    assert parsed == experiment, "what is written is what is read"
+    assert compose(file_overrides(parsed), resolve=False) == deep_update(BASE, parsed)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=60))
+def test_any_text_is_an_experiment_or_a_clear_refusal(tmp_path_factory, text):
+    file = tmp_path_factory.getbasetemp() / "any.yml"
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try: load_config(file)
+    except UserError as error: assert str(error).strip()
+
+
+def test_numbers_are_numbers(tmp_path):
+    file = tmp_path / "numbers.yml"
+    file.write_text("optimizer: {lr: 1e-3}\ntrainer: {gradient_clip_val: 1.}\n")
+    config = load_config(file)
+    assert (config.optimizer.lr, config.trainer.gradient_clip_val) == (0.001, 1.0)
+    assert read_yaml(file)["optimizer"]["lr"] == 0.001
+
+
+@pytest.mark.parametrize("group,name", [(group, name) for group, options in GROUPS.items() for name in options])
+def test_every_alternative_makes_a_valid_config(group, name):
+    extra = ["trainer.enable_checkpointing=true"] if name == "model_checkpoint" else []
+    config = load_config(None, f"{group}={name}", *extra)
+    assert load_config(config) == config, "and what it makes is an experiment again"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").glob("*.yml")), ids=lambda f: f.stem)
+def test_every_experiment_is_valid_and_repeats_from_its_saved_config(file, tmp_path):
+    config = load_config(file)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(config))
+    assert load_config(saved) == config
+
+
+def test_several_trackers_at_once_and_interpolation(monkeypatch):
+    monkeypatch.setenv("SOMEWHERE", "there")
+    config = load_config(None, "logger=[CSVLogger,TensorBoardLogger]", "paths.runs=${oc.env:SOMEWHERE}/runs", "monitor=acc",
+                         "callbacks=early_stopping")
+    assert list(config.logger) == ["CSVLogger", "TensorBoardLogger"]
+    assert config.paths.runs == "there/runs" and config.callbacks.early_stopping.monitor == "acc"
+
+
+def test_the_series_spelling(tmp_path):
+    file = tmp_path / "old.yml"
+    file.write_text("optimizer: {name: SGD, lr: 3e-4}\nlogger: CSVLogger\nlogger_params: {save_dir: logs, name: '003'}\n"
+                    "callbacks:\n- {name: EarlyStopping, params: {monitor: val_loss}}\n- {name: EarlyStopping, params: {monitor: loss}}\n")
+    config = load_config(file)
+    assert config.optimizer == {"_target_": "torch.optim.SGD", "lr": 0.0003}
+    assert config.logger.CSVLogger == {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "logs", "name": "003"}
+    assert list(config.callbacks) == ["EarlyStopping", "EarlyStopping_2"]
+
+
+def test_another_alternative_drops_the_files_values_for_the_old_one(tmp_path):
+    file = tmp_path / "e.yml"
+    file.write_text("model: cnn\nmodel.filters: [8]\noptimizer.lr: 0.5\n")
+    assert "filters" not in load_config(file, "model=mlp").model
+    assert load_config(file, "model=cnn").model.filters == [8]
+    assert load_config(file, "optimizer=sgd").optimizer == {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
+
+
+def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
+    (tmp_path / "my_net.py").write_text("import torch\nclass Net(torch.nn.Module):\n    def __init__(self, width: int = 3): ...\n"
+                                        "def function(): raise SystemExit('called')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_config({"model": {"_target_": "my_net.Net", "width": 4}}).model == {"_target_": "my_net.Net", "width": 4}
+    assert load_config(None, "model._target_=my_net.Net").model == {"_target_": "my_net.Net"}
+    with pytest.raises(UserError, match="Did you mean `width`"): load_config({"model": {"_target_": "my_net.Net", "widht": 4}})
+    with pytest.raises(UserError, match="names no class"): load_config(None, "model._target_=my_net.function")
+
+
+def test_attribute_access_and_diff():
+    config = load_config("001") if Path("experiments").is_dir() else load_config(ROOT / "experiments/001.yml")
+    assert config.trainer.max_epochs == config["trainer"]["max_epochs"] == 20
+    with pytest.raises(AttributeError, match="Did you mean `trainer`"): config.trainr
+    assert diff(config, load_config(config, "seed=3")) == {"seed": (0, 3)}
+
+
+def run(*words, **kwargs):
+    return subprocess.run([sys.executable, "-m", "dlops_mnist.train", *words], capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL, **kwargs)
+
+
+MISTAKES = {
+    "trainer.max_epoch=3": "max_epochs",
+    "model=cmm": "cnn",
+    "datamodule.batch_size=many": "int",
+    "model._target_=os.system": "names no class",
+    "nowhere.yml": "no experiment",
+    "broken.yml": "line 2",
+    "optimizer.lr=1,2": "--multirun",
+    "experiment=../../x": "folder",
+}
+
+
+@pytest.mark.parametrize("word,part", MISTAKES.items(), ids=MISTAKES)
+def test_a_mistake_is_one_message_and_leaves_nothing(tmp_path, word, part):
+    (tmp_path / "broken.yml").write_text("seed: 1\nseed: 2\n")
+    result = run(word, cwd=tmp_path)
+    assert result.returncode == 2 and part in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
+    assert os.listdir(tmp_path) == ["broken.yml"]
+
+
+def test_no_mistake_and_no_help_waits_for_torch(tmp_path):
+    code = ("import sys\nfrom dlops_mnist.launch import launch\nfor words in (['--help'], ['--cfg', 'job'], ['seed=x']):\n"
+            "    try: launch(print, words)\n    except SystemExit: pass\n"
+            "heavy = {'torch', 'pytorch_lightning', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy")
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+
+def test_completion(tmp_path):
+    result = run("-sc", "query=python -m dlops_mnist.train logger=W")
+    assert result.stdout.split() == ["logger=WandbLogger"]
+    assert "complete -o default" in run("-sc", "install=bash").stdout
