@@ -102,8 +102,11 @@ def test_readme_is_in_step(tmp_path):
 
 
 def test_readme_lists_the_lessons():
-    links = set(re.findall(r"\]\(nbs/(\w+\.ipynb)\)", (ROOT / "README.md").read_text("utf-8")))
-    assert links == {path.name for path in notebooks.find_notebooks(ROOT)} - {"index.ipynb"}
+    rows = re.findall(r"^\| \[(.+)\]\(nbs/(\w+\.ipynb)\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    titles = {path.name: nbformat.read(path, as_version=4).cells for path in notebooks.find_notebooks(ROOT)}
+    titles = {name: next(c.source for c in cells if c.source[:2] == "# ") for name, cells in titles.items()}
+    titles = {name: title.splitlines()[0].removeprefix("# ") for name, title in titles.items() if name != "index.ipynb"}
+    assert {name: title for title, name in rows} == titles
 
 
 def test_links_of_the_readme_lead_somewhere():
