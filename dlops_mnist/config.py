@@ -6,11 +6,11 @@
 __all__ = ['CALLBACKS', 'LOGGERS', 'SCHEDULERS', 'MODELS', 'OPTIMIZERS', 'SCHEDULES', 'TRACKERS', 'HOOKS', 'HARDWARE', 'DEBUG',
            'GROUPS', 'DEFAULTS', 'SECTIONS', 'SEVERAL', 'SCHEDULE_KEYS', 'DEFAULT_CLASS', 'GIVEN', 'deep_update',
            'setting', 'Paths', 'DataModule', 'Trainer', 'Option', 'option', 'Base', 'base_config', 'our_store',
-           'compose', 'StrictLoader', 'read_yaml', 'quote', 'file_overrides', 'command_overrides', 'join_overrides',
-           'check_config', 'sweep_jobs', 'Config', 'to_yaml', 'finish', 'find_experiment', 'read_experiment',
-           'load_config', 'naming_the_file', 'Difference', 'flatten', 'diff']
+           'compose', 'quote', 'file_overrides', 'command_overrides', 'join_overrides', 'check_config', 'sweep_jobs',
+           'Config', 'finish', 'find_experiment', 'read_experiment', 'load_config', 'naming_the_file', 'Difference',
+           'diff']
 
-# %% ../nbs/02_config.ipynb #1dcc9692
+# %% ../nbs/02_config.ipynb #2c37ace2
 import copy
 import os
 import re
@@ -24,8 +24,9 @@ from typing import Any
 
 import yaml
 
-from .core import UserError, atomic, clean_exit, fits, nearest, plain
-from .targets import KINDS, check_section, read_class
+from .core import UserError, fits, flatten, nearest, plain
+from .targets import check_section, read_class
+from .yamlfile import read_yaml, to_yaml
 
 # %% ../nbs/02_config.ipynb #c2e1c258
 def deep_update(
@@ -295,51 +296,6 @@ def compose(
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 
-# %% ../nbs/02_config.ipynb #b92bc3c3
-class StrictLoader(yaml.SafeLoader):
-    "YAML's safe loader, with `1e-3` a number, dates left as text, and a key given twice refused."
-
-    def construct_mapping(self, node, deep=False):
-        seen = {}
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge": continue
-            if key.value in seen: raise yaml.constructor.ConstructorError(
-                None, None, f"`{key.value}` is given twice (first in line {seen[key.value]})", key.start_mark)
-            seen[key.value] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
-               r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
-    list("-+0123456789."))
-
-
-def read_yaml(
-    file: str | os.PathLike,  # a YAML file that holds a mapping
-) -> dict[str, Any]:
-    "The settings of a YAML file as plain data; raises `UserError` with the line and column of what is wrong."
-    file = Path(file)
-    try: data = yaml.load(file.read_text(encoding="utf-8"), StrictLoader)
-    except OSError as error: raise UserError(f"{file} can't be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error: raise UserError(f"{file} is not a text file (UTF-8).") from error
-    except yaml.reader.ReaderError as error:
-        raise UserError(f"{file} is not a text file: it holds the character {error.character!r}.") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        tab = " YAML is indented by spaces, not by tabs." if "'\\t'" in str(error.problem) else ""
-        raise UserError(f"{file}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}.{tab}") from error
-    except (ValueError, RecursionError) as error: raise UserError(f"{file} is not valid YAML: {error}.") from error
-    if data is None: raise UserError(f"{file} is empty. An experiment names at least one setting, such as `seed: 1`.")
-    if not isinstance(data, dict):
-        raise UserError(f"{file} holds a {type(data).__name__}, and an experiment is a mapping, such as `seed: 1`.")
-    return data
-
 # %% ../nbs/02_config.ipynb #51389fa3
 def _series_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
     # the spelling of the blog series, turned into Hydra's
@@ -557,7 +513,7 @@ def sweep_jobs(
     parsed = OverridesParser.create().parse_overrides(overrides)
     return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 
-# %% ../nbs/02_config.ipynb #8ff845a1
+# %% ../nbs/02_config.ipynb #0fd0ad94
 class Config(dict):
     "A dictionary with its keys as attributes too, printed as YAML."
 
@@ -575,29 +531,6 @@ class Config(dict):
 
     def __repr__(self) -> str:
         return to_yaml(self).strip()
-
-
-def to_yaml(
-    config: Mapping[str, Any],  # a config, or a section of one
-) -> str:
-    "A config as YAML that `read_yaml` reads back to the same data."
-    return yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-
-
-class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data): return True  # `&id001` helps no reader
-
-
-# what our reader would not take for text without quotes must be written with them
-_Dumper.yaml_implicit_resolvers = {
-    first: [*resolvers, *[r for r in StrictLoader.yaml_implicit_resolvers.get(first, []) if r not in resolvers]]
-    for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
-}
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
-    # PyYAML writes the rarer line ends of Unicode as they are, and reads them back as blanks
-    "tag:yaml.org,2002:str", text, style='"' if any(end in text for end in "\x85\u2028\u2029") else None))
-_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
-    "tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(item, (dict, list)) for item in data)))
 
 # %% ../nbs/02_config.ipynb #aab4083d
 def finish(
@@ -673,7 +606,7 @@ def naming_the_file(experiment: Any, settings: Mapping[str, Any]) -> Iterator[No
             raise UserError(f"{find_experiment(experiment)}: {error}", key=error.key) from error
         raise
 
-# %% ../nbs/02_config.ipynb #abb4e118
+# %% ../nbs/02_config.ipynb #159e430c
 class Difference(dict):
     "Dotted names of settings with their two values, printed one to a line."
 
@@ -685,18 +618,6 @@ class Difference(dict):
 
 def _show(value: Any) -> str:
     return "(none)" if value is MISSING else repr(value)
-
-
-def flatten(
-    config: Mapping[str, Any],  # nested settings
-    prefix: str = "",
-) -> dict[str, Any]:
-    "Settings by their dotted names: `{'trainer': {'max_epochs': 3}}` gives `{'trainer.max_epochs': 3}`."
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value: flat |= flatten(value, f"{prefix}{key}.")
-        else: flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def diff(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLAGS_WITH_VALUE', 'BASH', 'split_command', 'help_text', 'plan', 'Job', 'launch', 'candidates', 'complete']
 
-# %% ../nbs/02_launch.ipynb #6f9bd03a
+# %% ../nbs/02_launch.ipynb #fe93f444
 import os
 import secrets
 import sys
@@ -18,8 +18,9 @@ from typing import Any
 from .config import (DEFAULTS, GROUPS, SECTIONS, Base, Config, base_config, command_overrides, compose,
                                 file_overrides, finish, join_overrides, naming_the_file, our_store, read_experiment,
                                 sweep_jobs)
-from .core import UserError, clean_exit
+from .core import UserError, clean_exit, flatten
 from .runfolder import check_name
+from .targets import read_class
 
 # %% ../nbs/02_launch.ipynb #c00d5185
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--experimental-rerun"}
@@ -40,7 +41,7 @@ def split_command(
     if len(subjects) > 1: raise UserError(f"One experiment at a time, not {' and '.join(subjects)}. Settings are written key=value.")
     return subjects[0] if subjects else None, overrides, flags
 
-# %% ../nbs/02_launch.ipynb #d8221e96
+# %% ../nbs/02_launch.ipynb #45b9df7d
 def help_text(
     program: str = "python -m dlops_mnist.train",  # what is typed to get here
 ) -> str:
@@ -56,10 +57,11 @@ def help_text(
         else: lines.append(_line(f"{name}={_text(defaults[name])}", f.metadata["note"]))
     for group, options in GROUPS.items():
         note = chosen[group].metadata["note"] if group in chosen else "short ways to look for what is wrong"
+        prefix = "" if group == "debug" else f"{group}."
         lines += ["", f"{group.upper()}: {note} (default {DEFAULTS.get(group, 'none')})"]
         for name, o in options.items():
             lines.append(_line(f"{group}={name}", o.note))
-            lines += [f"      {group}.{key}={_text(value)}" for key, value in _settings_of(group, o.values)]
+            lines += [f"      {prefix}{key}={_text(value)}" for key, value in _settings(o.values)]
     lines += ["", "FLAGS", _line("-m, --multirun", "one run for each combination of the values given"),
               _line("--cfg job", "print the resolved config and stop"),
               _line("-sc install=bash", "print the script for tab completion: eval \"$(... -sc install=bash)\""),
@@ -68,11 +70,8 @@ def help_text(
     return "\n".join(lines)
 
 
-def _settings_of(group: str, values: Mapping[str, Any]):
-    from dlops_mnist.config import flatten
-
-    shown = values if group != "trainer" else values
-    return [(key, value) for key, value in flatten(shown).items() if key != "_target_"]
+def _settings(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in flatten(values).items() if not key.endswith("_target_")]
 
 
 def _line(what: str, note: str) -> str:
@@ -147,7 +146,7 @@ def _call_hydra(job: Callable, argv: list[str]) -> None:
         with our_store(): hydra.main(version_base="1.3", config_path=None, config_name="dlops_mnist")(job)()
     finally: sys.argv = before
 
-# %% ../nbs/02_launch.ipynb #8b1661e9
+# %% ../nbs/02_launch.ipynb #bc25d19b
 BASH = """_dlops_mnist_train() {
     [[ "$COMP_LINE" == *"-m dlops_mnist.train "* ]] || return 0
     COMPREPLY=($("${COMP_WORDS[0]}" -m dlops_mnist.train -sc query="${COMP_LINE:0:$COMP_POINT}" 2>/dev/null))
@@ -160,8 +159,6 @@ def candidates(
     line: str,  # what has been typed so far
 ) -> list[str]:
     "How the last word of a command line could go on."
-    from dlops_mnist.config import flatten
-    from dlops_mnist.targets import read_class
 
     *_, word = line.split(" ")
     key, equals, value = word.partition("=")

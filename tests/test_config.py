@@ -10,18 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlops_mnist.config import (
-    GROUPS,
-    StrictLoader,
-    compose,
-    deep_update,
-    diff,
-    file_overrides,
-    load_config,
-    read_yaml,
-    to_yaml,
-)
+from dlops_mnist.config import GROUPS, compose, deep_update, diff, file_overrides, load_config
 from dlops_mnist.core import UserError
+from dlops_mnist.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
 
