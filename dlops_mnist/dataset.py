@@ -4,28 +4,36 @@
 
 # %% auto #0
 __all__ = ['Arrays', 'ImageDataset', 'whole_batch', 'EpochSampler', 'label_order', 'hold_out', 'Loaders', 'MNISTDataModule',
-           'check_settings', 'build_source', 'check_classes', 'check_shape', 'make_datasets', 'own_splits', 'summary',
-           'duplicates', 'leaks', 'contradictions', 'plot_images', 'plot_means', 'plot_histogram', 'inspect',
-           'print_table']
+           'check_settings', 'build_source', 'check_classes', 'check_shape', 'make_datasets']
 
-# %% ../nbs/00_dataset.ipynb #2ce281c1
+# %% ../nbs/00_dataset.ipynb #5c2ed9dd
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
+from .core import UserError, console, run_command
+from .images import ImageArrays, build_digits, build_mnist, fingerprint, image_table, open_images
+from .inspection import inspect
+
+# %% ../nbs/00_dataset.ipynb #e0e2d899
+if __name__ == "__main__" and "get_ipython" not in globals():
+    built = run_command({"digits": build_digits, "mnist": build_mnist, "inspect": inspect})
+    if built: console().print(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect path={built}")
+    sys.exit()
+
+# %% ../nbs/00_dataset.ipynb #3cac7836
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
-from .core import UserError, console, run_command
-from .images import ImageArrays, build_digits, build_mnist, fingerprint, open_images
-
-# %% ../nbs/00_dataset.ipynb #2e6ff6eb
+# %% ../nbs/00_dataset.ipynb #290843c9
 class ImageDataset(Dataset):
     "Decoded images and their labels; batches are cut by index from one array."
 
@@ -58,9 +66,7 @@ class ImageDataset(Dataset):
     @property
     def frame(self):
         "A DataFrame with the columns `image` (path) and `label` (class name)."
-        import pandas as pd
-
-        return pd.DataFrame({"image": self.paths, "label": np.array(self.classes, object)[self.labels]})
+        return image_table({"paths": self.raw_paths, "labels": self.labels}, self.classes)
 
 # %% ../nbs/00_dataset.ipynb #fb670a9a
 def whole_batch(
@@ -260,141 +266,3 @@ def make_datasets(
         number = np.array([classes.index(name) for name in arrays.classes])
         splits = {split: part | {"labels": number[part["labels"]]} for split, part in splits.items()}
     return {split: ImageDataset(**splits[split], classes=classes) for split in ("train", "val", "test")}
-
-# %% ../nbs/00_dataset.ipynb #1af046fe
-def own_splits(dm: MNISTDataModule) -> dict[str, ImageDataset]:
-    "The datasets of `dm`, without a `val` that is only another name of `test`."
-    if not dm.datasets: dm.setup()
-    return {split: data for split, data in dm.datasets.items() if split != "val" or dm.val != "test"}
-
-
-def summary(
-    dm: MNISTDataModule,
-):
-    "A DataFrame with the number, size and range of values of the images of each split and class."
-    import pandas as pd
-
-    rows = []
-    for split, data in own_splits(dm).items():
-        for label, name in enumerate(data.classes):
-            images = data.images[data.labels == label]
-            values = {"min": images.min(), "mean": round(images.mean(), 1), "max": images.max()} if len(images) else {}
-            rows.append({"split": split, "class": name, "images": len(images), "size": "x".join(map(str, dm.image_shape)), **values})
-    return pd.DataFrame(rows).set_index(["split", "class"])
-
-# %% ../nbs/00_dataset.ipynb #80014d2e
-def duplicates(
-    dm: MNISTDataModule,
-):
-    "A DataFrame of the images that are there more than once (equal pixels): `group`, `split`, `label`, `image`."
-    import pandas as pd
-
-    frames = [data.frame.assign(split=split, hash=data.hashes) for split, data in own_splits(dm).items()]
-    table = pd.concat(frames, ignore_index=True)
-    table = table[table.duplicated("hash", keep=False)].sort_values(["hash", "image"])
-    return table.assign(group=pd.factorize(table["hash"])[0])[["group", "split", "label", "image"]].reset_index(drop=True)
-
-
-def leaks(
-    dm: MNISTDataModule,
-):
-    "Those of the duplicates that are in more than one split, so that the model is tested on what it has seen."
-    table = duplicates(dm)
-    return table[table.groupby("group")["split"].transform("nunique") > 1].reset_index(drop=True)
-
-
-def contradictions(
-    dm: MNISTDataModule,
-):
-    "Those of the duplicates that have more than one label."
-    table = duplicates(dm)
-    return table[table.groupby("group")["label"].transform("nunique") > 1].reset_index(drop=True)
-
-# %% ../nbs/00_dataset.ipynb #f8174690
-def plot_images(
-    data: ImageDataset,
-    rows: int = 3,
-    columns: int = 10,
-):
-    "A grid of the first images, each under the name of its class."
-    from dlops_mnist.figures import Picture
-
-    count = min(rows * columns, len(data))
-    picture = Picture(0.85 * columns, 1.05 * -(-count // columns))
-    grid = picture.subplots(-(-count // columns), columns, squeeze=False).ravel()
-    for axes in grid: axes.axis("off")
-    for axes, image, label in zip(grid, data.images[:count], data.labels):
-        axes.imshow(np.moveaxis(image, 0, -1) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(data.classes[label], fontsize=9)
-    return picture
-
-# %% ../nbs/00_dataset.ipynb #78c12e8d
-def plot_means(
-    data: ImageDataset,
-    most: int = 20,  # classes to show
-):
-    "The mean image of each class."
-    from dlops_mnist.figures import Picture
-
-    names = data.classes[:most]
-    columns = min(10, len(names))
-    picture = Picture(1.5 * columns, 1.8 * -(-len(names) // columns))
-    grid = picture.subplots(-(-len(names) // columns), columns, squeeze=False).ravel()
-    for axes in grid: axes.axis("off")
-    for label, (axes, name) in enumerate(zip(grid, names)):
-        images = data.images[data.labels == label]
-        if not len(images): continue
-        mean = images.mean(axis=0)
-        axes.imshow(np.moveaxis(mean, 0, -1) / 255 if mean.ndim == 3 else mean, cmap="viridis", vmin=0, vmax=255)
-        axes.set_title(f"{name} (mean of {len(images):,})", fontsize=9)
-    return picture
-
-# %% ../nbs/00_dataset.ipynb #dae104cf
-def plot_histogram(
-    dm: MNISTDataModule,
-):
-    "How often each brightness occurs, one line for each split."
-    from dlops_mnist.figures import COLORS, Picture
-
-    picture = Picture(6, 2.8)
-    axes = picture.subplots()
-    for color, (split, data) in zip(COLORS, own_splits(dm).items()):
-        counts = np.bincount(data.images.reshape(-1), minlength=256).reshape(32, 8).sum(axis=1)
-        axes.stairs(100 * counts / counts.sum(), np.arange(0, 257, 8), color=color, label=split)
-    axes.set(xlabel="brightness (0 black, 255 white)", ylabel="% of the pixels", yscale="log", xlim=(0, 256))
-    axes.legend(frameon=False)
-    return picture
-
-# %% ../nbs/00_dataset.ipynb #14244b31
-def inspect(
-    path: str = "dataset",  # a dataset
-    color: bool | str = False,  # as for the data module
-    val: float | str = 0.2,  # as for the data module
-    figures: str | None = None,  # a folder for the pictures
-) -> None:
-    "Print what is in a dataset: counts, sizes, values, copies and leaks, and its fingerprint."
-    dm, out = MNISTDataModule(path, val=val, color=color), console()
-    print_table(summary(dm).reset_index(), path)
-    for what, table in (("copies", duplicates(dm)), ("leaks between splits", leaks(dm)), ("contradictions", contradictions(dm))):
-        out.print(f"{what}: {table['group'].nunique() if len(table) else 'none'}")
-        if len(table): print_table(table.head(20), f"{what} ({min(20, len(table))} of {len(table):,} images)")
-    out.print(f"fingerprint: {dm.fingerprint}")
-    if figures:
-        Path(figures).mkdir(parents=True, exist_ok=True)
-        pictures = {"images": plot_images(dm.datasets["train"]), "means": plot_means(dm.datasets["train"]), "histogram": plot_histogram(dm)}
-        for name, picture in pictures.items(): Path(figures, f"{name}.png").write_bytes(picture.png())
-        out.print(f"pictures: {figures}")
-
-
-def print_table(frame, title: str) -> None:
-    "Print a DataFrame in the terminal."
-    from rich.table import Table
-
-    table = Table(*map(str, frame.columns), title=title)
-    for row in frame.itertuples(index=False): table.add_row(*map(str, row))
-    console().print(table)
-
-# %% ../nbs/00_dataset.ipynb #bc898773
-if __name__ == "__main__" and "get_ipython" not in globals():
-    built = run_command({"digits": build_digits, "mnist": build_mnist, "inspect": inspect})
-    if built: console().print(f"`{built}` is ready. To look at it: python -m dlops_mnist.dataset inspect path={built}")

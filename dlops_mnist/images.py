@@ -8,7 +8,7 @@ __all__ = ['SIGNATURE', 'MAX_PIXELS', 'Plan', 'MNIST_FILES', 'MNIST_MIRRORS', 'S
            'user_cache', 'build_lock', 'progress', 'write_dataset', 'is_built', 'build_digits', 'read_idx', 'fetch',
            'load_mnist', 'build_mnist', 'Scan', 'scan', 'listing', 'fingerprint', 'relative_paths', 'combine',
            'image_hash', 'Decoded', 'decode_files', 'complain', 'first_shape', 'write_generation', 'write_split',
-           'cache_folders', 'writable', 'ImageArrays', 'open_images']
+           'cache_folders', 'writable', 'ImageArrays', 'image_table', 'open_images']
 
 # %% ../nbs/00_images.ipynb #54166df1
 import gzip
@@ -263,7 +263,7 @@ def progress(items: Iterable, what: str, total: int) -> Iterable:
     screen = console()
     return track(items, what, total=total, console=screen, transient=True, disable=not screen.is_terminal)
 
-# %% ../nbs/00_images.ipynb #944b372c
+# %% ../nbs/00_images.ipynb #a786d978
 def write_dataset(
     path: str | os.PathLike,  # the folder to make
     images: dict[str, np.ndarray],  # split -> `uint8 [N, H, W]`
@@ -294,9 +294,14 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
     "Whether `path` already holds just this; raises `UserError` if it holds anything else."
     if not path.exists() or (path.is_dir() and not any(path.iterdir())): return False
     record = path / "source.json"
-    if record.is_file() and json.loads(record.read_text()) == source: return True
-    found = f"was built with {record.read_text().split()}" if record.is_file() else "holds something else"
-    raise UserError(f"`{path}` {found}, not {source}: choose another path, or remove it first.", key="path")
+    found = json.loads(record.read_text()) if record.is_file() else None
+    if found == source: return True
+    holds = f"was built from {_in_words(found)}" if found else "holds something else"
+    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or remove it first.", key="path")
+
+
+def _in_words(source: dict[str, Any]) -> str:
+    return " ".join([source["source"], *(f"{key}={value}" for key, value in source.items() if key != "source" and value)])
 
 # %% ../nbs/00_images.ipynb #5871cef1
 def build_digits(
@@ -631,7 +636,18 @@ class ImageArrays:
                           for what in ("images", "labels", "hashes", "paths")} for split in meta.pop("splits")}
         return cls(path, splits=splits, **meta)
 
-# %% ../nbs/00_images.ipynb #0ce261f7
+# %% ../nbs/00_images.ipynb #767c0931
+def image_table(
+    arrays: dict[str, np.ndarray],  # images, labels, hashes, paths
+    classes: list[str],  # the name of each label
+):
+    "A DataFrame with the columns `image` (path relative to the dataset's folder) and `label` (class name)."
+    import pandas as pd
+
+    names = np.array(classes, object)
+    return pd.DataFrame({"image": [os.fsdecode(path) for path in arrays["paths"]], "label": names[arrays["labels"]]})
+
+# %% ../nbs/00_images.ipynb #609c7b40
 def open_images(
     path: str | os.PathLike,  # a dataset
     color: bool | str = False,  # True: three channels; 'grey': turn colour into grey; False: refuse colour
@@ -646,7 +662,7 @@ def open_images(
     if mode not in ("plain", "color", "grey"): raise UserError(f"color is true, false or grey, not `{color}`.", key="color")
     for folder in folders:
         try: return ImageArrays.load(path, folder / f"{mode}-{found.stamp}")
-        except FileNotFoundError: pass
+        except OSError: pass  # not there
     time.sleep(max(0, min(0.05, found.newest + 0.05 - time.time())))  # a file's time is coarse: let a tick pass
     folder = writable(folders)
     with FileLock(folder / "lock"):

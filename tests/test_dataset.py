@@ -1,0 +1,456 @@
+"""What happens to real folders: built, interrupted, broken, changed, shared by several processes."""
+
+import gzip
+import io
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlops_mnist import images
+from dlops_mnist.core import UserError
+from dlops_mnist.images import (build_digits, build_mnist, decode_png, encode_png, fingerprint, load_mnist, open_images,
+                                read_idx)
+from dlops_mnist.inspection import contradictions, duplicates, leaks
+
+SHIPPED = "429ebe0fe72c4881e592d40ab05a5a2c82c3ddf3ef247dbe39666baaa938aa5d"
+RAW = os.environ.get("MNIST_RAW_DIR")
+needs_mnist = pytest.mark.skipif(not RAW, reason="set MNIST_RAW_DIR to the folder of MNIST's four IDX files")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.delenv("MNIST_RAW_DIR", raising=False)
+    return tmp_path / "user"
+
+
+@pytest.fixture
+def folder(tmp_path, root):
+    "A copy of the shipped dataset, without a cache."
+    return Path(shutil.copytree(root / "dataset", tmp_path / "data", ignore=shutil.ignore_patterns(".cache")))
+
+
+def module(path, **settings):
+    from dlops_mnist.dataset import MNISTDataModule
+
+    dm = MNISTDataModule(path, **settings)
+    dm.setup()
+    return dm
+
+
+def png(array, **options):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG", **options)
+    return file.getvalue()
+
+
+# ---- the shipped dataset
+
+def test_shipped_dataset_is_what_the_notebook_builds(root, tmp_path):
+    assert fingerprint(build_digits(tmp_path / "again", binary=3, per_class=[140, 40])) == SHIPPED
+    assert fingerprint(root / "dataset") == SHIPPED
+
+
+def test_shipped_dataset_is_small_and_complete(root):
+    files = list((root / "dataset").glob("*/*/*.png"))
+    assert sum(file.stat().st_size for file in files) < 500_000
+    counts = {f"{split}/{name}": len(list((root / "dataset" / split / name).iterdir()))
+              for split in ("train", "test") for name in ("3", "no3")}
+    assert counts == {"train/3": 140, "train/no3": 140, "test/3": 40, "test/no3": 40}
+    assert {Image.open(file).size for file in files} == {(28, 28)}
+    assert {Image.open(file).mode for file in files} == {"L"}
+
+
+def test_shipped_dataset_has_no_copies(root):
+    assert duplicates(open_images(root / "dataset")).empty
+
+
+def test_copies_leaks_and_contradictions_are_found(folder):
+    file = sorted((folder / "train/3").iterdir())[0]
+    for copy in ("train/3/copy.png", "test/3/leak.png"): shutil.copy(file, folder / copy)
+    (folder / "train/no3/compressed.png").write_bytes(png(decode_png(sorted((folder / "train/no3").iterdir())[0].read_bytes())))
+    shutil.copy(folder / "train/no3/compressed.png", folder / "train/3/wrong.png")
+    arrays = open_images(folder)
+    assert len(duplicates(arrays)) == 6 and duplicates(arrays).group.nunique() == 2
+    assert {Path(image).name for image in leaks(arrays).image} == {file.name, "copy.png", "leak.png"}
+    assert "train/3/wrong.png" in set(contradictions(arrays).image) and len(contradictions(arrays)) == 3
+
+
+def test_a_fingerprint_is_of_contents_and_paths_only(folder):
+    (folder / ".cache").mkdir()
+    (folder / ".cache/x.png").write_bytes(b"x")
+    (folder / "train/3/.hidden.png").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+    os.utime(next((folder / "train/3").glob("0*.png")), (1, 1))
+    assert fingerprint(folder) == SHIPPED
+    file = next((folder / "train/3").glob("0*.png"))
+    file.rename(file.with_name("renamed.png"))
+    assert fingerprint(folder) != SHIPPED
+
+
+# ---- building
+
+def test_all_digits_are_built_and_split_in_proportion(tmp_path):
+    path = build_digits(tmp_path / "d")
+    counts = {split: [len(list((path / split / str(digit)).iterdir())) for digit in range(10)] for split in ("train", "test")}
+    assert sum(counts["train"]) + sum(counts["test"]) == 1797
+    for train, test in zip(*counts.values()): assert abs(test / (train + test) - 0.2) < 0.005
+    train, test = ({file.name for file in path.glob(f"{split}/*/*.png")} for split in ("train", "test"))
+    assert not train & test
+
+
+def test_seed_and_per_class_choose(tmp_path):
+    prints = [fingerprint(build_digits(tmp_path / f"{i}", binary=7, per_class=12, seed=seed)) for i, seed in enumerate((0, 0, 1))]
+    assert prints[0] == prints[1] != prints[2]
+    assert {d.name for d in (tmp_path / "0/train").iterdir()} == {"7", "no7"}
+    assert len(list((tmp_path / "0").glob("test/*/*.png"))) == 6
+
+
+@pytest.mark.parametrize("settings", [{"binary": 11}, {"per_class": 150}, {"per_class": 0}, {"per_class": [1, 2, 3]}])
+def test_impossible_choices_are_refused(tmp_path, settings):
+    with pytest.raises(UserError): build_digits(tmp_path / "d", **settings)
+    assert not (tmp_path / "d").exists()
+
+
+def test_another_folder_is_never_overwritten(folder, tmp_path):
+    with pytest.raises(UserError, match="another path"): build_digits(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("x")
+    with pytest.raises(UserError, match="another path"): build_digits(tmp_path / "mine")
+    assert fingerprint(folder) == SHIPPED
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_build_stopped_half_way_leaves_no_dataset_and_is_repeated(tmp_path, blow):
+    slow = ("import sys, time; from dlops_mnist import images; real = images.encode_png\n"
+            "def encode(image): time.sleep(0.005); return real(image)\n"
+            f"images.encode_png = encode; images.build_digits({str(tmp_path / 'd')!r})")
+    process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL)
+    deadline = time.time() + 20
+    while not list(tmp_path.glob(".d.*.part/*/*/*.png")) and time.time() < deadline: time.sleep(0.02)
+    process.send_signal(blow)
+    assert process.wait(timeout=20) != 0
+    assert not (tmp_path / "d").exists()
+    build_digits(tmp_path / "d")
+    assert len(list((tmp_path / "d").glob("*/*/*.png"))) == 1797
+    assert [file.name for file in tmp_path.iterdir() if file.name != "user"] == ["d"]
+
+
+# ---- MNIST's files
+
+def test_mnist_files_are_checked(tmp_path):
+    with pytest.raises(UserError, match="train-images-idx3-ubyte"): load_mnist(tmp_path)
+    data = struct.pack(">4BI", 0, 0, 8, 1, 3) + b"abc"
+    for name in images.MNIST_FILES: (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))
+    assert bytes(read_idx(tmp_path / "train-labels-idx1-ubyte.gz")) == b"abc"
+    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz.*checksum"): load_mnist(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(data)[:-9])
+    with pytest.raises(UserError, match="damaged"): load_mnist(tmp_path)
+
+
+def test_without_network_the_message_names_raw(tmp_path):
+    with pytest.raises(UserError, match="raw=") as error:
+        images.fetch("train-labels-idx1-ubyte", mirrors=("http://127.0.0.1:9/",))
+    assert "127.0.0.1" in str(error.value)
+
+
+def test_a_bad_mirror_is_passed_over_and_finished_files_are_kept(tmp_path, monkeypatch, own_cache):
+    import http.server
+    import threading
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args): super().__init__(*args, directory=str(tmp_path / "www"))
+        def log_message(self, *args): seen.append(self.path)
+
+    seen, data = [], struct.pack(">4BI", 0, 0, 8, 1, 3) + b"abc"
+    for name, content in (("good", gzip.compress(data)), ("bad", b"<html>moved</html>")):
+        (tmp_path / "www" / name).mkdir(parents=True)
+        (tmp_path / "www" / name / "labels.gz").write_bytes(content)
+    monkeypatch.setitem(images.MNIST_FILES, "labels", __import__("hashlib").sha256(data).hexdigest())
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    mirrors = [f"http://127.0.0.1:{server.server_port}/{name}/" for name in ("missing", "bad", "good")]
+    try:
+        assert bytes(read_idx(images.fetch("labels", mirrors))) == b"abc"
+        asked = len(seen)
+        images.fetch("labels", mirrors)
+        assert len(seen) == asked  # a second run does not download it again
+    finally: server.shutdown()
+
+
+@needs_mnist
+def test_mnist_is_the_real_one(tmp_path):
+    mnist = load_mnist(RAW)
+    assert [part.shape for part in (*mnist["train"], *mnist["test"])] == [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]
+    path = build_mnist(tmp_path / "m", raw=RAW, per_class=60)
+    arrays = open_images(path)
+    assert (len(arrays.splits["train"]["images"]), len(arrays.splits["test"]["images"])) == (600, 100)
+    file = next((path / "train/5").iterdir())
+    assert (decode_png(file.read_bytes()) == mnist["train"][0][int(file.stem)]).all()
+
+
+# ---- reading what people bring
+
+@pytest.mark.parametrize("shape", [(1, 1), (28, 28), (300, 300), (65536, 1)])
+def test_our_png_files_are_read_by_others(shape):
+    image = np.random.RandomState(0).randint(0, 256, shape).astype(np.uint8)
+    assert (np.asarray(Image.open(io.BytesIO(encode_png(image)))) == image).all()
+    assert (decode_png(encode_png(image)) == image).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"compress_level": 0}, {"compress_level": 9}, {"optimize": True}])
+def test_we_read_the_png_files_of_others(options):
+    image = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8)
+    assert (decode_png(png(image, **options)) == image).all()
+
+
+def test_black_and_white_becomes_grey_and_colour_is_converted_when_asked_for():
+    bits = np.eye(8, dtype=bool)
+    assert (decode_png(png(bits)) == bits * 255).all()
+    colour = np.random.RandomState(0).randint(0, 256, (5, 4, 3)).astype(np.uint8)
+    assert (decode_png(png(colour), color=True) == colour.transpose(2, 0, 1)).all()
+    assert decode_png(png(colour), color="grey").shape == (5, 4)
+    assert decode_png(png(bits), color=True).shape == (3, 8, 8)
+
+
+def bomb():
+    "30,000 x 30,000 pixels, promised by a few bytes."
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    return images.SIGNATURE + images._chunk(b"IHDR", header) + images._chunk(b"IDAT", zlib.compress(b"")) + images._chunk(b"IEND", b"")
+
+
+def overlong():
+    "A small picture whose compressed rows unpack to 100 MB."
+    header = struct.pack(">IIBBBBB", 28, 28, 8, 0, 0, 0, 0)
+    body = zlib.compress(bytes(100_000_000))
+    return images.SIGNATURE + images._chunk(b"IHDR", header) + images._chunk(b"IDAT", body) + images._chunk(b"IEND", b"")
+
+
+GREY = np.arange(784, dtype=np.uint8).reshape(28, 28)
+BAD = {
+    "text.png": (b"not a picture", "not a PNG"),
+    "empty.png": (b"", "empty"),
+    "cut.png": (encode_png(GREY)[:400], "truncated"),
+    "flipped.png": (encode_png(GREY)[:300] + b"!!!" + encode_png(GREY)[303:], "corrupt"),
+    "deep.png": (png(GREY.astype(np.uint16)), "16 bits"),
+    "colour.png": (png(np.stack([GREY] * 3, -1)), "colour"),
+    "palette.png": (png(np.stack([GREY] * 3, -1))[:0] or b"GIF89a", "not a PNG"),
+    "large.png": (encode_png(np.zeros((32, 30), np.uint8)), "30x32, most are 28x28"),
+    "bomb.png": (bomb(), "30000x30000"),
+    "overlong.png": (overlong(), "corrupt"),
+}
+
+
+def test_all_bad_files_are_listed_at_once(folder):
+    for name, (content, _) in BAD.items(): (folder / "train/3" / name).write_bytes(content)
+    (folder / "test/no3/dangling.png").symlink_to("nowhere")
+    (folder / "test/no3/folder.png").mkdir()
+    with pytest.raises(UserError) as error: open_images(folder)
+    lines = {Path(line.split()[0]).name: line for line in str(error.value).splitlines()[1:]}
+    for name, (_, why) in BAD.items(): assert why in lines.pop(name)
+    assert "can't be read" in lines.pop("dangling.png") and "can't be read" in lines.pop("folder.png")
+    assert not lines and str(error.value).startswith("12 of 372 images")
+    for name in BAD: (folder / "train/3" / name).unlink()
+    (folder / "test/no3/dangling.png").unlink()
+    (folder / "test/no3/folder.png").rmdir()
+    assert open_images(folder).fingerprint == SHIPPED  # nothing of the failure remains
+
+
+def test_a_long_list_is_cut_and_counted(folder):
+    for file in (folder / "train/3").iterdir(): file.write_bytes(b"x")
+    with pytest.raises(UserError, match="140 of 360 images can't be used") as error: open_images(folder)
+    assert str(error.value).endswith("and 120 more") and len(str(error.value).splitlines()) == 22
+
+
+def test_the_odd_size_is_the_rare_one_even_if_it_comes_first(folder):
+    names = os.listdir(folder / "train/3")
+    (folder / "train/3" / names[0]).write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
+    with pytest.raises(UserError, match="is 9x9, most are 28x28") as error: open_images(folder)
+    assert str(error.value).startswith("1 of 360")
+
+
+@pytest.mark.parametrize("missing, match", [("train", "no `.*train`"), ("test", "no `.*test`"), ("test/3", "test/3. holds no PNG")])
+def test_missing_parts_are_named(folder, missing, match):
+    shutil.rmtree(folder / missing)
+    with pytest.raises(UserError, match=match): open_images(folder)
+
+
+def test_one_class_or_no_folder(folder):
+    for split in ("train", "test"): shutil.rmtree(folder / split / "no3")
+    with pytest.raises(UserError, match="1 class, at least two"): open_images(folder)
+    with pytest.raises(UserError, match="no folder"): open_images(folder / "nowhere")
+
+
+# ---- the cache
+
+def test_any_change_is_seen_by_the_next_setup(folder):
+    dm = module(folder)
+    generations = lambda: [g.name for g in (folder / ".cache").glob("plain-*")]
+    first, old = generations(), dm.fingerprint
+    dm.setup()
+    assert generations() == first
+    file = sorted((folder / "train/3").iterdir())[0]
+    content, times = file.read_bytes(), file.stat()
+    file.write_bytes(encode_png(255 - decode_png(content)))  # as long as before ...
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))  # ... and its time set back
+    dm.setup()
+    assert dm.fingerprint != old and len(generations()) == 1
+    file.write_bytes(content)
+    dm.setup()
+    assert dm.fingerprint == old
+    (folder / "train/3/new.png").write_bytes(encode_png(GREY))
+    dm.setup()
+    assert len(dm.train_df) + len(dm.val_df) == 281
+    (folder / "train/3/new.png").unlink()
+    dm.setup()
+    assert dm.fingerprint == old
+
+
+def test_a_folder_that_cant_be_written_is_cached_elsewhere(folder, own_cache):
+    (folder / ".cache").write_text("in the way: even root can't make a folder here")
+    assert open_images(folder).fingerprint == SHIPPED
+    assert list(own_cache.glob("dlops_mnist/*/plain-*/meta.json"))
+    own = module(folder, cache=str(folder.parent / "mine"))
+    assert own.fingerprint == SHIPPED and list((folder.parent / "mine").glob("plain-*"))
+
+
+def test_several_processes_share_one_cold_cache(folder):
+    code = ("import os, sys; from dlops_mnist.images import *; open_images(sys.argv[1]); from pathlib import Path\n"
+            "print(*[f.stat().st_ino for f in Path(sys.argv[1]).glob('.cache/plain-*/meta.json')])")
+    processes = [subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    answers = [process.communicate(timeout=60)[0] for process in processes]
+    assert {process.returncode for process in processes} == {0}
+    assert len(set(answers)) == 1 and len(answers[0].split()) == 1  # built once
+
+
+# ---- the data module
+
+def test_adding_images_moves_no_other_image(folder):
+    before = module(folder)
+    for i in range(50): (folder / f"train/3/new{i}.png").write_bytes(encode_png(np.full((28, 28), i, np.uint8)))
+    after = module(folder)
+    assert set(before.val_df.image) <= set(after.val_df.image)
+    assert set(before.train_df.image) <= set(after.train_df.image)
+
+
+def test_where_validation_comes_from(folder):
+    assert module(folder, val="test").val_df.equals(module(folder).test_df)
+    shutil.copytree(folder / "test", folder / "val")
+    for file in sorted((folder / "val/3").iterdir())[5:]: file.unlink()
+    dm = module(folder)
+    assert (len(dm.train_df), len(dm.val_df)) == (280, 45) and dm.val_df.image.str.startswith("val/").all()
+    assert len(module(folder, val="test").val_df) == 80
+
+
+@pytest.mark.parametrize("val", [0, 1, -0.1, "train", 1e-9])
+def test_a_validation_set_that_cant_be(folder, val):
+    with pytest.raises(UserError, match="val"): module(folder, val=val)
+
+
+def test_classes_and_shapes_of_a_trained_model_are_enforced(folder):
+    assert module(folder, classes=["3", "no3"]).classes == ["3", "no3"]
+    assert module(folder).classes == ["no3", "3"]
+    three = {file: label for file, label in module(folder).train_df.itertuples(index=False)}
+    assert all(file.split("/")[1] == label for file, label in three.items())
+    labels = [module(folder, classes=order).datasets["train"].labels for order in (["3", "no3"], ["no3", "3"])]
+    assert (labels[0] == 1 - labels[1]).all()
+    with pytest.raises(UserError, match="cat"): module(folder, classes=["cat", "dog"])
+    with pytest.raises(UserError, match="expected was .32, 32."): module(folder, image_shape=[32, 32])
+
+
+def test_any_classes_sizes_and_colours(tmp_path):
+    for split in ("train", "test"):
+        for name in ("äpfel", "b c", "10", "9"):
+            (tmp_path / "d" / split / name).mkdir(parents=True)
+            for i in range(10):
+                colour = np.random.RandomState(hash((split, name, i)) % 2**32).randint(0, 256, (6, 5, 3)).astype(np.uint8)
+                (tmp_path / "d" / split / name / f"{i}.PNG").write_bytes(png(colour))
+    dm = module(tmp_path / "d", color=True, val=0.3)
+    images, labels = next(iter(dm.test_dataloader(8)))
+    assert dm.image_shape == [3, 6, 5] and images.shape == (8, 3, 6, 5) and dm.classes == ["10", "9", "b c", "äpfel"]
+    assert [image.split("/")[1] for image in dm.test_df.image] == list(dm.test_df.label)
+    assert module(tmp_path / "d", color="grey", val=0.3).image_shape == [6, 5]
+    with pytest.raises(UserError, match="colour"): module(tmp_path / "d")
+
+
+def test_a_source_builds_what_is_missing_and_nothing_else(tmp_path, folder):
+    dm = module(tmp_path / "new", source="digits", binary=3, per_class=[140, 40])
+    assert dm.fingerprint == SHIPPED
+    with pytest.raises(UserError, match="another path"): module(folder, source="digits")
+    # a trained model's config, which names its classes, may be pointed at another folder
+    assert module(folder, source="digits", classes=["no3", "3"]).fingerprint == SHIPPED
+
+
+def test_processes_share_an_epoch(folder, monkeypatch):
+    from dlops_mnist.dataset import EpochSampler
+
+    one = list(EpochSampler(11, seed=3))
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(EpochSampler, "process", staticmethod(lambda rank=rank: (rank, 2)))
+        sampler = EpochSampler(11, seed=3)
+        shares.append(list(sampler))
+        assert len(sampler) == 6 == len(shares[-1])
+        assert list(EpochSampler(11, shuffle=False)) == list(range(rank, 11, 2))
+    together = [i for pair in zip(*shares) for i in pair]
+    assert together[:11] == one and together[11] == one[0]
+
+
+def test_loaders_are_standard_and_work_in_other_processes(folder):
+    from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset, default_collate
+
+    dm = module(folder, num_workers=2)
+    assert type(dm.train_dataloader()) is DataLoader and type(dm.val_dataloader().sampler) is SequentialSampler
+    batches = [[labels.tolist() for _, labels in module(folder, num_workers=n).train_dataloader()] for n in (0, 2)]
+    assert batches[0] == batches[1] and sum(map(len, batches[0])) == 220
+    dataset = dm.datasets["test"]
+    image, label = dataset[3]
+    images, labels = dataset.__getitems__([3])
+    assert (image == images[0]).all() and label == labels[0] and images.is_contiguous()
+    images[:] = 0  # a batch is the caller's own
+    assert (dataset[3][0] == image).all()
+
+
+def test_seeds_give_other_orders_and_set_epoch_continues(folder):
+    def labels(loader): return [int(i) for i in loader.sampler]
+
+    zero, one = (module(folder, seed=seed).train_dataloader() for seed in (0, 1))
+    epochs = [labels(zero) for _ in range(3)]
+    assert epochs[0] != labels(one) and epochs[0] != epochs[1]
+    resumed = module(folder).train_dataloader()
+    resumed.sampler.set_epoch(2)
+    assert labels(resumed) == epochs[2]
+
+
+def test_settings_are_plain_data(folder):
+    import inspect
+
+    from dlops_mnist.dataset import MNISTDataModule
+
+    defaults = [p.default for p in inspect.signature(MNISTDataModule).parameters.values()]
+    assert {type(default) for default in defaults} <= {str, int, float, bool, type(None)}
+
+
+# ---- as programs
+
+def test_build_and_inspect_on_the_command_line(program, tmp_path):
+    path = tmp_path / "d"
+    done = program("dataset", "digits", f"path={path}", "binary=3", "per_class=[140,40]")
+    assert done.returncode == 0 and str(path) in done.stdout and fingerprint(path) == SHIPPED
+    done = program("dataset", "inspect", f"path={path}", f"figures={tmp_path / 'pictures'}")
+    assert done.returncode == 0 and SHIPPED in done.stdout and len(list((tmp_path / "pictures").glob("*.png"))) == 3
+
+
+def test_mistakes_on_the_command_line(program, tmp_path):
+    done = program("dataset", "inspect", f"path={tmp_path / 'nowhere'}")
+    assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
