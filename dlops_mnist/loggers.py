@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'GUARDED', 'PATIENCE', 'METHODS', 'flatten', 'check_insta
            'attempt', 'arm', 'KeepingWriter', 'identity', 'continue_from', 'make_loggers', 'log_picture', 'pixels',
            'log_checkpoint']
 
-# %% ../nbs/03_loggers.ipynb #89842f6f
+# %% ../nbs/03_loggers.ipynb #6d05a332
 import csv
 import importlib.util
 import os
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from pytorch_lightning.loggers.logger import DummyLogger
 
 from .core import UserError, atomic
 from .runfolder import METRICS, Run, is_helper, update_provenance
@@ -179,7 +180,7 @@ def continue_from(loggers: Iterable[Logger], step: int) -> None:
         writer = getattr(logger, "_experiment", None)
         if isinstance(writer, KeepingWriter): attempt(logger, writer.keep_before, step)
 
-# %% ../nbs/03_loggers.ipynb #1c9a3dee
+# %% ../nbs/03_loggers.ipynb #b02b5d4e
 def make_loggers(
     config: Mapping[str, Any],  # reads `logger`, `trainer.logger`, `experiment`
     run: Run,
@@ -190,6 +191,9 @@ def make_loggers(
     if trainer.get("logger") is True:  # the series' way: TensorBoard, where Lightning puts it
         sections["trainer.logger"] = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "name": "lightning_logs",
                                       "save_dir": trainer.get("default_root_dir") or "."}
+    # LearningRateMonitor insists on a logger; the run's own record is enough
+    wants_one = any("LearningRateMonitor" in str(section) for section in (config.get("callbacks") or {}).values())
+    if not sections: return [DummyLogger()] if wants_one else []
     for where, section in sections.items(): check_installed(section.get("_target_"), where)
     loggers: list[Logger] = []
     try:
@@ -197,7 +201,7 @@ def make_loggers(
     except BaseException:
         for logger in loggers: logger.finalize("failed")
         raise
-    if loggers and not is_helper(): update_provenance(run, trackers={l.guard["name"]: identity(l) for l in loggers})
+    if not is_helper(): update_provenance(run, trackers={l.guard["name"]: identity(l) for l in loggers})
     return loggers
 
 
