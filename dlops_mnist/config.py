@@ -258,9 +258,9 @@ def our_store() -> Iterator[None]:
         yield
     finally: ConfigStore.instance().repo = theirs
 
-# %% ../nbs/02_config.ipynb #94ffdf22
+# %% ../nbs/02_config.ipynb #ddf5294b
 @contextmanager
-def _readable_errors(overrides: list[str]) -> Iterator[None]:
+def _readable_errors() -> Iterator[None]:
     from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -282,7 +282,17 @@ def _readable_errors(overrides: list[str]) -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
-# %% ../nbs/02_config.ipynb #62eea587
+# %% ../nbs/02_config.ipynb #a3c45169
+@contextmanager
+def _no_other_hydra() -> Iterator[None]:
+    # also inside another Hydra program, which keeps running
+    from hydra.core.global_hydra import GlobalHydra
+
+    theirs, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    try: yield
+    finally: GlobalHydra.instance().hydra = theirs
+
+
 def compose(
     overrides: list[str],  # in Hydra's grammar
     resolve: bool = True,  # whether `${...}` is filled in
@@ -292,7 +302,7 @@ def compose(
     from hydra import initialize
     from omegaconf import OmegaConf
 
-    with our_store(), _readable_errors(overrides), initialize(version_base="1.3", config_path=None):
+    with our_store(), _no_other_hydra(), _readable_errors(), initialize(version_base="1.3", config_path=None):
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['SCALARS', 'SEQUENCES', 'MAPPINGS', 'UserError', 'nearest', 'remove', 'atomic', 'plain', 'flatten', 'fits',
            'parse_value', 'parameter_notes', 'describe_command', 'bind', 'clean_exit', 'run_command', 'console',
-           'go_to_root']
+           'quiet_lightning', 'go_to_root']
 
-# %% ../nbs/00_core.ipynb #f29dfa01
+# %% ../nbs/00_core.ipynb #a40d74ea
 import ast
 import difflib
 import inspect
+import logging
 import os
 import re
 import secrets
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -254,12 +256,23 @@ def run_command(
         positional, settings = bind(commands, words)
         return commands(*positional, **settings)
 
-# %% ../nbs/00_core.ipynb #297c453c
+# %% ../nbs/00_core.ipynb #00b329f5
 def console():
     "The rich console for results and progress (standard output)."
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def quiet_lightning() -> None:
+    "Keep Lightning's hints, hardware it did not find and deprecations in its own code off the screen."
+    import pytorch_lightning  # it brings its own handler along
+
+    for handler in logging.getLogger(pytorch_lightning.__name__).handlers: handler.setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # one process is the fastest here
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
 
 
 def go_to_root() -> Path:

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FLAGS_WITH_VALUE', 'BASH', 'split_command', 'help_text', 'plan', 'Job', 'launch', 'candidates', 'complete']
 
-# %% ../nbs/02_launch.ipynb #fe93f444
+# %% ../nbs/02_launch.ipynb #0d75b752
 import os
 import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -99,23 +100,27 @@ def plan(
         for config in configs: check_name(config.experiment)
         return joined, configs
 
-# %% ../nbs/02_launch.ipynb #e04442be
+# %% ../nbs/02_launch.ipynb #11ec6258
 class Job:
     "What Hydra calls for each run: composed settings in, the checked config to `run`."
 
-    def __init__(self, run: Callable[[Config], Any]):
-        self.run = run
+    def __init__(self, run: Callable[[Config], Any], typed: list[str]):
+        self.run, self.typed = run, typed
         self.__name__ = self.__qualname__ = "train"
 
     def __call__(self, composed) -> Any:
         from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
         from omegaconf import OmegaConf
 
+        alone = HydraConfig.get().mode == RunMode.RUN
         config = finish(OmegaConf.to_container(composed, resolve=True, throw_on_missing=True))
         # Lightning repeats Hydra's command line in each process of a distributed run when it sees Hydra here: that makes
         # new folders, and with --multirun whole new sweeps. It gets a command line of its own from `train`.
         HydraConfig.instance().cfg = None
-        return self.run(config)
+        # in a multirun the mistake of one job must not keep the others from running
+        sys.argv = ["train", *self.typed]  # what a run notes as the command that made it
+        with clean_exit() if alone else nullcontext(): return self.run(config)
 
 
 def launch(
@@ -133,7 +138,7 @@ def launch(
         sweep = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}" if multirun else None
         if sweep: joined.append(f"++sweep='{sweep}'")
         if {"--cfg", "-c"} & set(flags): flags.append("--resolve")
-        _call_hydra(Job(run), [*joined, *flags])
+        _call_hydra(Job(run, argv), [*joined, *flags])
         return sweep
 
 

@@ -35,7 +35,7 @@ BASE = compose([], resolve=False)
 ANY_EXPERIMENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
 
-@settings(max_examples=40, **ANY_EXPERIMENT)
+@settings(max_examples=100, **ANY_EXPERIMENT)
 @given(EXPERIMENT)
 def test_a_composed_experiment_is_a_plain_deep_update(experiment):
     check_composition(experiment)
