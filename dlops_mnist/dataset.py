@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Arrays', 'ImageDataset', 'whole_batch', 'EpochSampler', 'label_order', 'hold_out', 'Loaders', 'MNISTDataModule',
-           'check_settings', 'build_source', 'check_classes', 'check_shape', 'make_datasets']
+           'check_settings', 'check_classes', 'check_shape', 'make_datasets', 'fingerprint']
 
 # %% ../nbs/00_dataset.ipynb #5c2ed9dd
 import os
@@ -27,11 +27,13 @@ if __name__ == "__main__" and "get_ipython" not in globals():
     if built: console().print(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect path={built}")
     sys.exit()
 
-# %% ../nbs/00_dataset.ipynb #3cac7836
+# %% ../nbs/00_dataset.ipynb #5fd0b65b
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate
 from torch.utils.data.distributed import DistributedSampler
+
+_all_ = ["fingerprint"]  # one of this module's names, though it is defined in `images`
 
 # %% ../nbs/00_dataset.ipynb #290843c9
 class ImageDataset(Dataset):
@@ -118,7 +120,7 @@ def label_order(
     if len(names) == 2 and re.fullmatch(rf"(no|not|non)[-_ ]?{re.escape(names[0])}", names[1]): names.reverse()
     return names
 
-# %% ../nbs/00_dataset.ipynb #62c899a8
+# %% ../nbs/00_dataset.ipynb #04a7d3df
 Arrays = dict[str, np.ndarray]  # images, labels, hashes, paths
 
 
@@ -130,8 +132,8 @@ def hold_out(
     count = len(train["hashes"])
     cut = int(np.searchsorted(train["hashes"], np.uint64(fraction * 2**64)))
     if not 0 < cut < count:
-        raise UserError(f"val={fraction} puts {cut} of the {count} training images into validation, and {count - cut} remain "
-                        "to train on. Choose another fraction, make a `val/` folder, or val=test.", key="val")
+        raise UserError(f"val={fraction} puts {cut} of the {count} training images into validation, and {count - cut} "
+                        "remain to train on. Choose another fraction, make a `val/` folder, or val=test.", key="val")
     return {name: array[cut:] for name, array in train.items()}, {name: array[:cut] for name, array in train.items()}
 
 # %% ../nbs/00_dataset.ipynb #f49d9d72
@@ -175,7 +177,7 @@ class Loaders:
     val_df = property(lambda self: self.frame("val"))
     test_df = property(lambda self: self.frame("test"))
 
-# %% ../nbs/00_dataset.ipynb #5c86f50c
+# %% ../nbs/00_dataset.ipynb #6b22bca5
 class MNISTDataModule(Loaders, pl.LightningDataModule):
     "A dataset's loaders; every setting is plain data, so that a config or a checkpoint can hold it."
 
@@ -208,7 +210,9 @@ class MNISTDataModule(Loaders, pl.LightningDataModule):
         "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
         # the config of a trained model, which knows its classes, may be pointed at another folder
         if self.source and not (self.wanted[0] and self.path.exists()):
-            build_source(self.source, self.path, self.raw, self.binary, self.per_class)
+            choice = {"binary": self.binary, "per_class": self.per_class}
+            if self.source == "mnist": build_mnist(self.path, self.raw, **choice)
+            else: build_digits(self.path, **choice)
         open_images(self.path, self.color, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
@@ -220,20 +224,15 @@ class MNISTDataModule(Loaders, pl.LightningDataModule):
         self.fingerprint = arrays.fingerprint
         self.datasets = make_datasets(arrays, self.val, self.classes)
 
-# %% ../nbs/00_dataset.ipynb #8420a3d8
+# %% ../nbs/00_dataset.ipynb #49af5948
 def check_settings(batch_size: int, val: float | str, source: str | None, seed: int) -> None:
     "Raise `UserError` for a setting that can't work, before any file is read."
     if batch_size < 1: raise UserError(f"batch_size must be at least 1, not {batch_size}.", key="batch_size")
     if seed < 0: raise UserError(f"seed must not be negative: {seed}.", key="seed")
     if val != "test" and (isinstance(val, str) or not 0 < val < 1):
         raise UserError(f"val is a fraction between 0 and 1, or `test`, not {val!r}.", key="val")
-    if source not in (None, "digits", "mnist"): raise UserError(f"source is digits or mnist, not {source!r}.", key="source")
-
-
-def build_source(source: str, path: Path, raw: str | None, binary: int | None, per_class: int | list[int] | None) -> None:
-    "Build a dataset from `digits` or `mnist` if it is not there yet."
-    if source == "mnist": build_mnist(path, raw, binary, per_class)
-    else: build_digits(path, binary, per_class)
+    if source not in (None, "digits", "mnist"):
+        raise UserError(f"source is digits or mnist, not {source!r}.", key="source")
 
 
 def check_classes(arrays: ImageArrays, wanted: list[str] | None) -> list[str]:
@@ -249,8 +248,8 @@ def check_shape(arrays: ImageArrays, wanted: list[int] | None) -> list[int]:
     "The images' shape; raises `UserError` if another one was wanted."
     if wanted is None or list(wanted) == arrays.image_shape: return arrays.image_shape
     hint = " (color=true reads three channels)" if len(wanted) != len(arrays.image_shape) else ""
-    raise UserError(f"The images of `{arrays.path}` have the shape {arrays.image_shape}; expected was {list(wanted)}{hint}.",
-                    key="image_shape")
+    raise UserError(f"The images of `{arrays.path}` have the shape {arrays.image_shape}; "
+                    f"expected was {list(wanted)}{hint}.", key="image_shape")
 
 # %% ../nbs/00_dataset.ipynb #e36f6ee3
 def make_datasets(

@@ -7,7 +7,7 @@ __all__ = ['SIGNATURE', 'MAX_PIXELS', 'Plan', 'MNIST_FILES', 'MNIST_MIRRORS', 'S
            'png_chunks', 'decode_png', 'parallel', 'cores', 'load_digits', 'choose', 'take', 'sizes', 'plan_digits',
            'user_cache', 'build_lock', 'progress', 'write_dataset', 'is_built', 'build_digits', 'read_idx', 'fetch',
            'load_mnist', 'build_mnist', 'Scan', 'scan', 'listing', 'fingerprint', 'relative_paths', 'combine',
-           'image_hash', 'Decoded', 'decode_files', 'complain', 'first_shape', 'write_generation', 'write_split',
+           'image_hash', 'Decoded', 'decode_files', 'complain', 'first_shape', 'write_generation', 'write_splits',
            'cache_folders', 'writable', 'ImageArrays', 'image_table', 'open_images']
 
 # %% ../nbs/00_images.ipynb #54166df1
@@ -37,7 +37,7 @@ import numpy as np
 
 from .core import UserError, atomic, console
 
-# %% ../nbs/00_images.ipynb #d74aa1a4
+# %% ../nbs/00_images.ipynb #7c85f6c4
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -55,7 +55,8 @@ def encode_png(
     raw = rows.tobytes()
     # zlib's "stored" blocks, by hand: what zlib itself writes changes with its version (RFC 1950 and 1951)
     blocks = [raw[start:start + 65535] for start in range(0, len(raw), 65535)]
-    stored = b"".join(struct.pack("<BHH", i == len(blocks) - 1, len(b), len(b) ^ 0xFFFF) + b for i, b in enumerate(blocks))
+    last = len(blocks) - 1
+    stored = b"".join(struct.pack("<BHH", i == last, len(b), len(b) ^ 0xFFFF) + b for i, b in enumerate(blocks))
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(raw))
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
@@ -114,7 +115,7 @@ def _decode_with_pillow(data: bytes, mode: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, zlib.error) as error: raise BadImage(f"is corrupt ({error})") from error
     return pixels if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-# %% ../nbs/00_images.ipynb #b1428bed
+# %% ../nbs/00_images.ipynb #0afa7233
 def _worker(function: Callable, jobs: list, answers: Any, inherited: list) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     for receiver in inherited: receiver.close()  # so that writing fails when the parent is gone
@@ -141,7 +142,8 @@ def parallel(
         for i in range(processes):
             receiver, sender = context.Pipe(duplex=False)
             receivers.append(receiver)
-            workers.append(context.Process(target=_worker, args=(function, jobs[i::processes], sender, receivers), daemon=True))
+            work = function, jobs[i::processes], sender, receivers
+            workers.append(context.Process(target=_worker, args=work, daemon=True))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # the children use no thread of ours
                 workers[-1].start()
@@ -183,7 +185,7 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     # many values lie on .5 exactly; the small number decides those, so that rounding is the same on every machine
     return np.floor(255 * large + 0.5 + 1e-6).astype(np.uint8), labels
 
-# %% ../nbs/00_images.ipynb #dc03197f
+# %% ../nbs/00_images.ipynb #a4128b4f
 def choose(
     labels: np.ndarray,  # a digit for each image
     binary: int | None = None,  # make the two classes `3` and `no3`, of equal size
@@ -193,7 +195,8 @@ def choose(
     generator = np.random.RandomState(seed)
     digits = {int(d): generator.permutation(np.flatnonzero(labels == d)) for d in np.unique(labels)}
     if binary is None: return {str(digit): numbers for digit, numbers in digits.items()}
-    if binary not in digits: raise UserError(f"binary={binary}: the digits are {min(digits)} to {max(digits)}.", key="binary")
+    if binary not in digits:
+        raise UserError(f"binary={binary}: the digits are {min(digits)} to {max(digits)}.", key="binary")
     positive = digits.pop(binary)
     # one of each other digit, then the next of each: any part of this list is balanced over the digits
     longest = max(map(len, digits.values()))
@@ -263,7 +266,7 @@ def progress(items: Iterable, what: str, total: int) -> Iterable:
     screen = console()
     return track(items, what, total=total, console=screen, transient=True, disable=not screen.is_terminal)
 
-# %% ../nbs/00_images.ipynb #a786d978
+# %% ../nbs/00_images.ipynb #65233d50
 def write_dataset(
     path: str | os.PathLike,  # the folder to make
     images: dict[str, np.ndarray],  # split -> `uint8 [N, H, W]`
@@ -272,7 +275,8 @@ def write_dataset(
 ) -> Path:
     "Write a dataset; `path` appears only when it is complete."
     path = Path(path)
-    files = [(split, name, number) for split, classes in plan.items() for name, numbers in classes.items() for number in numbers]
+    files = [(split, name, number)
+             for split, classes in plan.items() for name, numbers in classes.items() for number in numbers]
 
     def write(job):
         for split, name, number in job:
@@ -286,7 +290,8 @@ def write_dataset(
                 for name in classes: (part / split / name).mkdir(parents=True)
             (part / "source.json").write_text(json.dumps(source, indent=1) + "\n")
             jobs = [files[start:start + 500] for start in range(0, len(files), 500)]
-            for _ in progress(parallel(write, jobs, None if len(jobs) > 4 else 1), f"Writing {path.name}", len(jobs)): pass
+            written = parallel(write, jobs, None if len(jobs) > 4 else 1)
+            for _ in progress(written, f"Writing {path.name}", len(jobs)): pass
     return path
 
 
@@ -301,7 +306,8 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
 
 
 def _in_words(source: dict[str, Any]) -> str:
-    return " ".join([source["source"], *(f"{key}={value}" for key, value in source.items() if key != "source" and value)])
+    settings = [f"{key}={value}" for key, value in source.items() if key != "source" and value]
+    return " ".join([source.get("source", "an unknown source"), *settings])
 
 # %% ../nbs/00_images.ipynb #5871cef1
 def build_digits(
@@ -316,7 +322,7 @@ def build_digits(
     images, labels = load_digits()
     return write_dataset(path, {"train": images, "test": images}, plan_digits(labels, binary, per_class, seed), source)
 
-# %% ../nbs/00_images.ipynb #2cf7b5f4
+# %% ../nbs/00_images.ipynb #e6f25688
 MNIST_FILES = {  # the uncompressed content's sha256
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -332,13 +338,14 @@ def read_idx(
     "The array in an IDX file of bytes; raises `UserError` if it is damaged."
     data = file.read_bytes()
     try: data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (OSError, EOFError, zlib.error) as error: raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"`{file}` is not MNIST's: its content has another checksum. Fetch it again.", key="raw")
     shape = struct.unpack_from(f">{data[3]}I", data, 4)
     return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
-# %% ../nbs/00_images.ipynb #e0b2e237
+# %% ../nbs/00_images.ipynb #b6b75e97
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -353,20 +360,20 @@ def fetch(
     "A file of MNIST's in the user's cache, downloaded if it is not there yet; raises `UserError` without network."
     import pooch
 
-    problems = []
+    problems, folder = [], user_cache() / "mnist"
     pooch.get_logger().setLevel("WARNING")
     for mirror in [*mirrors] * tries:
         download = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=15)
         try:
-            file = Path(pooch.retrieve(f"{mirror}{name}.gz", None, f"{name}.gz", user_cache() / "mnist", downloader=download))
+            file = Path(pooch.retrieve(f"{mirror}{name}.gz", None, f"{name}.gz", folder, downloader=download))
             read_idx(file, MNIST_FILES[name])
             return file
         except UserError as error:  # damaged on the way: away with it
             file.unlink()
             problems.append(str(error))
         except (OSError, ValueError) as error: problems.append(f"{mirror}: {type(error).__name__}")
-    raise UserError(f"MNIST could not be downloaded ({'; '.join(dict.fromkeys(problems))}). If you have its four files in a "
-                    "folder, name it: raw=FOLDER (or set MNIST_RAW_DIR).", key="raw")
+    raise UserError(f"MNIST could not be downloaded ({'; '.join(dict.fromkeys(problems))}). If you have its four files "
+                    "in a folder, name it: raw=FOLDER (or set MNIST_RAW_DIR).", key="raw")
 
 # %% ../nbs/00_images.ipynb #bc18f719
 def load_mnist(
@@ -385,7 +392,7 @@ def _find_idx(folder: Path, name: str) -> Path:
         if (folder / variant).is_file(): return folder / variant
     raise UserError(f"raw: there is no `{name}` (or `{name}.gz`) in `{folder}`.", key="raw")
 
-# %% ../nbs/00_images.ipynb #1a6e63bf
+# %% ../nbs/00_images.ipynb #c4ef4490
 def build_mnist(
     path: str | os.PathLike,  # the folder to make
     raw: str | os.PathLike | None = None,  # a folder with MNIST's four IDX files; null: MNIST_RAW_DIR, or a download
@@ -398,7 +405,8 @@ def build_mnist(
     if is_built(Path(path), source): return Path(path)
     mnist, plan = load_mnist(raw), {}
     for (split, (_, labels)), wanted in zip(mnist.items(), sizes(per_class, ratio=1 / 6)):
-        plan[split] = {name: take(numbers, wanted, f"{split}/{name}") for name, numbers in choose(labels, binary, seed).items()}
+        chosen = choose(labels, binary, seed)
+        plan[split] = {name: take(numbers, wanted, f"{split}/{name}") for name, numbers in chosen.items()}
     return write_dataset(path, {split: images for split, (images, _) in mnist.items()}, plan, source)
 
 # %% ../nbs/00_images.ipynb #2a1aa871
@@ -434,7 +442,7 @@ def scan(
     _check_files(path, classes, files)
     return Scan(classes, files, stamp.hexdigest()[:20], newest / 1e9)
 
-# %% ../nbs/00_images.ipynb #9e256a4c
+# %% ../nbs/00_images.ipynb #fd7b9ccc
 def _class_folders(folder: Path) -> list[str]:
     return [entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
 
@@ -453,7 +461,7 @@ def _list_images(folder: Path) -> tuple[list[str], array]:
 
 def _check_files(path: Path, classes: list[str], files: dict) -> None:
     problems = [f"`{path / split / name}` holds no PNG file" for (split, name), names in files.items() if not names]
-    if len(classes) < 2: problems.append(f"`{path}` has {len(classes)} class{'es' * (not classes)}, at least two are needed")
+    if len(classes) < 2: problems.append(f"it has {len(classes)} class{'es' * (not classes)}, at least two are needed")
     if problems: raise UserError(listing(f"{path} is not complete:", problems) + f"\n{LAYOUT}", key="path")
 
 
@@ -525,7 +533,7 @@ def decode_files(
         result.digests.append(hashlib.sha256(data).digest())
     return result
 
-# %% ../nbs/00_images.ipynb #7b661ff5
+# %% ../nbs/00_images.ipynb #9ebe4851
 def complain(
     path: Path,  # the dataset
     results: list[Decoded],  # of all files
@@ -538,7 +546,8 @@ def complain(
     if odd:
         shapes = {file: odd.get(file, shape) for file in files if file not in problems}
         usual = Counter(shapes.values()).most_common(1)[0][0]
-        problems |= {file: f"is {_size(found)}, most are {_size(usual)}" for file, found in shapes.items() if found != usual}
+        different = {file: found for file, found in shapes.items() if found != usual}
+        problems |= {file: f"is {_size(found)}, most are {_size(usual)}" for file, found in different.items()}
     if problems:
         lines = [f"{Path(path, file)} {why}" for file, why in sorted(problems.items())]
         raise UserError(listing(f"{len(lines):,} of {len(files):,} images can't be used:", lines), key="path")
@@ -555,7 +564,7 @@ def first_shape(path: Path, files: list[str], color: bool | str) -> tuple:
         except (BadImage, OSError): pass
     complain(path, [decode_files(path, files, np.zeros((len(files), 0, 0), np.uint8), color)], (), files)
 
-# %% ../nbs/00_images.ipynb #332f2289
+# %% ../nbs/00_images.ipynb #bf9da60e
 def write_generation(
     path: Path,  # the dataset
     found: Scan,  # what lies in it
@@ -564,33 +573,38 @@ def write_generation(
 ) -> None:
     "Decode a dataset into arrays; raises `UserError` for images that can't be used."
     part.mkdir(parents=True)
-    everything = relative_paths(found)
-    shape, results = first_shape(path, everything, color), []
-    for split in dict.fromkeys(split for split, _ in found.files):
-        files = [file for file in everything if file.startswith(split + "/")]
-        label = [found.classes.index(name) for (s, name), names in found.files.items() if s == split for _ in names]
-        raw = np.lib.format.open_memmap(part / "raw.npy", "w+", np.uint8, (len(files), *shape))
-        starts = range(0, len(files), 1000)
-        done = parallel(lambda i: decode_files(path, files[i:i + 1000], raw[i:i + 1000], color), starts)
-        done = dict(progress(done, f"Decoding {split}", len(starts)))
-        results += (mine := [done[i] for i in range(len(starts))])
-        write_split(part, split, files, label, raw, np.array([h for r in mine for h in r.hashes], np.uint64))
-    complain(path, results, shape, everything)
+    files = relative_paths(found)
+    shape = first_shape(path, files, color)
+    raw = np.lib.format.open_memmap(part / "raw.npy", "w+", np.uint8, (len(files), *shape))
+    starts = range(0, len(files), 1000)
+    done = parallel(lambda i: decode_files(path, files[i:i + 1000], raw[i:i + 1000], color), starts)
+    done = dict(progress(done, f"Decoding {path.name}", len(starts)))
+    results = [done[i] for i in range(len(starts))]
+    complain(path, results, shape, files)
+    write_splits(part, found, raw, np.array([number for result in results for number in result.hashes], np.uint64))
     (part / "raw.npy").unlink()
     meta = {"classes": found.classes, "image_shape": shape, "splits": list(dict.fromkeys(s for s, _ in found.files)),
-            "fingerprint": combine(everything, [digest for result in results for digest in result.digests])}
+            "fingerprint": combine(files, [digest for result in results for digest in result.digests])}
     (part / "meta.json").write_text(json.dumps(meta))
 
 
-def write_split(part: Path, split: str, files: list[str], label: list[int], raw: np.ndarray, hashes: np.ndarray) -> None:
-    "Save the arrays of one split, sorted by the images' hashes (equal ones by path)."
-    names = np.array([os.fsencode(file) for file in files])
-    order = np.lexsort((names, hashes))
-    images = np.lib.format.open_memmap(part / f"{split}-images.npy", "w+", np.uint8, raw.shape)
-    for i in range(0, len(order), 10_000): images[i:i + 10_000] = raw[order[i:i + 10_000]]
-    np.save(part / f"{split}-labels.npy", np.array(label, np.int64)[order])
-    np.save(part / f"{split}-hashes.npy", hashes[order])
-    np.save(part / f"{split}-paths.npy", names[order])
+def write_splits(
+    part: Path,  # where to write
+    found: Scan,  # what lies in the dataset
+    raw: np.ndarray,  # all images, in the order of `relative_paths`
+    hashes: np.ndarray,  # of all images
+) -> None:
+    "Save each split's arrays, sorted by the images' hashes (equal ones by path)."
+    names = np.array([os.fsencode(file) for file in relative_paths(found)])
+    labels = np.array([found.classes.index(name) for (_, name), names in found.files.items() for _ in names])
+    splits = np.array([split for (split, _), names in found.files.items() for _ in names])
+    for split in np.unique(splits):
+        chosen = np.flatnonzero(splits == split)
+        order = chosen[np.lexsort((names[chosen], hashes[chosen]))]
+        images = np.lib.format.open_memmap(part / f"{split}-images.npy", "w+", np.uint8, (len(order), *raw.shape[1:]))
+        for i in range(0, len(order), 10_000): images[i:i + 10_000] = raw[order[i:i + 10_000]]
+        for what, values in {"labels": labels.astype(np.int64), "hashes": hashes, "paths": names}.items():
+            np.save(part / f"{split}-{what}.npy", values[order])
 
 # %% ../nbs/00_images.ipynb #dcd37215
 def cache_folders(
@@ -647,7 +661,7 @@ def image_table(
     names = np.array(classes, object)
     return pd.DataFrame({"image": [os.fsdecode(path) for path in arrays["paths"]], "label": names[arrays["labels"]]})
 
-# %% ../nbs/00_images.ipynb #609c7b40
+# %% ../nbs/00_images.ipynb #b0c5c1e2
 def open_images(
     path: str | os.PathLike,  # a dataset
     color: bool | str = False,  # True: three channels; 'grey': turn colour into grey; False: refuse colour
@@ -659,7 +673,8 @@ def open_images(
     path, found = Path(path), scan(path)
     folders = cache_folders(path, cache)
     mode = {False: "plain", True: "color"}.get(color, color)
-    if mode not in ("plain", "color", "grey"): raise UserError(f"color is true, false or grey, not `{color}`.", key="color")
+    if mode not in ("plain", "color", "grey"):
+        raise UserError(f"color is true, false or grey, not `{color}`.", key="color")
     for folder in folders:
         try: return ImageArrays.load(path, folder / f"{mode}-{found.stamp}")
         except OSError: pass  # not there

@@ -30,7 +30,7 @@ def summary(
             rows.append({"split": split, "class": name, "images": len(images), "size": size, **values})
     return pd.DataFrame(rows).set_index(["split", "class"])
 
-# %% ../nbs/00_inspection.ipynb #5a462b00
+# %% ../nbs/00_inspection.ipynb #600a5574
 def duplicates(
     arrays: ImageArrays,  # from `open_images`
 ):
@@ -41,7 +41,8 @@ def duplicates(
               for split, data in arrays.splits.items()]
     table = pd.concat(frames, ignore_index=True)
     table = table[table.duplicated("hash", keep=False)].sort_values(["hash", "image"])
-    return table.assign(group=pd.factorize(table["hash"])[0])[["group", "split", "label", "image"]].reset_index(drop=True)
+    table["group"] = pd.factorize(table["hash"])[0]
+    return table[["group", "split", "label", "image"]].reset_index(drop=True)
 
 
 def leaks(
