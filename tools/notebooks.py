@@ -153,7 +153,8 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
     for cell in notebook.cells:
         if cell.cell_type == "code" and "#| eval: false" in cell.source: cell.metadata["tags"] = ["skip-execution"]
-    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}},
+                            extra_arguments=["--log-level=ERROR"])
     client.execute(env=environment())
 
 
