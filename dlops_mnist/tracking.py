@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOG', 'LOGGERS', 'LogFile', 'RunStatus', 'describe_training', 'save_checkpoint', 'rewind_to_epoch_start',
-           'random_state', 'set_random_state', 'epoch_metrics', 'check_monitors', 'RunRecorder', 'make_callbacks']
+           'random_state', 'set_random_state', 'epoch_metrics', 'check_monitors', 'unknown_metric', 'RunRecorder',
+           'make_callbacks']
 
-# %% ../nbs/03_tracking.ipynb #3611035a
+# %% ../nbs/03_tracking.ipynb #be1963ea
 import logging
 import os
 import random
@@ -26,7 +27,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from .callbacks import ImageClassificationReport, WandBCallback, epoch_line, progress_bar
-from .core import UserError, nearest
+from .core import UserError
 from .loggers import arm, attempt, continue_from, log_checkpoint, make_loggers
 from .runfolder import (METRICS, Run, best_row, better, find_runs, mark_ended, mark_running, new_run,
                                    process_identity, update_provenance, write_rows)
@@ -68,7 +69,7 @@ class LogFile:
 
     def __exit__(self, *error) -> None: self.stop()
 
-# %% ../nbs/03_tracking.ipynb #cd321c72
+# %% ../nbs/03_tracking.ipynb #1d56ac96
 class RunStatus(Callback):
     "Notes in a run's folder that it runs, on which data and devices, and how it ended."
 
@@ -81,7 +82,8 @@ class RunStatus(Callback):
         self.run = Run(trainer.strategy.broadcast(str(self.run.path)))
         if not trainer.is_global_zero: return
         self.log_file.start()
-        if self.run.provenance.get("process") != process_identity(): mark_running(self.run)
+        known = self.run.provenance
+        if known.get("status") != "running" or known.get("process") != process_identity(): mark_running(self.run)
         update_provenance(self.run, status="running", error=None, training=describe_training(trainer),
                           fingerprint=getattr(trainer.datamodule, "fingerprint", None))
 
@@ -151,33 +153,34 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
 
-# %% ../nbs/03_tracking.ipynb #56f40eaf
+# %% ../nbs/03_tracking.ipynb #7e8f8cda
 def epoch_metrics(
     trainer: pl.Trainer,
     validated: bool,  # whether a validation pass belongs to this epoch
 ) -> dict[str, float]:
     "The metrics of the epoch that has just ended, by name."
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    found = trainer.callback_metrics
+    metrics = {name: float(found[name]) for name in sorted(found, key=lambda n: METRICS.index(n) if n in METRICS else len(METRICS))}
     # `loss_step` and `loss_epoch` are Lightning's own doubles of `loss`
     doubles = {f"{name}{suffix}" for name in metrics for suffix in ("_step", "_epoch")}
     return {name: value for name, value in metrics.items()
             if name not in doubles and (validated or not name.startswith("val_"))}
 
 
-def check_monitors(
-    trainer: pl.Trainer,
-    monitor: str,  # what chooses the best checkpoint
-) -> None:
-    "Refuse a monitored metric that nothing logs; raises `UserError`."
-    wanted = {"monitor": monitor}
+def check_monitors(trainer: pl.Trainer) -> None:
+    "Refuse a validation metric that a callback monitors and nothing logs; raises `UserError`."
     for callback in trainer.callbacks:
-        if getattr(callback, "monitor", None): wanted[f"{type(callback).__name__}.monitor"] = callback.monitor
-    for where, name in wanted.items():
-        if name not in trainer.callback_metrics:
-            names = sorted(trainer.callback_metrics)
-            raise UserError(f"`{where}: {name}` is no metric of this training. The metrics are {', '.join(names)}.", key=where)
+        # other metrics may still be logged later in the end of this epoch
+        name = str(getattr(callback, "monitor", None))
+        if name.startswith("val") and name not in trainer.callback_metrics:
+            where = "monitor" if isinstance(callback, RunStatus) else f"{type(callback).__name__}.monitor"
+            raise unknown_metric(where, name, trainer.callback_metrics)
 
-# %% ../nbs/03_tracking.ipynb #69018a09
+
+def unknown_metric(where: str, name: str, metrics: Mapping[str, Any]) -> UserError:
+    return UserError(f"`{where}: {name}` is no metric of this training. The metrics are {', '.join(sorted(metrics))}.", key=where)
+
+# %% ../nbs/03_tracking.ipynb #bf2cfb44
 class RunRecorder(RunStatus):
     "Writes a run's folder while it trains: metrics, the best and the last checkpoint, provenance, log and status."
 
@@ -205,7 +208,7 @@ class RunRecorder(RunStatus):
 
     def on_train_epoch_end(self, trainer, module) -> None:
         self.ended = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        if self.validated: check_monitors(trainer, self.monitor)
+        if self.validated: check_monitors(trainer)
 
     def on_train_end(self, trainer, module) -> None:
         self._write(trainer)
@@ -233,6 +236,7 @@ class RunRecorder(RunStatus):
     def _close_epoch(self, trainer: pl.Trainer) -> bool:
         metrics = epoch_metrics(trainer, self.validated) if self.ended else {}
         if not metrics: return False
+        if self.validated and self.monitor not in metrics: raise unknown_metric("monitor", self.monitor, metrics)
         best = best_row(self.rows, self.monitor, self.mode).get(self.monitor)
         self.rows.append(self.ended | metrics)
         LOG.info(epoch_line(self.ended["epoch"], trainer.max_epochs, metrics))

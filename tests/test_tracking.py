@@ -1,0 +1,448 @@
+"Run folders and trackers against the real things: killed processes, TensorBoard's reader, MLflow's client, W&B's files."
+import csv
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlops_mnist.core import UserError
+from dlops_mnist.runfolder import Run, check_name, find_runs, new_run
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, *args, **kwargs):
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=env, **kwargs)
+
+
+# Run folders
+
+
+def test_twenty_processes_of_one_name_never_share_a_folder(tmp_path):
+    code = "import sys; from dlops_mnist.runfolder import *; new_run({'experiment': 'e', 'paths': {'runs': sys.argv[1]}}, 'same')"
+    jobs = [python(code, tmp_path) for _ in range(20)]
+    assert [job.wait() for job in jobs] == [0] * 20
+    runs = list(find_runs(tmp_path))
+    assert len(runs) == 20 and {run.status for run in runs} == {"dead"}  # they said `running`, and are gone
+    assert all(run.config["experiment"] == "e" for run in runs)
+
+
+def test_folders_are_read_and_drawn_without_torch():
+    code = "import sys, dlops_mnist.runfolder, dlops_mnist.figures; assert 'torch' not in sys.modules"
+    assert python(code).wait() == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(name=st.one_of(st.text(), st.sampled_from(["../../x", "/etc/x", "..", "a/../b", "C:\\x", "", " ", "x\0"])))
+def test_no_name_leaves_the_runs_folder(tmp_path_factory, name):
+    runs = tmp_path_factory.getbasetemp() / "names" / "runs"
+    try: check_name(name)
+    except UserError:
+        with pytest.raises(UserError): new_run({"experiment": name or " ", "paths": {"runs": runs}})
+        return
+    assert new_run({"experiment": name, "paths": {"runs": runs}}).path.parent.parent == runs
+
+
+@settings(max_examples=100, deadline=None)
+@given(config=st.binary(), metrics=st.binary(), provenance=st.binary())
+def test_reading_a_broken_folder_never_fails(tmp_path_factory, config, metrics, provenance):
+    run = Run(tmp_path_factory.getbasetemp() / "broken")
+    run.path.mkdir(exist_ok=True)
+    for file, data in ((run.config_file, config), (run.metrics_file, metrics), (run.provenance_file, provenance)):
+        file.write_bytes(data)
+    assert isinstance(run.config, dict) and isinstance(run.rows, list) and isinstance(run.best, dict)
+    assert isinstance(run.status, str) and isinstance(run.provenance, dict) and len(run.metrics) == len(run.rows)
+
+
+def test_a_runs_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="runs"): new_run({"paths": {"runs": tmp_path / "runs"}})
+
+
+def test_helpers_of_a_run_join_it(tmp_path, monkeypatch):
+    run = new_run({"paths": {"runs": tmp_path}})
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert new_run({"paths": {"runs": tmp_path}}).path == run.path and len(list(find_runs(tmp_path))) == 1
+
+
+# Training
+
+pl = torch = dm = None
+
+
+def load():
+    "What training needs, imported late: the tests above must not pay for it."
+    global pl, torch, dm
+    import pytorch_lightning as pl
+    import torch
+
+    from dlops_mnist.dataset import MNISTDataModule
+
+    torch.set_num_threads(1)
+    logging.getLogger("pytorch_lightning").setLevel("ERROR")
+    dm = MNISTDataModule(path=ROOT / "dataset")
+    dm.setup()
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "What a tracker writes goes into the test's own folder."
+    if pl is None: load()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "ERROR")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+         "num_sanity_val_steps": 0, "accelerator": "cpu", "log_every_n_steps": 1}
+LOGGERS = "pytorch_lightning.loggers"
+
+
+def make_config(**changes):
+    config = {"experiment": "t", "seed": 0, "paths": {"runs": "runs"}, "monitor": "val_acc", "monitor_mode": "max",
+              "datamodule": {"classes": dm.classes, "image_shape": list(dm.image_shape)}, "trainer": dict(QUIET),
+              "model": {"_target_": "dlops_mnist.models.MLP", "hidden": [8], "dropout": 0.2}}
+    return config | changes
+
+
+def train(config, run=None, epochs=2, extra=(), ckpt_path=None, **trainer_settings):
+    from dlops_mnist.models import MNISTModule
+    from dlops_mnist.tracking import make_callbacks, make_loggers
+
+    run = run or new_run(config)
+    settings = config["trainer"] | {"logger": make_loggers(config, run)} | trainer_settings
+    trainer = pl.Trainer(max_epochs=epochs, callbacks=[*make_callbacks(config, run), *extra], **settings)
+    torch.manual_seed(0)
+    trainer.fit(MNISTModule(config), dm, ckpt_path=ckpt_path)
+    return run
+
+
+def raise_at(epoch, error):
+    class Raise(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.current_epoch == epoch: raise error
+
+    return Raise()
+
+
+def test_a_run_without_any_tracker_writes_its_whole_folder():
+    run = train(make_config(), epochs=3)
+    assert run.status == "finished" and run.config == make_config()
+    with run.metrics_file.open() as file: rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert list(rows[0])[:6] == ["epoch", "step", "loss", "acc", "val_loss", "val_acc"]
+    provenance = json.loads(run.provenance_file.read_text())
+    assert provenance["fingerprint"] == dm.fingerprint and provenance["packages"]["torch"] and provenance["ended"]
+    assert "epoch 3/3" in run.log_file.read_text()
+    assert {f.name for f in run.checkpoints.iterdir()} == {"best.ckpt", "last.ckpt"}
+    for checkpoint in (run.best_checkpoint, run.last_checkpoint): torch.load(checkpoint, weights_only=True)
+    assert torch.load(run.best_checkpoint, weights_only=True)["epoch"] == run.best["epoch"] + 1
+
+
+def test_how_a_run_ends_is_written_down():
+    run = new_run(make_config())
+    with pytest.raises(ZeroDivisionError): train(make_config(), run, extra=[raise_at(1, ZeroDivisionError("by design"))])
+    assert run.status == "failed" and run.provenance["error"] == "ZeroDivisionError: by design"
+    assert "by design" in run.log_file.read_text() and len(run.rows) == 1
+    run = new_run(make_config())
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit): train(make_config(), run, extra=[raise_at(0, KeyboardInterrupt())])
+    signal.signal(signal.SIGINT, before)  # Lightning leaves Ctrl-C switched off
+    assert run.status == "interrupted" and run.last_checkpoint.exists()
+
+
+def test_warnings_go_to_the_log_and_to_the_screen():
+    class Warn(pl.Callback):
+        def on_train_epoch_start(self, *args): warnings.warn("look out")
+
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        run = train(make_config(), epochs=1, extra=[Warn()])
+    assert run.log_file.read_text().count("look out") == 1
+
+
+KILLED = """
+import sys, time, warnings; warnings.filterwarnings("ignore")
+import test_tracking as t
+class Slow(__import__("pytorch_lightning").Callback):
+    def on_train_batch_end(self, *args): time.sleep(0.02)
+t.load()
+t.train(t.make_config(), t.Run(sys.argv[1]), epochs=6, extra=[Slow()])
+"""
+
+
+def test_a_killed_run_is_dead_whole_and_continues_to_the_same_weights():
+    whole, killed = train(make_config(), epochs=6), new_run(make_config())
+    job = python(KILLED, killed.path.resolve(), cwd=killed.path, stderr=subprocess.PIPE)
+    for _ in range(600):
+        if len(killed.rows) >= 2 or job.poll() is not None: break
+        time.sleep(0.05)
+    job.kill()
+    assert job.wait() == -signal.SIGKILL, job.stderr.read().decode()
+    assert killed.status == "dead" and 2 <= len(killed.rows) < 6
+    torch.load(killed.last_checkpoint, weights_only=True)
+    train(make_config(), killed, epochs=6, ckpt_path=killed.last_checkpoint)
+    a, b = (torch.load(run.last_checkpoint, weights_only=True)["state_dict"] for run in (whole, killed))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert whole.metrics_file.read_text() == killed.metrics_file.read_text() and killed.status == "finished"
+
+
+def test_a_full_disk_is_one_message_and_keeps_the_last_good_checkpoint(monkeypatch):
+    run, save = new_run(make_config()), pl.Trainer.save_checkpoint
+
+    def full(self, path, *args, **kwargs):
+        if self.current_epoch < 2: return save(self, path, *args, **kwargs)
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+    with pytest.raises(UserError, match="No space left on device"): train(make_config(), run, epochs=4)
+    assert torch.load(run.last_checkpoint, weights_only=True)["epoch"] == 1
+    assert run.status == "failed"
+
+
+def test_best_needs_a_number_and_a_metric_that_exists():
+    class Nan(pl.Callback):
+        def on_validation_end(self, trainer, *args): trainer.callback_metrics["val_acc"].fill_(float("nan"))
+
+    run = train(make_config(), extra=[Nan()])
+    assert run.best == {} and run.best_checkpoint == run.last_checkpoint
+    with pytest.raises(UserError, match="val_accuracy.*acc, loss, val_acc, val_loss"): train(make_config(monitor="val_accuracy"))
+    stop = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val_los"}}
+    with pytest.raises(UserError, match="EarlyStopping.monitor: val_los"): train(make_config(callbacks=stop))
+    run = train(make_config(), limit_val_batches=0)
+    assert run.status == "finished" and run.best_checkpoint == run.last_checkpoint
+
+
+def test_no_stale_validation_figures():
+    run = train(make_config(), epochs=4, check_val_every_n_epoch=2)
+    assert ["val_acc" in row for row in run.rows] == [False, True, False, True]
+
+
+# Trackers
+
+ALL = {"csv": {"_target_": f"{LOGGERS}.CSVLogger", "save_dir": "logs", "name": "003"},
+       "tensorboard": {"_target_": f"{LOGGERS}.TensorBoardLogger", "save_dir": "tb", "name": "x"},
+       "wandb": {"_target_": f"{LOGGERS}.WandbLogger", "project": "dlops-mnist"},
+       "mlflow": {"_target_": f"{LOGGERS}.MLFlowLogger"}}
+REPORT = {"report": {"_target_": "dlops_mnist.tracking.ImageClassificationReport", "every_n_epochs": 1},
+          "wandb": {"_target_": "dlops_mnist.tracking.WandBCallback", "labels": ["no 3", "3"]},
+          "rate": {"_target_": "pytorch_lightning.callbacks.LearningRateMonitor"}}
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    "One run with all trackers at once."
+    if pl is None: load()
+    folder, here = tmp_path_factory.mktemp("tracked"), os.getcwd()
+    os.chdir(folder)
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_MODE": "offline", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = train(make_config(logger=ALL, callbacks=REPORT), epochs=3)
+        troubles = [str(w.message) for w in caught if "failed" in str(w.message)]
+    finally: os.chdir(here)
+    return folder, Run(folder / run.path), troubles
+
+
+def test_all_trackers_at_once_without_trouble(tracked):
+    folder, run, troubles = tracked
+    assert run.status == "finished" and troubles == []
+    assert {f.name for f in run.figures.iterdir()} == {"confusion_matrix.png", "roc.png", "mistakes.png"}
+    assert "lr-Adam" in run.metrics
+
+
+def test_tensorboard_reads_back_scalars_figures_and_hparams(tracked):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    folder, run, _ = tracked
+    board = EventAccumulator(str(folder / "tb" / "x" / "version_0"), size_guidance={"tensors": 0}).Reload()
+    assert [round(e.value, 5) for e in board.Scalars("val_acc")] == [round(row["val_acc"], 5) for row in run.rows]
+    assert set(board.Tags()["images"]) == {"confusion_matrix", "roc", "mistakes"} and len(board.Images("roc")) == 3
+    assert "hp_metric" not in board.Tags()["scalars"]
+    data = {tag: HParamsPluginData.FromString(content) for tag, content in board.PluginTagToContent("hparams").items()}
+    start = next(d.session_start_info for d in data.values() if d.HasField("session_start_info"))
+    assert start.hparams["model.dropout"].number_value == 0.2 and start.hparams["monitor"].string_value == "val_acc"
+    names = {m.name.tag for d in data.values() for m in d.experiment.metric_infos}
+    assert {"val_acc", "val_loss", "loss", "acc"} <= names
+
+
+def test_csv_has_the_layout_of_the_series(tracked):
+    folder, run, _ = tracked
+    with (folder / "logs/003/version_0/metrics.csv").open() as file: rows = list(csv.DictReader(file))
+    assert [float(row["val_acc"]) for row in rows if row["val_acc"]] == pytest.approx([row["val_acc"] for row in run.rows])
+    assert "model.dropout: 0.2" in (folder / "logs/003/version_0/hparams.yaml").read_text()
+
+
+def test_mlflow_reads_back_params_metrics_figures_and_the_best_checkpoint(tracked, tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    folder, run, _ = tracked
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    found, = client.search_runs([client.get_experiment_by_name("t").experiment_id])
+    assert found.info.status == "FINISHED" and found.info.run_name == run.path.name
+    assert found.data.params["model.dropout"] == "0.2" and found.data.params["model.hidden"] == "[8]"
+    history = client.get_metric_history(found.info.run_id, "val_acc")
+    assert [m.value for m in history] == pytest.approx([row["val_acc"] for row in run.rows])
+    figures = {f.path for f in client.list_artifacts(found.info.run_id, "figures")}
+    assert figures == {f"figures/{name}.png" for name in ("confusion_matrix", "roc", "mistakes")}
+    copy = client.download_artifacts(found.info.run_id, "checkpoints/best.ckpt", str(tmp_path))
+    assert Path(copy).read_bytes() == run.best_checkpoint.read_bytes()
+
+
+def wandb_records(file):
+    "The records of a .wandb file: LevelDB's log format, blocks of 32 KB behind a header of 7 bytes."
+    data, place, parts = file.read_bytes(), 7, []
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7: place += 32768 - place % 32768  # too little room for a record's head
+        length, kind = int.from_bytes(data[place + 4:place + 6], "little"), data[place + 6]
+        parts.append(data[place + 7:place + 7 + length])
+        place += 7 + length
+        if kind in (1, 4): yield b"".join(parts)  # all of a record, or the last part of one
+        if kind in (1, 4): parts = []
+
+
+def wandb_offline_run(folder):
+    "What a W&B offline folder holds: the config, and the rows of the history."
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    config, history = {}, []
+    for record in map(Record.FromString, wandb_records(next(folder.glob("run-*.wandb")))):
+        for update in (*record.run.config.update, *record.config.update):
+            config[update.key or update.nested_key[0]] = json.loads(update.value_json)
+        row = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        if row: history.append(row)
+    return config, history
+
+
+def test_wandb_reads_back_config_metrics_and_charts(tracked):
+    folder, run, _ = tracked
+    path, = (folder / "wandb").glob("offline-run-*")
+    config, history = wandb_offline_run(path)
+    assert config["model.dropout"] == 0.2
+    assert [row["val_acc"] for row in history if "val_acc" in row] == pytest.approx([row["val_acc"] for row in run.rows])
+    media = [file.name for file in path.rglob("media/**/*") if file.is_file()]
+    assert sum(name.startswith("mistakes") for name in media) == 3
+    table = json.loads(next(path.rglob("roc_curve_table*.table.json")).read_text())
+    rates = {row[1] for row in table["data"] if row[0] == "3"}
+    assert len(rates) > 3, "a curve from decisions has a single corner"
+
+
+def test_a_second_wandb_run_of_a_process_does_not_join_the_first():
+    config = make_config(logger={"wandb": ALL["wandb"]})
+    train(config, epochs=1)
+    with pytest.raises(ZeroDivisionError): train(config, epochs=2, extra=[raise_at(1, ZeroDivisionError())])
+    train(config, epochs=1)
+    import wandb
+
+    assert wandb.run is None and len(list(Path("wandb").glob("offline-run-*"))) == 3
+
+
+def test_a_resumed_run_keeps_the_history_of_its_csv_logger():
+    config = make_config(logger={"csv": ALL["csv"]})
+    run = new_run(config)
+    with pytest.raises(ZeroDivisionError): train(config, run, epochs=4, extra=[raise_at(2, ZeroDivisionError())])
+    train(config, run, epochs=4, ckpt_path=run.last_checkpoint)
+    file, = Path("logs").rglob("metrics.csv")
+    with file.open() as lines: rows = list(csv.DictReader(lines))
+    assert [row["epoch"] for row in rows if row["val_acc"]] == ["0", "1", "2", "3"]
+    assert [float(row["val_acc"]) for row in rows if row["val_acc"]] == pytest.approx([row["val_acc"] for row in run.rows])
+
+
+def test_logger_true_is_tensorboard_where_lightning_puts_it():
+    train(make_config(trainer=QUIET | {"logger": True}), epochs=1)
+    assert list(Path("lightning_logs/version_0").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("kind, extra, module", [("WandbLogger", "wandb", "wandb"), ("MLFlowLogger", "mlflow", "mlflow"),
+                                                 ("TensorBoardLogger", "tensorboard", "tensorboard")])
+def test_a_missing_tracker_is_one_sentence_before_training(kind, extra, module, monkeypatch):
+    from dlops_mnist.tracking import make_loggers
+
+    monkeypatch.setitem(sys.modules, module, None)
+    config = make_config(logger={"it": {"_target_": f"{LOGGERS}.{kind}"}})
+    with pytest.raises(UserError, match=rf"logger.it.*pip install 'dlops_mnist\[{extra}\]'"): make_loggers(config, new_run(config))
+
+
+def test_a_tracker_that_fails_is_reported_once_and_costs_nothing(monkeypatch):
+    from pytorch_lightning.loggers import CSVLogger
+
+    def gone(self, metrics, step=None): raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(CSVLogger, "log_metrics", gone)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = train(make_config(logger={"csv": ALL["csv"]}), epochs=3)
+    assert sum("server is gone" in str(w.message) for w in caught) == 1
+    assert run.status == "finished" and len(run.rows) == 3 and "server is gone" in run.log_file.read_text()
+    monkeypatch.setattr(CSVLogger, "log_hyperparams", gone)
+    with pytest.raises(UserError, match="logger.csv.*can't be started"): train(make_config(logger={"csv": ALL["csv"]}))
+
+
+# Callbacks
+
+
+def test_callbacks_by_config():
+    config = make_config(callbacks={"off": None, "save": {
+        "_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "dirpath": "checkpoints", "monitor": "val_loss", "mode": "min",
+        "filename": "006-{val_loss:.5f}-{epoch}", "save_top_k": 1}})
+    with pytest.raises(UserError, match="enable_checkpointing"): train(config)
+    train(config | {"trainer": QUIET | {"enable_checkpointing": True}})
+    assert len(list(Path("checkpoints").glob("006-val_loss=*-epoch=*.ckpt"))) == 1
+
+
+def test_the_progress_bar_fits_the_place(monkeypatch):
+    from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+
+    from dlops_mnist import callbacks
+
+    assert isinstance(callbacks.progress_bar(), callbacks.PlainProgress)  # pytest's stdout is no terminal
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert isinstance(callbacks.progress_bar(), RichProgressBar)
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    assert isinstance(callbacks.progress_bar(), TQDMProgressBar)
+
+
+def test_plain_progress_is_a_line_for_each_epoch(capsys):
+    train(make_config(trainer=QUIET | {"enable_progress_bar": True}))
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1/2", "2/2"]
+
+
+def test_wandb_callback_takes_a_loader_as_in_the_series():
+    from dlops_mnist.tracking import WandBCallback
+
+    callback, seen = WandBCallback(dm.val_dataloader(), ["no 3", "3"]), []
+    callback.report = lambda trainer, results: seen.append(results)
+    train(make_config(), epochs=1, extra=[callback])
+    assert seen[0].classes == ["no 3", "3"] and (seen[0].labels == dm.datasets["val"].labels).all()
+
+
+def test_two_processes_report_every_image_once():
+    from dlops_mnist.tracking import ImageClassificationReport
+
+    class Note(ImageClassificationReport):
+        def report(self, trainer, results):
+            super().report(trainer, results)
+            Path("seen.json").write_text(json.dumps(results.labels.tolist()))
+
+    run = train(make_config(), epochs=2, extra=[Note(every_n_epochs=2)], strategy="ddp_fork", devices=2)
+    assert json.loads(Path("seen.json").read_text()) == dm.datasets["val"].labels.tolist()
+    assert run.status == "finished" and len(run.rows) == 2 and (run.figures / "roc.png").exists()
