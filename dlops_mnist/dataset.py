@@ -177,7 +177,7 @@ class Loaders:
     val_df = property(lambda self: self.frame("val"))
     test_df = property(lambda self: self.frame("test"))
 
-# %% ../nbs/00_dataset.ipynb #6b22bca5
+# %% ../nbs/00_dataset.ipynb #018b5d37
 class MNISTDataModule(Loaders, pl.LightningDataModule):
     "A dataset's loaders; every setting is plain data, so that a config or a checkpoint can hold it."
 
@@ -198,31 +198,27 @@ class MNISTDataModule(Loaders, pl.LightningDataModule):
         cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
     ):
         super().__init__()
-        self.path, self.source, self.raw, self.cache = Path(path), source, raw, cache
-        self.binary, self.per_class, self.color = binary, per_class, color
-        self.batch_size, self.val, self.seed, self.num_workers = batch_size, val, seed, num_workers
-        self.wanted = classes, image_shape
-        self.classes, self.image_shape, self.fingerprint = classes, image_shape, None
-        self.datasets: dict[str, ImageDataset] = {}
         check_settings(batch_size, val, source, seed)
+        self.path, self.val, self.color, self.cache = Path(path), val, color, cache
+        self.source, self.raw, self.choice = source, raw, {"binary": binary, "per_class": per_class}
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.wanted, self.classes, self.image_shape, self.fingerprint = (classes, image_shape), classes, image_shape, None
+        self.datasets: dict[str, ImageDataset] = {}
 
     def prepare_data(self) -> None:
         "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
         # the config of a trained model, which knows its classes, may be pointed at another folder
         if self.source and not (self.wanted[0] and self.path.exists()):
-            choice = {"binary": self.binary, "per_class": self.per_class}
-            if self.source == "mnist": build_mnist(self.path, self.raw, **choice)
-            else: build_digits(self.path, **choice)
+            if self.source == "mnist": build_mnist(self.path, self.raw, **self.choice)
+            else: build_digits(self.path, **self.choice)
         open_images(self.path, self.color, self.cache)
 
     def setup(self, stage: str | None = None) -> None:
         "Open the dataset, and make `datasets`, `classes`, `image_shape` and `fingerprint`; raises `UserError`."
         if self.source: self.prepare_data()
         arrays = open_images(self.path, self.color, self.cache)
-        self.classes = check_classes(arrays, self.wanted[0])
-        self.image_shape = check_shape(arrays, self.wanted[1])
-        self.fingerprint = arrays.fingerprint
-        self.datasets = make_datasets(arrays, self.val, self.classes)
+        self.classes, self.image_shape = check_classes(arrays, self.wanted[0]), check_shape(arrays, self.wanted[1])
+        self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes)
 
 # %% ../nbs/00_dataset.ipynb #49af5948
 def check_settings(batch_size: int, val: float | str, source: str | None, seed: int) -> None:

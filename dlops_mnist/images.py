@@ -496,14 +496,14 @@ def combine(files: Iterable[str], digests: Iterable[bytes]) -> str:
     for file, digest in sorted(zip((os.fsencode(f) for f in files), digests)): result.update(file + b"\0" + digest)
     return result.hexdigest()
 
-# %% ../nbs/00_images.ipynb #2fb953b3
+# %% ../nbs/00_images.ipynb #a646ff8b
 def image_hash(
     pixels: np.ndarray,  # `uint8`, any shape
 ) -> int:
     "64 bits that depend on the pixels alone."
     return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little")
 
-
+# %% ../nbs/00_images.ipynb #626c200d
 class Decoded(NamedTuple):
     "What one process found out about a few files."
     hashes: list[int]
