@@ -267,7 +267,7 @@ def build_model(
     given = {name: value for name, value in known.items() if name in inspect.signature(cls).parameters}
     return build(section, "model", "model", **given)
 
-# %% ../nbs/01_models.ipynb #33d3657c
+# %% ../nbs/01_models.ipynb #b47b9a18
 def build_optimizer(
     section: Mapping[str, Any],  # `_target_` or a bare `name` of torch.optim, and its settings
     parameters: Iterable[nn.Parameter],
@@ -278,13 +278,13 @@ def build_optimizer(
 
 
 def build_scheduler(
-    section: Mapping[str, Any],  # `_target_` or `name`, its settings, and Lightning's interval, frequency, monitor
+    section: Mapping[str, Any],  # `_target_` or `name`, its settings, and what Lightning reads: interval, frequency ...
     optimizer: torch.optim.Optimizer,
     trainer: pl.Trainer,  # knows how long training will last
 ) -> dict[str, Any]:
     "The learning-rate schedule that a section describes, in the form that Lightning takes."
     section = full_target(section, "scheduler", "torch.optim.lr_scheduler")
-    when = {"interval": "epoch", "frequency": 1, "monitor": "val_loss"}
+    when = {"interval": "epoch", "frequency": 1, "monitor": "val_loss", "strict": True}
     when |= {key: section.pop(key) for key in when if key in section}
     if when["interval"] not in ("step", "epoch"):
         raise UserError(f"`scheduler.interval: {when['interval']}` must be step or epoch.", key="scheduler.interval")

@@ -200,7 +200,7 @@ def test_probabilities():
 
 @pytest.mark.parametrize("scheduler, rates", [
     ({"name": "CosineAnnealingLR", "T_max": None}, [1, 0.75, 0.25]),  # null: three epochs
-    ({"name": "StepLR", "step_size": 1, "gamma": 0.5}, [1, 0.5, 0.25]),
+    ({"name": "StepLR", "step_size": 1, "gamma": 0.5, "strict": True}, [1, 0.5, 0.25]),
     ({"_target_": "torch.optim.lr_scheduler.LinearLR", "start_factor": 1.0, "end_factor": 0.1, "total_iters": None,
       "interval": "step"}, [1, 0.7, 0.4]),  # null: 18 steps, of which 6 an epoch
     ({"name": "ReduceLROnPlateau", "patience": 0, "mode": "max", "monitor": "loss"}, [1, 1, 0.1]),
