@@ -45,10 +45,11 @@ def weighted_auc(
     wins = (gain * (rest.cumsum(axis=1) - rest / 2)).sum(axis=1)
     with np.errstate(invalid="ignore"): return wins / (gain.sum(axis=1) * rest.sum(axis=1))
 
-# %% ../nbs/05_metrics.ipynb #8eca972b
+# %% ../nbs/05_metrics.ipynb #0a9f8180
 def metric_names(classes: Sequence[str]) -> list[str]:
     "The names of the metrics, in the order in which they are shown: overall first, then class by class."
-    return ["accuracy", "loss", "roc_auc", "ece"] + [f"{m}/{name}" for name in classes for m in ("precision", "recall", "f1")]
+    per_class = [f"{metric}/{name}" for name in classes for metric in ("precision", "recall", "f1")]
+    return ["accuracy", "loss", "roc_auc", "ece", *per_class]
 
 
 def confidence_bins(confidence, bins: int = 10) -> np.ndarray:
@@ -68,8 +69,9 @@ def weighted_metrics(
     truth, guess = np.eye(classes)[labels], np.eye(classes)[predictions]
     gap = np.eye(10)[confidence_bins(confidence)] * (right - confidence)[:, None]
     columns = np.column_stack([np.ones(len(labels)), right, losses, truth * right[:, None], truth, guess, gap])
-    sums = weights @ columns.astype(weights.dtype)
-    total, hits, loss, found, actual, predicted, gaps = np.split(sums, np.cumsum([1, 1, 1, classes, classes, classes]), axis=1)
+    sums = (weights @ columns.astype(weights.dtype)).astype(float)
+    ends = np.cumsum([1, 1, 1, classes, classes, classes])
+    total, hits, loss, found, actual, predicted, gaps = np.split(sums, ends, axis=1)
     with np.errstate(invalid="ignore"):
         per_class = np.stack([found / predicted, found / actual, 2 * found / (actual + predicted)], axis=2)
     one_vs_rest = [1] if classes == 2 else range(classes)
@@ -101,7 +103,7 @@ def metric_table(
     table.loc[undefined, ["low", "high"]] = np.nan
     return table
 
-# %% ../nbs/05_metrics.ipynb #b2f75f25
+# %% ../nbs/05_metrics.ipynb #51c822b2
 def size_note(
     images: int,  # how many images were evaluated
     accuracy: float,
@@ -110,7 +112,8 @@ def size_note(
 ) -> str:
     "What so many images can tell, and how many would tell it to within a point."
     text = f"{images:,} images: each is worth {100 / images:.3g} points of accuracy"
-    if accuracy == 1: return f"{text}. All are right, so the interval is empty; the true error may still be up to {min(3 / images, 1):.1%}."
+    if accuracy == 1:
+        return f"{text}. All are right, which leaves no interval; the true error may still be {min(3 / images, 1):.1%}."
     needed = round(1.96**2 * accuracy * (1 - accuracy) / 0.01**2, -2)
     wide = f"{text}, and the 95% interval is {100 * (high - low):.1f} points wide."
     return f"{wide} For ±1 point it would take about {needed:,.0f} images." if needed > images else wide

@@ -18,7 +18,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool): return "yes" if value else "no"
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
-# %% ../nbs/05_report.ipynb #6eecd041
+# %% ../nbs/05_report.ipynb #8a6059ff
 def tile(name: str, value: str, note: str = "") -> str:
     "One number, large, with its name above and a note below."
     return f'<div class="tile"><span>{cell(name)}</span><b>{cell(value)}</b><small>{cell(note)}</small></div>'
@@ -50,15 +50,17 @@ def facts(tree: Mapping[str, Any]) -> str:
 
 
 def picture(png: bytes, caption: str) -> str:
-    "A PNG file inside the page, with its caption as the text for those who can't see it."
-    return f'<figure><img alt="{cell(caption)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
+    "A PNG file inside the page, its caption read to those who can't see it; a wide one gets a row of its own."
+    width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
+    kind = ' class="wide"' if width > 1.5 * height else ""
+    return f'<figure{kind}><img alt="{cell(caption)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
 
-# %% ../nbs/05_report.ipynb #0becbd2b
+# %% ../nbs/05_report.ipynb #edeab39a
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --card: #f4f5f7; --text: #1c1e21; --soft: #5d636b; --line: #d9dce1;
   --accent: #0072b2; --alarm: #8a3b00; --alarm-ground: #fff0e3 }
 @media (prefers-color-scheme: dark) { :root { --ground: #15171a; --card: #1f2226; --text: #e8e9eb; --soft: #a2a8b0;
-  --line: #363b42; --accent: #56b4e9; --alarm: #ffb780; --alarm-ground: #3a2412 } img { filter: brightness(.88) } }
+  --line: #363b42; --accent: #56b4e9; --alarm: #ffb780; --alarm-ground: #3a2412 } figure { filter: brightness(.88) } }
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 68rem; padding: 1.2rem clamp(.8rem, 4vw, 2.5rem) 4rem; background: var(--ground);
   color: var(--text); font: 1rem/1.5 system-ui, sans-serif }
@@ -66,20 +68,23 @@ h1 { font-size: clamp(1.4rem, 5vw, 2.1rem); line-height: 1.2; margin: .6rem 0 .2
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem }
 p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere }
 .soft, small, .tile span { color: var(--soft) }
-.alarm { background: var(--alarm-ground); color: var(--alarm); border-left: .3rem solid var(--alarm); border-radius: .3rem;
-  padding: .6rem .9rem; margin: .7rem 0; max-width: none }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.2rem 0 .8rem }
+.alarm { background: var(--alarm-ground); color: var(--alarm); border-left: .3rem solid; border-radius: .3rem;
+  padding: .6rem .9rem; margin: .7rem 0; max-width: none; overflow-wrap: anywhere }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.2rem 0 }
 .tile { background: var(--card); border-radius: .6rem; padding: .8rem 1rem; display: flex; flex-direction: column }
 .tile b { font-size: 1.75rem; line-height: 1.25; color: var(--accent); font-variant-numeric: tabular-nums }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .9rem }
-figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: .6rem; padding: .5rem; display: grid }
+figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: .6rem; padding: .5rem;
+  display: grid; overflow-x: auto }
+.wide { grid-column: 1 / -1 }
 img { max-width: 100%; height: auto; margin: auto }
+.wide img { min-width: min(36rem, 100vw * 2) }
 .scroll { overflow-x: auto }
-table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums }
+table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 .n { text-align: right }
-.facts th { font-weight: normal; color: var(--soft); white-space: nowrap }
-.facts td { overflow-wrap: anywhere; min-width: 10rem }
+.facts th { font-weight: normal; color: var(--soft) }
+.facts td { overflow-wrap: anywhere; min-width: 10rem; white-space: normal }
 details { border: 1px solid var(--line); border-radius: .6rem; padding: .5rem 1rem; margin: .7rem 0 }
 summary { cursor: pointer; font-weight: 600 }
 """

@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
-    accuracy_score, confusion_matrix, log_loss, precision_recall_fscore_support, roc_auc_score,
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
 )
 
 from dlops_mnist.figures import class_columns, confusion_counts
@@ -47,7 +51,8 @@ def theirs(labels, p, classes, weights):
 def test_agrees_with_scikit_learn(case, weighted):
     labels, probabilities, classes = case
     p, images = class_columns(probabilities), len(labels)
-    weights = bootstrap_weights(images, 1, np.random.default_rng(images))[0].astype(float) if weighted else np.ones(images)
+    drawn = bootstrap_weights(images, 1, np.random.default_rng(images))[0].astype(float)
+    weights = drawn if weighted else np.ones(images)
     ours = weighted_metrics(weights[None], labels, p, -np.log(p[np.arange(images), labels]))[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

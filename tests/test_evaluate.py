@@ -1,0 +1,310 @@
+"What evaluate and compare do with runs, bare checkpoints, other datasets and bad files."
+
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from dlops_mnist import evaluate as module_under_test
+from dlops_mnist.compare import compare
+from dlops_mnist.core import UserError
+from dlops_mnist.dataset import MNISTDataModule
+from dlops_mnist.evaluate import command, evaluate, find_checkpoint, load, predict
+from dlops_mnist.models import MNISTModule
+
+SHIPPED = Path(__file__).parent.parent / "dataset"
+FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "report.html"}
+
+
+def make_dataset(path: Path, classes, size=(28, 28), per_class=6, seed=0) -> Path:
+    "A small dataset of noise; class k is a little brighter than class k - 1."
+    rng = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for k, name in enumerate(classes):
+            (path / split / name).mkdir(parents=True)
+            for i in range(per_class):
+                pixels = rng.integers(0, 100, size) + 150 * k // len(classes)
+                Image.fromarray(pixels.astype(np.uint8)).save(path / split / name / f"{i}.png")
+    return path
+
+
+def make_run(folder: Path, data: Path, epochs=2, model=None, **settings) -> Path:
+    "A run's folder as `train` leaves it."
+    datamodule = MNISTDataModule(path=data, **settings)
+    datamodule.setup()
+    section = {"path": data, "classes": datamodule.classes, "image_shape": datamodule.image_shape, **settings}
+    pl.seed_everything(0, verbose=False)
+    module = MNISTModule({"datamodule": section, "model": model or {"_target_": "dlops_mnist.models.MLP"}})
+    trainer = pl.Trainer(max_epochs=epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                         enable_model_summary=False, log_every_n_steps=1)
+    trainer.fit(module, datamodule)
+    (folder / "checkpoints").mkdir(parents=True)
+    trainer.save_checkpoint(folder / "checkpoints" / "best.ckpt")
+    provenance = {"status": "finished", "fingerprint": datamodule.fingerprint, "command": "<script>alert(1)</script>"}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A dataset and a trained run, shared by the tests, which change neither."
+    place = tmp_path_factory.mktemp("place")
+    shutil.copytree(SHIPPED, place / "dataset")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make_run(place / "runs" / "001" / "long", place / "dataset", 6)
+        make_run(place / "runs" / "001" / "short", place / "dataset", 1)
+    return place
+
+
+@pytest.fixture
+def run(place, tmp_path):
+    "A run of one's own."
+    return Path(shutil.copytree(place / "runs" / "001" / "long", tmp_path / "runs" / "001" / "long"))
+
+
+def series_accuracy(checkpoint, loader_name, **settings):
+    "The series' own evaluation loop, as published."
+    module = MNISTModule.load_from_checkpoint(checkpoint)
+    dm = MNISTDataModule(**module.hparams["datamodule"] | settings)
+    dm.setup()
+    correct = total = 0
+    for imgs, labels in getattr(dm, loader_name)():
+        p = module.predict(imgs)
+        predicted = p > 0.5 if p.ndim == 1 else p.argmax(1)
+        correct += (predicted == labels).sum().item()
+        total += len(labels)
+    return correct / total
+
+
+def test_run_gets_all_files_and_agrees_with_the_series(run):
+    for split, loader in (("val", "val_dataloader"), ("test", "test_dataloader")):
+        evaluation = evaluate(run, split)
+        assert evaluation.accuracy == series_accuracy(run / "checkpoints" / "best.ckpt", loader)
+    assert {path.name for path in (run / "evaluation").iterdir()} == FILES
+    written = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert written["metrics"]["accuracy"]["value"] == evaluation.accuracy and written["warnings"] == []
+    assert np.array(written["confusion_matrix"]).sum() == written["images"] == 80
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run / "evaluation").glob("*.png"))
+
+
+def test_report_is_one_safe_page(run):
+    evaluate(run)
+    page = (run / "evaluation" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4 and "&lt;script&gt;" in page and "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.replace("http-equiv", "")
+    assert "80 images" in page and "datamodule.batch_size" not in page.split("<details>")[0]
+
+
+def test_older_evaluation_survives_a_failure_and_is_replaced_by_a_success(run, monkeypatch):
+    evaluate(run, draws=20)
+    (run / "evaluation" / "my-notes.txt").write_text("mine")
+    before = (run / "evaluation" / "metrics.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(module_under_test, "report", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError): evaluate(run, "val", draws=20)
+    assert (run / "evaluation" / "metrics.json").read_bytes() == before
+    evaluate(run, "val", draws=20)
+    assert json.loads((run / "evaluation" / "metrics.json").read_text())["split"] == "val"
+    assert {path.name for path in (run / "evaluation").iterdir()} == FILES | {"my-notes.txt"}
+
+
+def test_bare_checkpoint_writes_only_where_told(run, tmp_path, capsys):
+    bare = tmp_path / "final.ckpt"
+    shutil.copy(run / "checkpoints" / "best.ckpt", bare)
+    command(str(bare), draws=20)
+    assert "out=DIR" in capsys.readouterr().out and set(tmp_path.iterdir()) == {bare, tmp_path / "runs"}
+    assert evaluate(bare, out=tmp_path / "a" / "b", draws=20).folder == tmp_path / "a" / "b"
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == FILES
+    with pytest.raises(UserError, match="out=DIR"): evaluate(bare, out=bare, draws=20)
+
+
+def test_fingerprint_travels_with_a_checkpoint(run, tmp_path):
+    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    torch.save(state | {"dlops_mnist": {"fingerprint": "f" * 64}}, tmp_path / "away.ckpt")
+    [warning] = evaluate(tmp_path / "away.ckpt", draws=20).warnings
+    assert "is not the dataset" in warning and "f" * 12 in warning
+
+
+def test_seen_images_and_another_dataset_are_noticed(run, place, tmp_path):
+    assert evaluate(run, draws=20).warnings == []
+    [warning] = evaluate(run, "train", draws=20).warnings
+    assert re.match(r"(\d+) of the \1 evaluated images were in the model's training set", warning)
+    # five training images slip into the test set of a copy
+    other = Path(shutil.copytree(place / "dataset", tmp_path / "other"))
+    seen = load(run)
+    dm = module_under_test.open_dataset(seen.config["datamodule"])
+    for i, image in enumerate([path for path in dm.train_df.image if "/3/" in path][:5]):
+        shutil.copy(place / "dataset" / image, other / "test" / "3" / f"slipped{i}.png")
+    another, leaked = evaluate(run, draws=20, path=other).warnings
+    assert "is not the dataset" in another and leaked.startswith("5 of the 85 evaluated images")
+
+
+def test_images_that_chose_the_checkpoint_are_noticed(tmp_path):
+    run = make_run(tmp_path / "run", make_dataset(tmp_path / "data", ["a", "b"]), 1, val="test")
+    [warning] = evaluate(run, draws=20).warnings
+    assert warning.startswith("12 of the 12") and "validation set" in warning
+    assert evaluate(run, "val", draws=20).warnings == []
+
+
+def test_checkpoint_that_names_no_classes(run, tmp_path):
+    "The series' own way: the config knows the dataset's path and nothing else."
+    state = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    state["hyper_parameters"]["datamodule"] = {"path": str(make_dataset(tmp_path / "three", ["a", "b", "c"]))}
+    torch.save(state, tmp_path / "bare.ckpt")
+    with pytest.raises(UserError, match="2 classes apart, and .* has 3"): evaluate(tmp_path / "bare.ckpt", draws=20)
+    two = make_dataset(tmp_path / "two", ["x", "y"])
+    assert evaluate(tmp_path / "bare.ckpt", path=two, draws=20).classes == ["x", "y"]
+
+
+def test_missing_or_changed_training_set_is_said(tmp_path):
+    data = make_dataset(tmp_path / "data", ["a", "b"])
+    run = make_run(tmp_path / "run", data)
+    other = make_dataset(tmp_path / "other", ["a", "b"], seed=1)
+    next((data / "train" / "a").iterdir()).unlink()
+    assert any("has changed since the training" in text for text in evaluate(run, draws=20, path=other).warnings)
+    shutil.rmtree(data)
+    assert any("nobody can check" in text for text in evaluate(run, draws=20, path=other).warnings)
+    with pytest.raises(UserError, match="data"): evaluate(run, draws=20)
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"split": "tset"}, "Did you mean `test`"),
+    ({"batchsize": 5}, "Did you mean `batch_size`"),
+    ({"batch_size": "many"}, "must be int"),
+    ({"path": "no/such/folder"}, "There is no dataset"),
+    ({"draws": 0}, "at least 1"),
+])
+def test_wrong_settings(run, settings, words):
+    with pytest.raises(UserError, match=words): evaluate(run, **settings)
+
+
+def test_other_classes_or_image_size(run, tmp_path):
+    with pytest.raises(UserError, match="cat, dog.*no3, 3"):
+        evaluate(run, path=make_dataset(tmp_path / "a", ["cat", "dog"]))
+    with pytest.raises(UserError, match=r"32, 32.*28, 28"):
+        evaluate(run, path=make_dataset(tmp_path / "b", ["3", "no3"], (32, 32)))
+    with pytest.raises(UserError, match="classes"):
+        evaluate(run, path=make_dataset(tmp_path / "c", ["3", "no3", "x"]))
+
+
+class Bomb:
+    def __reduce__(self): return Path.touch, (Path("exploded"),)
+
+
+def bad_files(good: Path, folder: Path) -> dict[str, Path]:
+    state = torch.load(good, weights_only=True)
+    contents = {
+        "empty": b"", "text": b"hello", "picture": next(SHIPPED.rglob("*.png")).read_bytes(),
+        "truncated": good.read_bytes()[:-2000], "middle": good.read_bytes()[: good.stat().st_size // 2],
+        "pickle": pickle.dumps(Bomb()),
+    }
+    for name, content in contents.items(): (folder / f"{name}.ckpt").write_bytes(content)
+    states = {
+        "bomb": state | {"extra": Bomb()}, "weights": state["state_dict"], "list": [1, 2],
+        "other_class": state | {"hyper_parameters": {"rate": 0.1}, "state_dict": {"layer.weight": torch.zeros(3)}},
+        "evil_config": state | {"hyper_parameters": state["hyper_parameters"] | {"model": {
+            "_target_": "os.system", "command": "touch exploded"}}},
+    }
+    for name, content in states.items(): torch.save(content, folder / f"{name}.ckpt")
+    return {path.stem: path for path in folder.glob("*.ckpt")}
+
+
+def test_bad_checkpoints_one_message_each_and_nothing_executed(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bad = bad_files(run / "checkpoints" / "best.ckpt", tmp_path)
+    assert len(bad) == 11
+    for name, path in bad.items():
+        with pytest.raises(UserError) as caught: evaluate(path, draws=20)
+        assert len(str(caught.value)) < 400 and (path.name in str(caught.value) or name == "evil_config"), name
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_run_without_checkpoint_and_folder_of_runs(place, tmp_path):
+    with pytest.raises(UserError, match="It holds 2 of them, the latest is"): find_checkpoint(place / "runs" / "001")
+    (tmp_path / "provenance.json").write_text('{"status": "failed"}')
+    with pytest.raises(UserError, match="no checkpoint; its status is: failed"): find_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="Did you mean `long`"): find_checkpoint(place / "runs" / "001" / "lnog")
+    with pytest.raises(UserError, match="Did you mean `best.ckpt`"):
+        find_checkpoint(place / "runs" / "001" / "long" / "checkpoints" / "bset.ckpt")
+
+
+def test_many_classes_with_strange_names_and_colour(tmp_path, capsys):
+    names = ["<b>bold", "[red]", "a=b", "ü", *(f"class {k}" for k in range(14))]
+    data = make_dataset(tmp_path / "data", names, (8, 9, 3), per_class=8)
+    cnn = {"_target_": "dlops_mnist.models.CNN", "filters": [4]}
+    run = make_run(tmp_path / "run", data, 1, cnn, color=True)
+    command(str(run), draws=20)
+    shown = capsys.readouterr().out
+    assert "[red]" in shown and "<b>bold" in shown and "most frequent confusions" in shown
+    page = (run / "evaluation" / "report.html").read_text()
+    assert "&lt;b&gt;bold" in page and "<b>bold" not in page
+    evaluation = evaluate(run, draws=20)
+    assert evaluation.probabilities.shape == (8 * 18, 18)
+    assert evaluation.accuracy == series_accuracy(run / "checkpoints" / "best.ckpt", "test_dataloader")
+
+
+def test_prediction_does_not_depend_on_slices_and_leaves_the_mode(run):
+    module = load(run).module
+    images = np.random.default_rng(0).integers(0, 256, (37, 28, 28), dtype=np.uint8)
+    module.train()
+    torch.testing.assert_close(predict(module, images, 5), predict(module, images, 100))
+    assert module.training and torch.is_grad_enabled()
+
+
+def test_compare(place, run, capsys):
+    short = place / "runs" / "001" / "short"
+    comparison = compare(run, short, draws=20)
+    a, b = comparison.a.right, comparison.b.right
+    assert (comparison.only_a, comparison.only_b) == ((a & ~b).sum(), (b & ~a).sum())
+    assert len(comparison.disagreements) == (comparison.a.predictions != comparison.b.predictions).sum()
+    written = json.loads((run / "evaluation" / "comparison.json").read_text())
+    assert written["verdict"] == comparison.verdict and (run / "evaluation" / "disagreements.png").is_file()
+    assert not (short / "evaluation").exists()
+    other_way = compare(short, run, out=run / "out", draws=20)
+    assert (other_way.only_a, other_way.only_b) == (comparison.only_b, comparison.only_a)
+    assert other_way.p_value == comparison.p_value
+    command(str(run), str(run), draws=20)
+    assert "Neither is better" in capsys.readouterr().out
+
+
+def test_compare_refuses_other_classes(run, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = make_run(tmp_path / "other", make_dataset(tmp_path / "data", ["cat", "dog"]), 1)
+    with pytest.raises(UserError, match="can't be compared"): compare(run, other)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["runs/nothing"], "There is no checkpoint or run"),
+    (["RUN", "split=tset"], "Did you mean `test`"),
+    (["RUN", "datamodule.pth=x"], "Did you mean `path`"),
+    (["RUN", "spilt=test"], "Did you mean `split`"),
+    (["RUN", "RUN", "RUN"], "--help"),
+    ([], "--help"),
+])
+def test_mistakes_on_the_command_line_are_quick(run, words, message):
+    words = [str(run) if word == "RUN" else word for word in words]
+    code = "import sys, runpy; sys.argv[0] = 'evaluate'\n" \
+           "try: runpy.run_module('dlops_mnist.evaluate', run_name='__main__')\n" \
+           "finally: assert not {'torch', 'matplotlib', 'pandas'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_as_a_program(run):
+    done = subprocess.run([sys.executable, "-m", "dlops_mnist.evaluate", str(run), "draws=50", "split=val"],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "accuracy" in done.stdout and "confusion matrix" in done.stdout, done.stderr
+    assert str(run / "evaluation") in done.stdout and done.stderr == ""
