@@ -115,7 +115,7 @@ def _decode_with_pillow(data: bytes, mode: str) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, zlib.error) as error: raise BadImage(f"is corrupt ({error})") from error
     return pixels if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-# %% ../nbs/00_images.ipynb #0afa7233
+# %% ../nbs/00_images.ipynb #1088a701
 def _worker(function: Callable, jobs: list, answers: Any, inherited: list) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     for receiver in inherited: receiver.close()  # so that writing fails when the parent is gone
@@ -129,11 +129,11 @@ def _worker(function: Callable, jobs: list, answers: Any, inherited: list) -> No
 def parallel(
     function: Callable,  # called with one job; need not be picklable, its answers must be
     jobs: Iterable,  # what to do
-    processes: int | None = None,  # how many at once; None: one for each core, 8 at most
+    processes: int | None = None,  # how many at once; None: one for each core, and never more
 ) -> Iterator[tuple[int, Any]]:
     "Yield `(number of the job, answer)` in the order in which the jobs get done."
     jobs = list(enumerate(jobs))
-    processes = min(processes or cores(), len(jobs))
+    processes = min(processes or cores(), cores(), len(jobs))
     if processes < 2:
         yield from ((number, function(job)) for number, job in jobs)
         return
