@@ -20,13 +20,13 @@ from dlops_mnist.evaluate import (
 )
 from .runfolder import Run
 
-# %% ../nbs/05_compare.ipynb #b85e35a0
+# %% ../nbs/05_compare.ipynb #67bf326e
 def confidence(evaluation: Evaluation) -> np.ndarray:
     "How sure the model is of each of its answers: [N]."
     p = evaluation.probabilities
     return p.max(axis=1) if p.ndim == 2 else np.maximum(p, 1 - p)
 
-
+# %% ../nbs/05_compare.ipynb #e3d97a79
 def contested_images(comparison: "Comparison") -> np.ndarray:
     "Indices of the images to which the two give different classes; those where both are surest come first."
     a, b = comparison.a, comparison.b
@@ -114,7 +114,7 @@ def compare(
     if folder: save_comparison(comparison, folder)
     return comparison
 
-# %% ../nbs/05_compare.ipynb #5dea8d5f
+# %% ../nbs/05_compare.ipynb #2019f384
 def save_comparison(comparison: Comparison, folder: Path) -> None:
     "Write `disagreements.png` and `comparison.json`."
     c = comparison
@@ -124,7 +124,7 @@ def save_comparison(comparison: Comparison, folder: Path) -> None:
                          "comparison.json": (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()})
     c.folder = folder
 
-
+# %% ../nbs/05_compare.ipynb #85e0cf93
 def show_comparison(comparison: Comparison, most: int = 20) -> None:
     "Print a comparison: both models' metrics, the images on which they disagree, the verdict."
     c = comparison

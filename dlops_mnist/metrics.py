@@ -45,18 +45,18 @@ def weighted_auc(
     wins = (gain * (rest.cumsum(axis=1) - rest / 2)).sum(axis=1)
     with np.errstate(invalid="ignore"): return wins / (gain.sum(axis=1) * rest.sum(axis=1))
 
-# %% ../nbs/05_metrics.ipynb #0a9f8180
+# %% ../nbs/05_metrics.ipynb #0fdb974a
 def metric_names(classes: Sequence[str]) -> list[str]:
     "The names of the metrics, in the order in which they are shown: overall first, then class by class."
     per_class = [f"{metric}/{name}" for name in classes for metric in ("precision", "recall", "f1")]
     return ["accuracy", "loss", "roc_auc", "ece", *per_class]
 
-
+# %% ../nbs/05_metrics.ipynb #9e69b409
 def confidence_bins(confidence, bins: int = 10) -> np.ndarray:
     "In which of `bins` bins of equal width each confidence falls: int [N]; a bin holds its upper edge."
     return np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
 
-
+# %% ../nbs/05_metrics.ipynb #a541dfbc
 def weighted_metrics(
     weights,  # [B, N], how often each image counts
     labels,  # int [N]

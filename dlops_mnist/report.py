@@ -18,12 +18,12 @@ def cell(value: Any) -> str:
     if isinstance(value, bool): return "yes" if value else "no"
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
-# %% ../nbs/05_report.ipynb #8a6059ff
+# %% ../nbs/05_report.ipynb #6bd07e72
 def tile(name: str, value: str, note: str = "") -> str:
     "One number, large, with its name above and a note below."
     return f'<div class="tile"><span>{cell(name)}</span><b>{cell(value)}</b><small>{cell(note)}</small></div>'
 
-
+# %% ../nbs/05_report.ipynb #0cee71b1
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     "A table; columns that don't begin with a text are set to the right."
     rows = list(rows)
@@ -33,7 +33,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     body = "".join(f"<tr>{row(values, 'td')}</tr>" for values in rows)
     return f'<div class="scroll"><table><thead><tr>{row(header, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
 
-
+# %% ../nbs/05_report.ipynb #6f8b0fd0
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     "A nested mapping as one level with dotted names; an empty mapping stays as it is."
     leaves = {}
@@ -42,20 +42,20 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else: leaves[f"{prefix}{key}"] = value
     return leaves
 
-
+# %% ../nbs/05_report.ipynb #ba71dea6
 def facts(tree: Mapping[str, Any]) -> str:
     "Names and their values, two columns."
     rows = "".join(f"<tr><th>{cell(k)}</th><td>{cell(v)}</td></tr>" for k, v in flat(tree).items())
     return f'<div class="scroll"><table class="facts">{rows}</table></div>'
 
-
+# %% ../nbs/05_report.ipynb #98f0f192
 def picture(png: bytes, caption: str) -> str:
     "A PNG file inside the page, its caption read to those who can't see it; a wide one gets a row of its own."
-    width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
-    kind = ' class="wide"' if width > 1.5 * height else ""
+    width = int.from_bytes(png[16:20])  # of pixels, as a PNG file says in its header
+    kind = ' class="wide"' if width > 600 else ""
     return f'<figure{kind}><img alt="{cell(caption)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
 
-# %% ../nbs/05_report.ipynb #edeab39a
+# %% ../nbs/05_report.ipynb #aac08a1a
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --card: #f4f5f7; --text: #1c1e21; --soft: #5d636b; --line: #d9dce1;
   --accent: #0072b2; --alarm: #8a3b00; --alarm-ground: #fff0e3 }
@@ -73,10 +73,10 @@ p { margin: .4rem 0; max-width: 46rem; overflow-wrap: anywhere }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.2rem 0 }
 .tile { background: var(--card); border-radius: .6rem; padding: .8rem 1rem; display: flex; flex-direction: column }
 .tile b { font-size: 1.75rem; line-height: 1.25; color: var(--accent); font-variant-numeric: tabular-nums }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .9rem }
+.pictures { display: flex; flex-wrap: wrap; gap: .9rem }
 figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radius: .6rem; padding: .5rem;
-  display: grid; overflow-x: auto }
-.wide { grid-column: 1 / -1 }
+  display: grid; overflow-x: auto; flex: 1 1 min(20rem, 100%) }
+.wide { flex-basis: 100% }
 img { max-width: 100%; height: auto; margin: auto }
 .wide img { min-width: min(36rem, 100vw * 2) }
 .scroll { overflow-x: auto }

@@ -234,6 +234,8 @@ def test_run_without_checkpoint_and_folder_of_runs(place, tmp_path):
     with pytest.raises(UserError, match="It holds 2 of them, the latest is"): find_checkpoint(place / "runs" / "001")
     (tmp_path / "provenance.json").write_text('{"status": "failed"}')
     with pytest.raises(UserError, match="no checkpoint; its status is: failed"): find_checkpoint(tmp_path)
+    for odd in ("", "a\0b", "x" * 5000, "/proc/self/nothing", tmp_path / "no" / "such" / "folder.ckpt"):
+        with pytest.raises(UserError): find_checkpoint(odd)
     with pytest.raises(UserError, match="Did you mean `long`"): find_checkpoint(place / "runs" / "001" / "lnog")
     with pytest.raises(UserError, match="Did you mean `best.ckpt`"):
         find_checkpoint(place / "runs" / "001" / "long" / "checkpoints" / "bset.ckpt")
@@ -287,6 +289,7 @@ def test_compare_refuses_other_classes(run, tmp_path):
 
 @pytest.mark.parametrize("words, message", [
     (["runs/nothing"], "There is no checkpoint or run"),
+    (["x" * 5000], "There is no checkpoint or run"),
     (["RUN", "split=tset"], "Did you mean `test`"),
     (["RUN", "datamodule.pth=x"], "Did you mean `path`"),
     (["RUN", "spilt=test"], "Did you mean `split`"),
