@@ -7,9 +7,8 @@ __all__ = ['Predictions', 'Results', 'interleave', 'PredictionsCallback', 'to_pr
            'recorded_run', 'ImageClassificationReport', 'draw', 'WandBCallback', 'epoch_line', 'PlainProgress',
            'in_notebook', 'progress_bar']
 
-# %% ../nbs/03_callbacks.ipynb #7c1cc920
+# %% ../nbs/03_callbacks.ipynb #9ff73d51
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +84,7 @@ def interleave(
               if places[rank][i] < end}
     return labels, probabilities, images
 
-# %% ../nbs/03_callbacks.ipynb #fc0f7982
+# %% ../nbs/03_callbacks.ipynb #5b065263
 class PredictionsCallback(pl.Callback):
     "Collects the outputs of the validation pass that runs anyway; a subclass reports them."
 
@@ -105,8 +104,8 @@ class PredictionsCallback(pl.Callback):
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
         if self.collected is None or dataloader_idx: return
         if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
-            raise UserError(f"{type(self).__name__} needs a `validation_step` that returns 'logits' and 'labels', as that "
-                            "of MNISTModule does.")
+            raise UserError(f"{type(self).__name__} needs a `validation_step` that returns 'logits' and 'labels', as "
+                            "that of MNISTModule does.")
         self.collected.add(batch[0], outputs["labels"], to_probabilities(module, outputs["logits"].detach()))
 
     def on_validation_epoch_end(self, trainer, module) -> None:
@@ -125,7 +124,7 @@ class PredictionsCallback(pl.Callback):
         results, self.results = self.results, None
         self.report(trainer, results)
 
-# %% ../nbs/03_callbacks.ipynb #2a33bbad
+# %% ../nbs/03_callbacks.ipynb #10ba8958
 def to_probabilities(module: pl.LightningModule, logits: Tensor) -> Tensor:
     "Probabilities: [B] of the positive class, or [B, K]."
     if hasattr(module, "logits_to_probs"): return module.logits_to_probs(logits)
@@ -143,7 +142,8 @@ def dataset_size(trainer: pl.Trainer) -> int | None:
 def class_names(given: list[str] | None, trainer: pl.Trainer, module: pl.LightningModule, count: int) -> list[str]:
     "Names of the classes: those given, the data module's, the model's, or numbers."
     if given is not None and len(given) != count:
-        raise UserError(f"`labels` names {len(given)} classes ({', '.join(given)}), but the model has {count}.", key="labels")
+        names = ", ".join(given)
+        raise UserError(f"`labels` names {len(given)} classes ({names}), but the model has {count}.", key="labels")
     for names in (given, getattr(trainer.datamodule, "classes", None), getattr(module, "classes", None)):
         if isinstance(names, (list, tuple)) and len(names) == count: return [str(name) for name in names]
     return [str(i) for i in range(count)]
@@ -153,7 +153,7 @@ def recorded_run(trainer: pl.Trainer) -> Run | None:
     "The run that a callback of this trainer writes, if there is one."
     return next((c.run for c in trainer.callbacks if isinstance(getattr(c, "run", None), Run)), None)
 
-# %% ../nbs/03_callbacks.ipynb #438a9d44
+# %% ../nbs/03_callbacks.ipynb #dee0f689
 class ImageClassificationReport(PredictionsCallback):
     "Confusion matrix, ROC and worst mistakes of the validation set, in every tracker and in the run's folder."
 
@@ -164,8 +164,8 @@ class ImageClassificationReport(PredictionsCallback):
         labels: list[str] | None = None,  # names of the classes; null: the dataset's
     ):
         super().__init__(labels, mistakes)
-        if every_n_epochs < 1: raise UserError(f"`every_n_epochs` must be at least 1, not {every_n_epochs}.", key="every_n_epochs")
         self.every_n_epochs = every_n_epochs
+        if every_n_epochs < 1: raise UserError("`every_n_epochs` must be at least 1.", key="every_n_epochs")
 
     def is_due(self, trainer: pl.Trainer) -> bool: return (trainer.current_epoch + 1) % self.every_n_epochs == 0
 
@@ -186,9 +186,10 @@ def draw(results: Results, mistakes: int = 18) -> dict[str, Any]:
 
     labels, p, classes = results.labels, results.probabilities, results.classes
     return {"confusion_matrix": plot_confusion_matrix(labels, class_columns(p).argmax(1), classes),
-            "roc": plot_roc(labels, p, classes), "mistakes": plot_mistakes(results.images, labels, p, classes, mistakes)}
+            "roc": plot_roc(labels, p, classes),
+            "mistakes": plot_mistakes(results.images, labels, p, classes, mistakes)}
 
-# %% ../nbs/03_callbacks.ipynb #4283510f
+# %% ../nbs/03_callbacks.ipynb #af3bb93e
 class WandBCallback(PredictionsCallback):
     "W&B's own charts of the confusion matrix and the ROC curve, after each epoch."
 
@@ -202,8 +203,8 @@ class WandBCallback(PredictionsCallback):
 
     def on_fit_start(self, trainer, module) -> None:
         if not trainer.fast_dev_run and not _wandb_loggers(trainer):
-            rank_zero_warn("WandBCallback draws nothing, since no W&B logger is configured: add one (`logger=WandbLogger`), "
-                           "or use ImageClassificationReport, which draws for every logger.")
+            rank_zero_warn("WandBCallback draws nothing, since no W&B logger is configured: add one "
+                           "(`logger=WandbLogger`), or use ImageClassificationReport, which draws for every logger.")
 
     def on_validation_epoch_end(self, trainer, module) -> None:
         if self.dl is not None and self.collected is not None:
@@ -226,7 +227,8 @@ def _log_charts(logger: WandbLogger, results: Results, step: int) -> None:
     from dlops_mnist.figures import class_columns
 
     p, labels = class_columns(results.probabilities), results.labels.tolist()
-    charts = {"confusion_matrix": plot.confusion_matrix(y_true=labels, preds=p.argmax(1).tolist(), class_names=results.classes)}
+    matrix = plot.confusion_matrix(y_true=labels, preds=p.argmax(1).tolist(), class_names=results.classes)
+    charts = {"confusion_matrix": matrix}
     if len(set(labels)) > 1: charts["roc_curve"] = plot.roc_curve(labels, p, labels=results.classes)
     logger.log_metrics(charts, step)
 

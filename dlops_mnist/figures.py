@@ -90,7 +90,7 @@ def area(x: np.ndarray, y: np.ndarray) -> float:
     "Area under a curve of straight pieces; for an ROC curve, the chance that a positive outscores a negative."
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
-# %% ../nbs/03_figures.ipynb #20165c54
+# %% ../nbs/03_figures.ipynb #4474b4c2
 def plot_roc(
     labels,  # int [N], the true classes
     probabilities,  # [N] or [N, K]; probabilities, not decisions
@@ -110,7 +110,7 @@ def plot_roc(
         label = f"{classes[k]} ({auc:.3f})" if k in named else None
         axes.plot(x, y, color=COLORS[color % 7] if label else "0.8", linewidth=1.5 if label else 0.8, label=label)
     if len(curves) > 1: _plot_macro(axes, curves)
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", title="ROC (area under the curve)")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title="ROC (area under the curve)", aspect=1)
     if curves: axes.legend(loc="lower right")
     else: axes.text(0.5, 0.5, "one class only: no curve", ha="center")
     return picture
@@ -120,9 +120,10 @@ def _plot_macro(axes, curves: Mapping[int, tuple[np.ndarray, np.ndarray, float]]
     grid = np.linspace(0, 1, 201)
     mean = np.mean([np.interp(grid, x, y) for x, y, _ in curves.values()], axis=0)
     auc = np.mean([auc for *_, auc in curves.values()])
-    axes.plot(np.append(0, grid), np.append(0, mean), color="black", linestyle="--", label=f"mean of classes ({auc:.3f})")
+    grid, mean = np.append(0, grid), np.append(0, mean)
+    axes.plot(grid, mean, color="black", linestyle="--", label=f"mean of classes ({auc:.3f})")
 
-# %% ../nbs/03_figures.ipynb #62ee424e
+# %% ../nbs/03_figures.ipynb #a05cf2c1
 def worst_mistakes(
     labels,  # int [N], the true classes
     probabilities,  # [N] or [N, K]
@@ -152,10 +153,10 @@ def plot_mistakes(
     for axes, i in zip(grid, worst):
         axes.imshow(_displayed(np.asarray(images[i])), cmap="gray", vmin=0, vmax=255)
         guess = p[i].argmax()
-        axes.set_title(f"{classes[labels[i]]} \N{RIGHTWARDS ARROW} {classes[guess]}\n{p[i, guess]:.0%} sure", fontsize=9)
+        axes.set_title(f"{classes[labels[i]]} → {classes[guess]}\n{p[i, guess]:.0%} sure", fontsize=9)
     total = int((p.argmax(axis=1) != labels).sum())
     shown = f", the worst {len(worst)}" if total > len(worst) else ""
-    picture.suptitle(f"{total} mistakes in {len(labels):,} images{shown} (truth \N{RIGHTWARDS ARROW} guess)", fontsize=10)
+    picture.suptitle(f"{total} mistakes in {len(labels):,} images{shown} (truth → guess)", fontsize=10)
     return picture
 
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'check_name', 'package_versions', 'git_state', 'hardware', 'process_identity',
-           'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'better', 'best_row', 'plain_data', 'new_run',
-           'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
+           'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'better', 'best_row', 'new_run', 'is_helper',
+           'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
 
-# %% ../nbs/03_runfolder.ipynb #bf7c1163
+# %% ../nbs/03_runfolder.ipynb #43b3fac7
 import csv
 import json
 import os
@@ -17,7 +17,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -27,7 +26,8 @@ from typing import Any
 
 import yaml
 
-from .core import UserError, atomic
+from .core import UserError, atomic, plain
+from .yamlfile import to_yaml
 
 # %% ../nbs/03_runfolder.ipynb #be9e0c8a
 def claim_folder(
@@ -47,7 +47,7 @@ def claim_folder(
         raise UserError(f"The runs folder `{parent}` can't be written: {error.strerror}.", key="paths.runs") from error
     raise UserError(f"`{parent}` holds 100,000 runs of the name {name}: choose another.", key="paths.runs")
 
-# %% ../nbs/03_runfolder.ipynb #abbb8b61
+# %% ../nbs/03_runfolder.ipynb #8b620011
 def check_name(
     name: Any,  # of an experiment or a run
     key: str = "experiment",  # the setting that it comes from, for the message
@@ -55,8 +55,8 @@ def check_name(
     "The name, if it can be one folder's name on every system; raises `UserError`."
     problem = None
     if not isinstance(name, str) or not name.strip(): problem = "it must be a text that is not empty"
-    elif re.search(r'[/\\<>:"|?*\x00-\x1f\x7f]', name): problem = 'it must hold no / \\ < > : " | ? * and no control characters'
-    elif name[0] in ".-~ " or name[-1] in ". ": problem = "it must not begin with a dot, dash, tilde or blank, nor end with a dot or blank"
+    elif re.search(r'[/\\<>:"|?*\x00-\x1f\x7f]', name): problem = 'it holds / \\ < > : " | ? * or a control character'
+    elif name[0] in ".-~ " or name[-1] in ". ": problem = "a dot, dash, tilde or blank stands at its beginning or end"
     elif len(name.encode(errors="replace")) > 200: problem = "it is longer than 200 bytes"
     if problem: raise UserError(f"`{key}: {name!r}` can't name a folder: {problem}.", key=key)
     return name
@@ -250,17 +250,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #1bf88c6e
-def plain_data(value: Any) -> Any:
-    "The same data in plain dicts, lists and scalars, as YAML and JSON can hold it."
-    if isinstance(value, Mapping): return {str(key): plain_data(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set)): return [plain_data(item) for item in value]
-    if value is None or type(value) in (str, int, float, bool): return value
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind): return kind(value)
-    return str(value)
-
-
+# %% ../nbs/03_runfolder.ipynb #b3ff29cc
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -271,8 +261,7 @@ def new_run(
     if is_helper(): return Run(os.environ.get("DLOPS_MNIST_RUN", parent / "unknown"))
     run = Run(claim_folder(parent, check_name(name, "name") if name else None))
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
-    with atomic(run.config_file) as part:
-        part.write_text(yaml.safe_dump(plain_data(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with atomic(run.config_file) as part: part.write_text(to_yaml(config), encoding="utf-8")
     write_rows(run.metrics_file, [])
     mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
                  python=platform.python_version(), git=git_state(), hardware=hardware())
@@ -284,19 +273,19 @@ def is_helper() -> bool:
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
     return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
-# %% ../nbs/03_runfolder.ipynb #9184870c
+# %% ../nbs/03_runfolder.ipynb #0847dfe7
 def update_provenance(run: Run, **changes: Any) -> None:
     "Change some entries of a run's provenance."
-    provenance = run.provenance | plain_data(changes)
+    provenance = run.provenance | plain(changes)
     with atomic(run.provenance_file) as part: part.write_text(json.dumps(provenance, indent=2), encoding="utf-8")
 
 
 def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
-    now, command = datetime.now().astimezone().isoformat(timespec="seconds"), shlex.join(sys.argv)
-    changes = {"status": "running", "error": None, "started": now, "ended": None, "seconds": None} | changes
-    if before := run.provenance: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
-    update_provenance(run, **changes, command=command, process=process_identity())
+    now, before = datetime.now().astimezone().isoformat(timespec="seconds"), run.provenance
+    if before: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
+    changes = {"error": None, "started": now, "ended": None, "seconds": before.get("seconds")} | changes
+    update_provenance(run, status="running", **changes, command=shlex.join(sys.argv), process=process_identity())
 
 
 def mark_ended(
@@ -304,9 +293,11 @@ def mark_ended(
     status: str,  # finished, failed or interrupted
     error: BaseException | str | None = None,  # what went wrong
 ) -> None:
-    "Note how and when a run ended."
+    "Note how and when a run ended, and how long it took in all its sessions."
     ended, provenance = datetime.now().astimezone(), run.provenance
-    try: seconds = round((ended - datetime.fromisoformat(provenance["started"])).total_seconds(), 1)
+    try:
+        began = datetime.fromisoformat([provenance["started"], *provenance.get("resumed", [])][-1])
+        seconds = round((provenance.get("seconds") or 0) + (ended - began).total_seconds(), 1)
     except (KeyError, TypeError, ValueError): seconds = None
     text = f"{type(error).__name__}: {error}".rstrip(": ") if isinstance(error, BaseException) else error
     update_provenance(run, status=status, error=text, ended=ended.isoformat(timespec="seconds"), seconds=seconds)
