@@ -48,14 +48,14 @@ def facts(tree: Mapping[str, Any]) -> str:
     rows = "".join(f"<tr><th>{cell(k)}</th><td>{cell(v)}</td></tr>" for k, v in flat(tree).items())
     return f'<div class="scroll"><table class="facts">{rows}</table></div>'
 
-# %% ../nbs/05_report.ipynb #98f0f192
+# %% ../nbs/05_report.ipynb #c7aac87e
 def picture(png: bytes, caption: str) -> str:
     "A PNG file inside the page, its caption read to those who can't see it; a wide one gets a row of its own."
-    width = int.from_bytes(png[16:20])  # of pixels, as a PNG file says in its header
-    kind = ' class="wide"' if width > 600 else ""
-    return f'<figure{kind}><img alt="{cell(caption)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
+    width, height = int.from_bytes(png[16:20]), int.from_bytes(png[20:24])  # where a PNG file has them
+    kind = ("wide" if width > 600 else "") + (" strip" if width > 1.5 * height else "")
+    return f'<figure class="{kind}"><img alt="{cell(caption)}" src="data:image/png;base64,{b64encode(png).decode()}"></figure>'
 
-# %% ../nbs/05_report.ipynb #aac08a1a
+# %% ../nbs/05_report.ipynb #5e4b2178
 STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --card: #f4f5f7; --text: #1c1e21; --soft: #5d636b; --line: #d9dce1;
   --accent: #0072b2; --alarm: #8a3b00; --alarm-ground: #fff0e3 }
@@ -78,7 +78,7 @@ figure { margin: 0; background: #fff; border: 1px solid var(--line); border-radi
   display: grid; overflow-x: auto; flex: 1 1 min(20rem, 100%) }
 .wide { flex-basis: 100% }
 img { max-width: 100%; height: auto; margin: auto }
-.wide img { min-width: min(36rem, 100vw * 2) }
+.strip img { min-width: min(36rem, 200vw) }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .93rem; font-variant-numeric: tabular-nums; white-space: nowrap }
 th, td { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
