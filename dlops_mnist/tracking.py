@@ -7,7 +7,7 @@ __all__ = ['LOG', 'LOGGERS', 'LogFile', 'RunStatus', 'describe_training', 'save_
            'random_state', 'set_random_state', 'RandomState', 'epoch_metrics', 'check_monitors', 'unknown_metric',
            'RunRecorder', 'make_callbacks']
 
-# %% ../nbs/03_tracking.ipynb #86b02b24
+# %% ../nbs/03_tracking.ipynb #a3283715
 import logging
 import os
 import random
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from .callbacks import ImageClassificationReport, WandBCallback  # noqa: F401 (offered from here as well)
@@ -209,7 +209,7 @@ def unknown_metric(where: str, name: str, metrics: Mapping[str, Any]) -> UserErr
     names = ", ".join(sorted(metrics))
     return UserError(f"`{where}: {name}` is no metric of this training. The metrics are {names}.", key=where)
 
-# %% ../nbs/03_tracking.ipynb #221d7f62
+# %% ../nbs/03_tracking.ipynb #36912ff6
 class RunRecorder(RandomState):
     "Writes a run's folder while it trains: metrics, the best and the last checkpoint, provenance, log and status."
 
@@ -228,6 +228,9 @@ class RunRecorder(RandomState):
     def on_train_start(self, trainer, module) -> None:
         self.rows = [row for row in self.run.rows if row.get("epoch", 0) < trainer.current_epoch]
         self.ended, self.validated = None, False
+        # Lightning forgets that early stopping had decided, and would train on
+        stoppers = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
+        if any(stopper.stopped_epoch > 0 for stopper in stoppers): trainer.should_stop = True
         continue_from(trainer.loggers, trainer.global_step)
         arm(trainer.loggers)
 

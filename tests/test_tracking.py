@@ -1,4 +1,5 @@
 "Run folders and trackers against the real things: killed processes, TensorBoard's reader, MLflow's client."
+import contextlib
 import csv
 import errno
 import json
@@ -207,6 +208,26 @@ def test_a_killed_run_is_dead_whole_and_continues_to_the_same_weights():
     a, b = (torch.load(run.last_checkpoint, weights_only=True)["state_dict"] for run in (whole, killed))
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert whole.metrics_file.read_text() == killed.metrics_file.read_text() and killed.status == "finished"
+
+
+@pytest.mark.parametrize("schedule, step", [("ReduceLROnPlateau", 13), ("OneCycleLR", 40), ("CosineAnnealingLR", 80)])
+def test_continuing_is_exact_with_schedules_and_early_stopping(schedule, step):
+    class Cut(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if trainer.global_step == step: raise ZeroDivisionError
+
+    details = {"ReduceLROnPlateau": {"patience": 0, "threshold": 0.2, "monitor": "val_loss"},
+               "OneCycleLR": {"max_lr": 0.01, "total_steps": None, "interval": "step"},
+               "CosineAnnealingLR": {"T_max": None}}
+    stop = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val_loss", "min_delta": 0.05}
+    config = make_config(scheduler={"_target_": f"torch.optim.lr_scheduler.{schedule}"} | details[schedule],
+                         callbacks={"stop": stop | {"patience": 1}})
+    whole, cut = train(config, epochs=8), new_run(config)
+    with contextlib.suppress(ZeroDivisionError): train(config, cut, epochs=8, extra=[Cut()])
+    train(config, cut, epochs=8, ckpt_path=cut.last_checkpoint)  # also if it had stopped early: it must not train on
+    a, b = (torch.load(run.last_checkpoint, weights_only=True)["state_dict"] for run in (whole, cut))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert whole.metrics_file.read_text() == cut.metrics_file.read_text()
 
 
 def test_a_full_disk_is_one_message_and_keeps_the_last_good_checkpoint(monkeypatch):
