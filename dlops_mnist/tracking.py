@@ -77,7 +77,7 @@ class LogFile:
 
     def __exit__(self, *error) -> None: self.stop()
 
-# %% ../nbs/03_tracking.ipynb #9bc1691d
+# %% ../nbs/03_tracking.ipynb #9c2b3268
 class RunStatus(Callback):
     "Notes in a run's folder that it runs, on which data and devices, and how it ended."
 
@@ -98,6 +98,7 @@ class RunStatus(Callback):
     def on_fit_end(self, trainer, module) -> None: self._end(trainer, "finished")
 
     def on_exception(self, trainer, module, exception) -> None:
+        if trainer.state.fn != "fit": return  # a later trainer.test() says nothing about the run
         stopped = isinstance(exception, (KeyboardInterrupt, SIGTERMException))
         # a full disk must not hide what went wrong
         with suppress(OSError): self._end(trainer, "interrupted" if stopped else "failed", exception)
