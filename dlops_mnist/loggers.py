@@ -177,7 +177,7 @@ def continue_from(loggers: Iterable[Logger], step: int) -> None:
         writer = getattr(logger, "_experiment", None)
         if isinstance(writer, KeepingWriter): attempt(logger, writer.keep_before, step)
 
-# %% ../nbs/03_loggers.ipynb #0fa8b4b2
+# %% ../nbs/03_loggers.ipynb #354b5b8c
 def make_loggers(
     config: Mapping[str, Any],  # reads `logger`, `trainer.logger`, `experiment`
     run: Run,
@@ -216,8 +216,8 @@ def _make_logger(where: str, section: Mapping[str, Any], config: Mapping[str, An
 
 
 def _start(logger: Logger, config: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
-    # wandb calls this setting of Lightning's out of date, at every start
-    if isinstance(logger, WandbLogger) and not logger._wandb_init.get("anonymous", 1): del logger._wandb_init["anonymous"]
+    settings = getattr(logger, "_wandb_init", {})
+    if settings.get("anonymous", True) is None: del settings["anonymous"]  # wandb complains of it at every start
     if before and isinstance(logger, CSVLogger): logger._experiment = KeepingWriter(logger.log_dir)
     logger.log_hyperparams(config)
     metrics = {*METRICS[2:], config.get("monitor", "val_acc")}
