@@ -360,7 +360,7 @@ def _key(key: Any) -> str:
     if isinstance(key, str) and re.fullmatch(r"[A-Za-z_][\w-]*", key, re.ASCII): return key
     raise UserError(f"`{key}` can't be the name of a setting: names are made of letters, digits, `_` and `-`.", key=str(key))
 
-# %% ../nbs/02_config.ipynb #2134d71f
+# %% ../nbs/02_config.ipynb #1d489a2b
 def file_overrides(
     settings: Mapping[str, Any],  # what an experiment file says
 ) -> list[str]:
@@ -368,14 +368,30 @@ def file_overrides(
     choices, values = {}, []
     for path, value in _flatten(_series_spelling(settings)):
         group, _, rest = path.partition(".")
-        names = value if isinstance(value, list) else [value]
-        if group in GROUPS and not rest and names and all(isinstance(name, str) for name in names): choices[group] = value
-        elif group in GROUPS and rest == "_target_": choices[group] = "custom"
-        if not (group in GROUPS and not rest and group in choices): values.append((path, value))
-    chosen = [f"{group}=[{','.join(name)}]" if isinstance(name, list) else f"{group}={name}" for group, name in choices.items()]
+        if group in GROUPS and not rest and not isinstance(value, Mapping): choices[group] = _choice(group, value)
+        else:
+            if group in GROUPS and rest == "_target_": choices[group] = "custom"
+            values.append((path, value))
+    chosen = [f"{group}={_bare(choice)}" for group, choice in choices.items()]
     # Hydra refuses to put a list in a section's place; emptied first, the check of the config can say it better
     emptied = [f"++{path}=null" for path, value in values if path in SECTIONS and isinstance(value, list)]
     return chosen + emptied + [f"++{path}={quote(value)}" for path, value in values]
+
+
+def _bare(choice: str | list[str]) -> str:
+    return f"[{','.join(choice)}]" if isinstance(choice, list) else choice
+
+
+def _choice(group: str, value: Any) -> str | list[str]:
+    # what stands under a group's name and is no section: an alternative's name, several, or nothing
+    if value is None and "none" in GROUPS[group]: return "none"
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"`{group}: {value!r}`: this must be a section, or one of {', '.join(GROUPS[group])}.", key=group)
+    for name in names:
+        if name not in (*GROUPS[group], "custom"):
+            raise UserError(f"`{group}: {name}`: there is no such {group}.{nearest(name, GROUPS[group])}", key=group)
+    return value
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -385,7 +401,7 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
         if isinstance(value, Mapping) and value: yield from _flatten(value, f"{path}.")
         else: yield path, value
 
-# %% ../nbs/02_config.ipynb #ffacee79
+# %% ../nbs/02_config.ipynb #3c3cf75b
 SEVERAL = ("logger", "callbacks")  # groups from which several alternatives can be chosen at once
 
 
@@ -411,8 +427,10 @@ def command_overrides(
                             f"or `=`: {_split(word)[1]}=\"'...'\"") from error
         prefix, key, _ = _split(word)
         group, _, rest = key.partition(".")
-        value = override.value() if not override.is_sweep_override() else ""
-        choice = key in GROUPS and not isinstance(plain(value), (Mapping, int, float, type(None)))
+        value = plain(override.value()) if not override.is_sweep_override() else ""
+        choice = key in GROUPS and not isinstance(value, Mapping) and not override.is_delete()
+        if choice and value == "": pass  # several alternatives to sweep over; each job's is checked
+        elif choice: word = f"{prefix}{key}={_bare(_choice(key, value))}"
         if group in GROUPS and (rest == "_target_" or (not rest and isinstance(value, Mapping) and "_target_" in value)):
             overrides.append(f"{group}=custom")
         overrides.append(word if prefix or choice or "/" in key or "@" in key or group == "hydra" else f"++{word}")
@@ -462,7 +480,7 @@ def _check_choice(group: str, choice: str) -> None:
         if name not in GROUPS[group] and name != "custom":
             raise UserError(f"`{group}: {name}`: there is no such {group}.{nearest(name, GROUPS[group])}", key=group)
 
-# %% ../nbs/02_config.ipynb #7ca9bef8
+# %% ../nbs/02_config.ipynb #2e0a89c1
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer"}
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",),
@@ -498,7 +516,7 @@ def _check_type(key: str, value: Any, wanted: Any) -> None:
 def _check_scheduler(section: Mapping[str, Any]) -> None:
     rest = {k: v for k, v in section.items() if k not in SCHEDULE_KEYS}
     # the length of the training, left open here, is filled in when it is known
-    late = tuple(k for k in ("total_steps", "T_max") if k in rest and rest[k] is None)
+    late = tuple(k for k in ("total_steps", "T_max", "total_iters") if k in rest and rest[k] is None)
     check_section({k: v for k, v in rest.items() if k not in late}, "scheduler", "scheduler", given=(*GIVEN["scheduler"], *late))
 
 

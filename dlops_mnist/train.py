@@ -111,13 +111,13 @@ def train_and_report(config: Config) -> float | None:
     report(run)
     return run.best.get(config["monitor"])
 
-# %% ../nbs/04_train.ipynb #cf248a82
+# %% ../nbs/04_train.ipynb #a6408fba
 def main() -> None:
     "The command line: `python -m dlops_mnist.train [EXPERIMENT] [key=value ...]`."
-    from dlops_mnist.runs import print_runs
+    if sweep := launch(train_and_report):
+        from dlops_mnist.runs import print_runs
 
-    sweep = launch(train_and_report)
-    if sweep: print_runs(where=f"sweep={sweep}")
+        print_runs(where=f"sweep={sweep}")
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():

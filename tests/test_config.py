@@ -122,6 +122,14 @@ def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="names no class"): load_config(None, "model._target_=my_net.function")
 
 
+def test_what_is_no_alternative_is_refused():
+    assert load_config({"scheduler": None, "logger": None}).scheduler == {} == load_config(None, "scheduler=null").scheduler
+    for settings in ({"model": 3}, {"model": None}, {"model": "a b"}, {"logger": [1]}, {"optimizer": ["x"]}):
+        with pytest.raises(UserError): load_config(settings)
+    for word in ("model=3", "model=null", "logger=[]", "model='a, b'", "model=[mlp,cnn]"):
+        with pytest.raises(UserError): load_config(None, word)
+
+
 def test_attribute_access_and_diff():
     config = load_config("001") if Path("experiments").is_dir() else load_config(ROOT / "experiments/001.yml")
     assert config.trainer.max_epochs == config["trainer"]["max_epochs"] == 20

@@ -1,0 +1,243 @@
+"Training as its users do it: the series' files and lines, a folder of one's own, sweeps, several processes."
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlops_mnist.core import UserError
+from dlops_mnist.launch import launch
+from dlops_mnist.runfolder import find_runs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    "A working folder with the shipped dataset and the experiments in it."
+    shutil.copytree(ROOT / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train(*words):
+    "Train in this process (importing Lightning takes seconds), by the words of a command line; gives the newest run."
+    from dlops_mnist.train import train_and_report
+
+    before = {run.path for run in find_runs()}
+    launch(train_and_report, list(words))
+    new = [run for run in find_runs() if run.path not in before]
+    assert len(new) == 1 and new[0].status == "finished"
+    return new[0]
+
+
+def images(folder, classes, size=(12, 9), splits=("train", "test"), count=12):
+    "A dataset of noise with a bright corner whose place is the class."
+    rng = np.random.default_rng(0)
+    for split in splits:
+        for label, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, size, dtype=np.uint8)
+                pixels[label * 2 : label * 2 + 2] += 150
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
+    return folder
+
+
+def test_the_lines_of_the_series_run_as_written(work):
+    from dlops_mnist.config import load_config
+
+    space = {"config": load_config("experiments/001.yml", "trainer.max_epochs=2")}
+    exec("""
+from dlops_mnist import *
+dm = MNISTDataModule(path=Path('dataset'), batch_size=25)
+dm.setup()
+imgs, labels = next(iter(dm.train_dataloader()))
+assert imgs.shape == (25, 28, 28) and imgs.dtype == torch.uint8
+module = MNISTModule(config)
+assert module(imgs).shape == (25,)
+assert (module.predict(imgs) > 0.5).dtype == torch.bool
+trainer = pl.Trainer(**config['trainer'])
+trainer.fit(module, dm)
+trainer.save_checkpoint('final.ckpt')
+again = MNISTModule.load_from_checkpoint('final.ckpt')
+assert again.hparams['trainer']['max_epochs'] == 2
+dm2 = MNISTDataModule(**module.hparams['datamodule'])
+dm2.setup()
+imgs, labels = next(iter(dm2.val_dataloader(25, True)))
+assert torch.equal(again.predict(imgs), module.predict(imgs))
+""", space)
+    assert sorted(p.name for p in work.iterdir()) == ["dataset", "experiments", "final.ckpt"], "and write nothing else"
+
+
+@pytest.mark.parametrize("name,promised", [
+    ("001", "runs/001/*/checkpoints/best.ckpt"),
+    ("002", "lightning_logs/version_0"),
+    ("003", "logs/003/version_0/metrics.csv"),
+    ("004", "wandb/offline-run-*/*.wandb"),
+    ("005", "wandb/offline-run-*/files/media"),
+    ("006", "checkpoints/006-val_loss=0.*-epoch=*.ckpt"),
+    ("debug", "runs/debug/*/metrics.csv"),
+])
+def test_the_files_of_the_series_run_as_they_stand(work, monkeypatch, name, promised):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(name, "trainer.max_epochs=2")
+    assert len(list(work.glob(promised))) == 1
+
+
+def test_the_default_experiment_learns(work, capsys):
+    run = train("001")
+    assert run.best["val_acc"] >= 0.93
+    assert f"python -m dlops_mnist.evaluate {run.path}" in capsys.readouterr().out
+    assert {p.name for p in run.path.iterdir()} >= {"config.yaml", "metrics.csv", "checkpoints", "provenance.json", "train.log"}
+    assert sorted(p.name for p in (run.path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_one_image_is_learnt_by_heart(work):
+    assert train("debug", "trainer.max_epochs=30").metrics["loss"].iloc[-1] < 0.1
+
+
+def test_a_run_repeats_from_its_config_and_from_its_checkpoint(work):
+    first = train("001", "model=cnn", "model.filters=[4,8]", "model.dropout=0.2", "trainer.max_epochs=2")
+    assert train(str(first.config_file)).metrics.equals(first.metrics)
+    assert train(str(first.best_checkpoint)).metrics.equals(first.metrics)
+
+
+@pytest.mark.parametrize("classes", [["cat", "dog"], ["größe a", "b=c", "d,e", "f[1]"]], ids=["two", "four, with odd names"])
+def test_a_folder_of_ones_own_needs_no_python(work, classes):
+    images(work / "mine", classes)
+    run = train("datamodule.path=mine", "model=cnn", "model.filters=[4]", "trainer.max_epochs=1", "datamodule.val=0.3")
+    assert sorted(run.config["datamodule"]["classes"]) == sorted(classes)
+    assert run.config["datamodule"]["image_shape"] == [12, 9]
+
+
+def test_a_folder_that_cant_be_written(work, monkeypatch):
+    mine = images(work / "mine", ["a", "b"])
+    (mine / ".cache").write_text("in the way of a cache, also for root, whom permissions don't stop")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(work / "elsewhere"))
+    train("datamodule.path=mine", "trainer.max_epochs=1", "datamodule.val=0.3")
+    assert any((work / "elsewhere").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("words,part", [
+    (["datamodule.path=nowhere"], "nowhere"),
+    (["trainer.accelerator=gpu"], "gpu"),
+    (["monitor=val_accuracy", "trainer.max_epochs=1"], "val_acc"),
+    (["callbacks.early_stopping.monitor=val_los", "trainer.max_epochs=1"], "val_loss"),
+    (["datamodule.classes=[a,b]"], "no3"),
+])
+def test_mistakes_that_show_only_now(work, capsys, words, part):
+    import torch
+
+    if part == "gpu" and torch.cuda.is_available(): pytest.skip("there is a GPU here")
+    with pytest.raises(SystemExit) as exit: train(*words)
+    message = capsys.readouterr().err
+    assert exit.value.code == 2 and part in message and "Traceback" not in message
+    assert all(run.status == "failed" for run in find_runs())
+
+
+def test_a_missing_folder_leaves_no_run(work):
+    with pytest.raises(SystemExit): train("datamodule.path=nowhere")
+    assert not Path("runs").exists()
+
+
+def test_a_network_of_ones_own(work, monkeypatch):
+    (work / "my_net.py").write_text("""
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, width: int, image_shape: tuple[int, ...], activation: torch.nn.Module):
+        super().__init__()
+        pixels = image_shape[0] * image_shape[1]
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(pixels, width), activation, torch.nn.Linear(width, 1))
+    def forward(self, x): return self.layers(x)
+""")
+    (work / "experiments/mine.yml").write_text("""
+model:
+  _target_: my_net.Net
+  width: 8
+  activation: {_target_: torch.nn.GELU}
+trainer.max_epochs: 1
+""")
+    monkeypatch.syspath_prepend(work)
+    from dlops_mnist import MNISTModule
+
+    run = train("mine")
+    assert MNISTModule.load_from_checkpoint(run.best_checkpoint).model.layers[1].out_features == 8
+
+
+def test_real_mnist(work):
+    if not os.environ.get("MNIST_RAW_DIR"): pytest.skip("MNIST_RAW_DIR names no folder with MNIST's four files")
+    run = train("mnist_cnn", "datamodule.per_class=[100,20]", "datamodule.batch_size=50", "trainer.max_epochs=2")
+    assert len(run.config["datamodule"]["classes"]) == 10 and run.best["val_acc"] > 0.8
+
+
+def train_program(*words, cwd, **environment):
+    return subprocess.run([sys.executable, "-m", "dlops_mnist.train", *words], cwd=cwd, text=True, capture_output=True,
+                          stdin=subprocess.DEVNULL, env=os.environ | environment, timeout=280)
+
+
+def test_a_multirun_leaves_four_folders_and_a_table(work, capsys):
+    from dlops_mnist.runs import print_runs
+    from dlops_mnist.train import train_and_report
+
+    sweep = launch(train_and_report, ["001", "-m", "optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "trainer.max_epochs=1"])
+    runs = list(find_runs())
+    assert len(runs) == 4 and {run.status for run in runs} == {"finished"}
+    assert {(run.config["optimizer"]["lr"], run.config["model"]["_target_"][-3:]) for run in runs} == {
+        (1e-3, "MLP"), (1e-3, "CNN"), (1e-4, "MLP"), (1e-4, "CNN")}
+    capsys.readouterr()
+    print_runs(where=f"sweep={sweep}")
+    assert capsys.readouterr().out.count("finished") == 4
+
+
+def test_the_mistake_of_one_job_does_not_stop_the_others(work):
+    from dlops_mnist.train import train_and_report
+
+    with pytest.raises(SystemExit) as exit:
+        launch(train_and_report, ["-m", "datamodule.path=nowhere,dataset", "trainer.max_epochs=1"])
+    assert exit.value.code == 2 and [run.status for run in find_runs()] == ["finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers(work, launcher):
+    extra = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    result = train_program("001", "-m", f"hydra/launcher={launcher}", *extra, "seed=1,2,3", "trainer.max_epochs=1", cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert sorted(run.config["seed"] for run in find_runs()) == [1, 2, 3] and result.stdout.count("finished") == 3
+
+
+@pytest.mark.slow
+def test_a_sweep_of_runs_of_two_processes_each(work):
+    result = train_program("001", "-m", "trainer=ddp_sim", "seed=1,2", "trainer.max_epochs=2", cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert sorted((run.config["seed"], run.status, len(run.rows)) for run in find_runs()) == [(1, "finished", 2), (2, "finished", 2)]
+    folders = {p.name for p in work.iterdir()}
+    assert folders == {"dataset", "experiments", "runs"}, "and no other folder"
+
+
+def test_two_processes_make_one_run(work):
+    result = train_program("001", "trainer=ddp_sim", "trainer.max_epochs=2", cwd=work)
+    assert result.returncode == 0, result.stderr
+    (run,) = find_runs()
+    assert run.status == "finished" and len(run.rows) == 2
+    assert json.loads(run.provenance_file.read_text())["training"]["processes"] == 2
+    assert {p.name for p in work.iterdir()} == {"dataset", "experiments", "runs"}
+
+
+def test_training_leaves_the_callers_process_as_it_was(work):
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    argv, repository = list(sys.argv), ConfigStore.instance().repo
+    train("001", "trainer.max_epochs=1")
+    with contextlib.suppress(UserError, SystemExit): train("001", "datamodule.path=nowhere")
+    assert sys.argv == argv and ConfigStore.instance().repo is repository and not GlobalHydra.instance().is_initialized()
