@@ -195,7 +195,7 @@ def describe_command(name: str, function: Callable) -> str:
         lines.append(f"    {p.name + default:24} {notes.get(p.name, '')}".rstrip())
     return "\n".join(lines)
 
-# %% ../nbs/00_core.ipynb #97913d06
+# %% ../nbs/00_core.ipynb #ba442533
 def bind(
     function: Callable,  # what the command calls
     words: list[str],  # the command line: positional words and key=value settings, in any order
@@ -220,8 +220,8 @@ def bind(
 
 
 def _is_setting(word: str) -> bool:
-    # a path may hold a `=`, but a key never holds a slash
-    return re.match(r"[\w.@+~-]+=", word) is not None
+    # the name of a file may hold a `=`, as Lightning's checkpoints do
+    return re.match(r"[\w.@+~-]+=", word) is not None and not os.path.exists(word)
 
 # %% ../nbs/00_core.ipynb #5daca014
 @contextmanager

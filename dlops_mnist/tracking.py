@@ -210,7 +210,7 @@ def unknown_metric(where: str, name: str, metrics: Mapping[str, Any]) -> UserErr
     names = ", ".join(sorted(metrics))
     return UserError(f"`{where}: {name}` is no metric of this training. The metrics are {names}.", key=where)
 
-# %% ../nbs/03_tracking.ipynb #36912ff6
+# %% ../nbs/03_tracking.ipynb #83f6e96d
 class RunRecorder(RandomState):
     "Writes a run's folder while it trains: metrics, the best and the last checkpoint, provenance, log and status."
 
@@ -251,6 +251,8 @@ class RunRecorder(RandomState):
             attempt(logger, log_checkpoint, logger, self.run.best_checkpoint)
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        # a checkpoint that leaves its run's folder still knows which images it has seen
+        checkpoint["dlops_mnist"] = {"fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
         if self.between_epochs: rewind_to_epoch_start(checkpoint["loops"]["fit_loop"])
 
     def _write(self, trainer: pl.Trainer) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['with_facts', 'make_trainer', 'train', 'children_repeat', 'report', 'train_and_report', 'main']
 
-# %% ../nbs/04_train.ipynb #93a52545
+# %% ../nbs/04_train.ipynb #30ac145e
 import importlib.util
 import os
 import sys
@@ -16,7 +16,7 @@ from typing import Any
 from .config import DEFAULT_CLASS, Config, deep_update, load_config
 from .core import UserError, console, quiet_lightning, remove
 from .launch import launch
-from .runfolder import Run, mark_ended, new_run
+from .runfolder import Run, is_helper, mark_ended, new_run
 from .targets import build
 
 # %% ../nbs/04_train.ipynb #2b565f60
@@ -95,7 +95,7 @@ def children_repeat(run: Run) -> Iterator[None]:
         sys.argv, main.__spec__, _ = before
         if before[2] is None: os.environ.pop("DLOPS_MNIST_RUN", None)
 
-# %% ../nbs/04_train.ipynb #4ebdecbb
+# %% ../nbs/04_train.ipynb #34f5f665
 def report(run: Run) -> None:
     "Print what a run has reached, where its folder is, and the command that evaluates it."
     config, best, out = run.config, run.best, console()
@@ -108,7 +108,7 @@ def report(run: Run) -> None:
 def train_and_report(config: Config) -> float | None:
     "Train, print the result, and return the metric that sweeps go by."
     run = train(config)
-    report(run)
+    if not is_helper(): report(run)
     return run.best.get(config["monitor"])
 
 # %% ../nbs/04_train.ipynb #a6408fba
