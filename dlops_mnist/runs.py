@@ -25,7 +25,7 @@ from .config import DEFAULTS, GROUPS, Difference, base_config, diff, quote
 from .core import UserError, console, flatten, nearest, run_command
 from .runfolder import Run, best_row, find_runs
 
-# %% ../nbs/06_runs.ipynb #d2e2e46a
+# %% ../nbs/06_runs.ipynb #83f9f853
 def settings_of(
     config: Mapping[str, Any],  # of a run
 ) -> dict[str, Any]:
@@ -47,9 +47,11 @@ def _scalar(value: Any) -> Any:
 
 def _text(value: Any, depth: int = 3) -> str:
     if isinstance(value, str): return value[:1000]
+    if value is None or isinstance(value, bool): return "null" if value is None else str(value).lower()
+    if isinstance(value, int): return str(value) if abs(value) < 1e15 else f"{value:#x}"[:20]
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_text(item, depth - 1) for item in value[:20])}{', ...' * (len(value) > 20)}]" if depth else "[...]"
-    return "{...}" if isinstance(value, Mapping) else format(value) if not isinstance(value, int) else f"{value:#x}"[:20]
+    return "{...}" if isinstance(value, Mapping) else str(value)[:100]
 
 
 def _printable(text: str) -> str:
