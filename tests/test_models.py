@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from dlops_mnist.core import UserError
 from dlops_mnist.models import (
     CNN,
+    MEAN,
     MLP,
+    STD,
     EpochMetrics,
     MNISTModule,
     classification_loss,
@@ -83,7 +85,7 @@ def test_any_image_shape_and_number_of_classes(channels, height, width, classes,
     model = network([3] * depth, shape, classes, dropout)
     images = random_data(batch, shape)[0]
     assert model(images).shape == ((batch,) if classes == 2 else (batch, classes))
-    assert torch.equal(model.eval()(images), model(images.float() / 255)), "pixels are scaled, floats are not"
+    assert torch.equal(model.eval()(images), model((images.float() / 255 - MEAN) / STD)), "pixels are scaled, floats are not"
 
 
 @pytest.mark.parametrize("shape, most", [([28, 28], 4), ([8, 31], 3), ([3, 64, 1], 0)])
