@@ -91,19 +91,23 @@ def _record_of(run: Run, started: bool = False) -> Iterator[None]:
         if mistake: raise UserError(str(error)) from error
         raise
 
-# %% ../nbs/04_train.ipynb #9dfb20ba
+# %% ../nbs/04_train.ipynb #eb1995c9
 @contextmanager
 def children_repeat(run: Run) -> Iterator[None]:
     "Let processes that Lightning starts for a distributed run train this run's config, whatever started this process."
+    from torch import distributed
+
     main = sys.modules["__main__"]
-    before = sys.argv, main.__spec__, os.environ.get("DLOPS_MNIST_RUN")
-    sys.argv = ["train", str(run.config_file)]
-    main.__spec__ = importlib.util.find_spec("dlops_mnist.train")
+    argv, spec, environment = sys.argv, main.__spec__, dict(os.environ)
+    sys.argv, main.__spec__ = ["train", str(run.config_file)], importlib.util.find_spec("dlops_mnist.train")
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     try: yield
     finally:
-        sys.argv, main.__spec__, _ = before
-        if before[2] is None: os.environ.pop("DLOPS_MNIST_RUN", None)
+        sys.argv, main.__spec__ = argv, spec
+        # Lightning leaves its group of processes and its addresses behind, which the next job of a sweep would try to join
+        if distributed.is_available() and distributed.is_initialized(): distributed.destroy_process_group()
+        os.environ.clear()
+        os.environ.update(environment)
 
 # %% ../nbs/04_train.ipynb #34f5f665
 def report(run: Run) -> None:
