@@ -20,8 +20,7 @@ from typing import Any
 
 from .core import UserError, fits, nearest
 
-# %% ../nbs/00_targets.ipynb #d3882c40
-@cache
+# %% ../nbs/00_targets.ipynb #93b1c2e7
 def source_file(module: str) -> Path | None:
     "The file that holds a module's source, found without importing anything; None if there is none."
     top, *rest = module.split(".")
@@ -36,12 +35,17 @@ def source_file(module: str) -> Path | None:
         candidates += [path / "__init__.py", path.parent / f"{path.name}.py"]
     return next((file for file in candidates if file.suffix == ".py" and file.is_file()), None)
 
-# %% ../nbs/00_targets.ipynb #7f24ec2b
-@cache
+# %% ../nbs/00_targets.ipynb #512c2f4a
 def names_in(module: str) -> dict[str, ast.AST | str]:
     "What each top-level name of a module is: its syntax tree, or the dotted name that it was imported from."
-    file, names = source_file(module), {}
-    if file is None: return names
+    file = source_file(module)
+    return {} if file is None else _names_in_file(module, file, file.stat().st_mtime_ns)
+
+
+@cache
+def _names_in_file(module: str, file: Path, changed: int) -> dict[str, ast.AST | str]:
+    # read again when the file has changed: people edit their networks while a notebook runs
+    names = {}
     try: tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError) as error: raise UserError(f"{file.name} is not valid Python: {error}.") from error
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
@@ -74,8 +78,7 @@ def _imported(node: ast.ImportFrom, package: str) -> dict[str, ast.AST | str]:
     star = {} if len(names) == len(node.names) else {name: f"{base}.{name}" for name in names_in(base)}
     return {name: target for name, target in star.items() if not name.startswith("_")} | names
 
-# %% ../nbs/00_targets.ipynb #48b748b9
-@cache
+# %% ../nbs/00_targets.ipynb #06f865a1
 def find(target: str) -> tuple[str, ast.AST] | None:
     "The module and the syntax tree that a dotted name leads to, through all imports; None if there is none."
     seen = set()
@@ -144,8 +147,7 @@ class ClassSource:
     parameters: dict[str, Parameter]
     open_ended: bool  # `__init__` also takes `**kwargs`
 
-# %% ../nbs/00_targets.ipynb #d74c8e5c
-@cache
+# %% ../nbs/00_targets.ipynb #119ce252
 def read_class(target: str) -> ClassSource | None:
     "Read a class from its source; None if `target` is not the name of a class."
     found = find(target)
