@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dlops_mnist.config import load_config
 from dlops_mnist.core import UserError
 from dlops_mnist.launch import launch
 from dlops_mnist.runfolder import find_runs
@@ -53,8 +54,6 @@ def images(folder, classes, size=(12, 9), splits=("train", "test"), count=12):
 
 
 def test_the_lines_of_the_series_run_as_written(work):
-    from dlops_mnist.config import load_config
-
     space = {"config": load_config("experiments/001.yml", "trainer.max_epochs=2")}
     exec("""
 from dlops_mnist import *
@@ -89,6 +88,7 @@ assert torch.equal(again.predict(imgs), module.predict(imgs))
 ])
 def test_the_files_of_the_series_run_as_they_stand(work, monkeypatch, name, promised):
     monkeypatch.setenv("WANDB_MODE", "offline")
+    if "wandb" in sys.modules: sys.modules["wandb"].teardown()  # it remembers the folder of an earlier test
     train(name, "trainer.max_epochs=2")
     assert len(list(work.glob(promised))) == 1
 
@@ -171,6 +171,8 @@ trainer.max_epochs: 1
 
     run = train("mine")
     assert MNISTModule.load_from_checkpoint(run.best_checkpoint).model.layers[1].out_features == 8
+    (work / "my_net.py").write_text((work / "my_net.py").read_text().replace("width", "units"))
+    with pytest.raises(UserError, match="`model.width` is not a setting of Net"): load_config("mine")
 
 
 def test_real_mnist(work):
