@@ -64,6 +64,11 @@ prepare: $(ready) ## Before a commit: export, execute what has changed (NB=02_co
 readme: $(ready) ## Make README.md from nbs/index.ipynb
 	@$(python) tools/readme.py
 
+.PHONY: links
+links: $(ready) ## Write install lines and Colab badges from settings.ini
+	@$(python) tools/notebooks.py links
+	@$(python) tools/readme.py
+
 .PHONY: lint
 lint: $(ready) ## Check the style of the code
 	@ruff check

@@ -7,7 +7,7 @@ __all__ = ['SCALARS', 'SEQUENCES', 'MAPPINGS', 'UserError', 'nearest', 'remove',
            'parse_value', 'parameter_notes', 'describe_command', 'bind', 'clean_exit', 'run_command', 'console',
            'quiet_lightning', 'go_to_root']
 
-# %% ../nbs/00_core.ipynb #a40d74ea
+# %% ../nbs/00_core.ipynb #9692e127
 import ast
 import difflib
 import inspect
@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,7 @@ def run_command(
         positional, settings = bind(commands, words)
         return commands(*positional, **settings)
 
-# %% ../nbs/00_core.ipynb #00b329f5
+# %% ../nbs/00_core.ipynb #1c2da99a
 def console():
     "The rich console for results and progress (standard output)."
     from rich.console import Console
@@ -276,9 +277,16 @@ def quiet_lightning() -> None:
 
 
 def go_to_root() -> Path:
-    "Change to the repository's root, from `nbs/` or anywhere below; stay where we are outside a repository."
-    for folder in (Path.cwd(), *Path.cwd().parents):
+    "Change to the repository's root from anywhere in it; elsewhere, unpack `dataset/` and `experiments/` right here."
+    here, package = Path.cwd(), Path(str(files("dlops_mnist")))
+    for folder in (here, *here.parents):
         if (folder / "settings.ini").is_file() and (folder / "nbs").is_dir():
             os.chdir(folder)
-            break
-    return Path.cwd()
+            return folder
+    # a wheel carries them inside the package; an editable install has them beside it
+    shipped = package / "shipped" if (package / "shipped").is_dir() else package.parent
+    for name in ("dataset", "experiments"):
+        if (here / name).exists() or not (shipped / name).is_dir(): continue
+        with atomic(here / name) as part: shutil.copytree(shipped / name, part)
+        print(f"Unpacked {name}/ into this folder.")
+    return here

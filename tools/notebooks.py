@@ -2,6 +2,7 @@
 
 python tools/notebooks.py check                  say what is out of step; exit status 1 if anything is
 python tools/notebooks.py prepare [NOTEBOOK ...] export all; execute what is out of step, or the notebooks named
+python tools/notebooks.py links                  write the first cell and the Colab badge from `git_url` in settings.ini
 
 nbdev_clean removes the execution counts, so a committed notebook can't show that its outputs came from one run
 from top to bottom. `prepare` makes such a run, and leaves a seal over code and outputs in the notebook's metadata.
@@ -12,6 +13,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,6 +130,55 @@ def seal(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+BADGE = re.compile(r"\[!\[Open in Colab\].*\n*")
+
+
+def first_cell(root: Path) -> str:
+    "The two lines that every notebook with code begins with: install where needed, then go where the data is."
+    library, url = (settings(root)[key] for key in ("lib_name", "git_url"))
+    install = f'get_ipython().run_line_magic("pip", "install --quiet git+{url}")'
+    return (f'from importlib.util import find_spec; find_spec("{library}") or {install}\n'
+            f"from {library}.core import go_to_root; go_to_root();")
+
+
+def badge(root: Path, name: str) -> str:
+    "The line that opens a notebook of the public repository on Colab."
+    found, colab = settings(root), "https://colab.research.google.com"
+    page = f"{colab}/github/{found['user']}/{found['repo']}/blob/{found['branch']}/{found['nbs_path']}/{name}"
+    return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})"
+
+
+def linked(root: Path, path: Path) -> nbformat.NotebookNode:
+    "A notebook with the first cell and the badge that belong to settings.ini; its seal stays good."
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if not code: return notebook
+    sealed = notebook.metadata.get(SEAL) == seal(notebook)
+    if "find_spec(" not in code[0].source:
+        notebook.cells.insert(1, nbformat.v4.new_code_cell(id="first-cell"))
+        code, sealed = [notebook.cells[1]], False
+    code[0].source = first_cell(root)
+    if sealed: notebook.metadata[SEAL] = seal(notebook)
+    title, *rest = BADGE.sub("", notebook.cells[0].source).split("\n\n")
+    # after the quotation that nbdev takes for the module's docstring
+    at = 1 if rest and rest[0].startswith(">") else 0
+    notebook.cells[0].source = "\n\n".join([title, *rest[:at], badge(root, path.name), *rest[at:]])
+    return notebook
+
+
+def write_links(root: Path) -> None:
+    "Write the first cell and the badge of every notebook."
+    for path in find_notebooks(root): nbformat.write(linked(root, path), path)
+    nbdev("nbdev_clean", cwd=root)
+
+
+def check_links(root: Path) -> list[str]:
+    "Problems: notebooks whose first cell or badge is not what settings.ini says."
+    wrong = [path for path in find_notebooks(root) if linked(root, path) != nbformat.read(path, as_version=4)]
+    return [f"{_name(path, root)} doesn't begin with the install line and badge of settings.ini; run `make links`"
+            for path in wrong]
+
+
 def prepare(root: Path, names: list[str]) -> None:
     "Export, execute from top to bottom, clean and seal; without names, the notebooks that are out of step."
     notebooks = root / settings(root)["nbs_path"]
@@ -163,7 +214,7 @@ def _name(path: Path, root: Path) -> str:
 
 
 CHECKS = {"modules in step with the notebooks": check_exports, "notebooks clean": check_clean,
-          "outputs of a run from top to bottom": check_outputs}
+          "outputs of a run from top to bottom": check_outputs, "links as settings.ini says": check_links}
 
 
 def check(root: Path) -> tuple[int, int]:
@@ -180,5 +231,6 @@ def check(root: Path) -> tuple[int, int]:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["check"]: sys.exit(check(Path.cwd())[1] > 0)
+        case ["links"]: write_links(Path.cwd())
         case ["prepare", *names]: prepare(Path.cwd(), names)
         case _: sys.exit(__doc__)
