@@ -8,7 +8,8 @@ _HOMES = {
     "core": ["UserError"],
     "dataset": ["MNISTDataModule", "fingerprint"],
     "models": ["CNN", "MLP", "MNISTModule", "fit"],
-    "config": ["deep_update", "diff", "load_config"],
+    "base": ["deep_update"],
+    "config": ["diff", "load_config"],
     "tracking": ["ImageClassificationReport", "WandBCallback"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -16,10 +16,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import (DEFAULTS, GROUPS, SECTIONS, Base, Config, base_config, command_overrides, compose,
-                                file_overrides, finish, join_overrides, naming_the_file, our_store, read_experiment,
-                                sweep_jobs)
+from .base import DEFAULTS, GROUPS, SECTIONS, Base, base_config
+from .config import Config, compose, finish, naming_the_file, our_store, read_experiment
 from .core import UserError, clean_exit, flatten
+from .overrides import command_overrides, file_overrides, join_overrides, sweep_jobs
 from .runfolder import check_name
 from .targets import read_class
 

@@ -21,8 +21,10 @@ from typing import Any
 
 import yaml
 
-from .config import DEFAULTS, GROUPS, Difference, base_config, diff, quote
+from .base import DEFAULTS, GROUPS, base_config
+from .config import Difference, diff
 from .core import UserError, console, flatten, nearest, run_command
+from .overrides import quote
 from .runfolder import Run, best_row, find_runs
 
 # %% ../nbs/06_runs.ipynb #83f9f853

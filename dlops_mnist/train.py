@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .config import DEFAULT_CLASS, Config, deep_update, load_config
+from .base import deep_update
+from .config import DEFAULT_CLASS, Config, load_config
 from .core import UserError, console, quiet_lightning, remove
 from .launch import launch
 from .runfolder import Run, is_helper, mark_ended, new_run

@@ -10,7 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlops_mnist.config import GROUPS, compose, deep_update, diff, file_overrides, load_config
+from dlops_mnist.base import GROUPS, deep_update
+from dlops_mnist.config import compose, diff, load_config
+from dlops_mnist.overrides import file_overrides
 from dlops_mnist.core import UserError
 from dlops_mnist.yamlfile import StrictLoader, read_yaml, to_yaml
 
