@@ -117,7 +117,8 @@ def test_links_of_the_readme_lead_somewhere():
 def test_wheel_holds_the_package(tmp_path):
     files = ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE")
     for name in files: shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "dlops_mnist", tmp_path / "dlops_mnist", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("dlops_mnist", "dataset", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", "out"]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=tmp_path, check=True)
     [wheel] = (tmp_path / "out").glob(f"dlops_mnist-{SETTINGS['version']}-*.whl")
@@ -126,11 +127,25 @@ def test_wheel_holds_the_package(tmp_path):
         metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dlops_mnist").rglob("*.py")}
     assert modules <= set(names)
+    data = {path.relative_to(ROOT).as_posix() for name in ("dataset/**/*.png", "experiments/*.yml") for path in ROOT.glob(name)}
+    assert len(data) > 300 and {f"dlops_mnist/shipped/{name}" for name in data} <= set(names)
     assert not [name for name in names if not name.startswith("dlops_mnist")]
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Dist: torch>=" in metadata
     extras = set(re.findall(r"Provides-Extra: (\w+)", metadata))
     assert extras == {"dev", "wandb", "mlflow", "tensorboard", "joblib", "submitit", "all"}
+
+
+def test_notebooks_begin_as_settings_say(tmp_path):
+    assert not notebooks.check_links(ROOT)
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
+    text = (ROOT / "settings.ini").read_text("utf-8")
+    (tmp_path / "settings.ini").write_text(text.replace("user = OWNER", "user = somebody"))
+    lessons = [path for path in notebooks.find_notebooks(ROOT) if path.name != "index.ipynb"]
+    assert len(notebooks.check_links(tmp_path)) == len(lessons)
+    notebooks.write_links(tmp_path)
+    assert not notebooks.check_links(tmp_path) and not notebooks.check_outputs(tmp_path)  # the seals are still good
+    assert "github.com/somebody/dlops_mnist" in (tmp_path / "nbs/00_core.ipynb").read_text("utf-8")
 
 
 def test_make_lists_every_target():

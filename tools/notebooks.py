@@ -214,7 +214,7 @@ def _name(path: Path, root: Path) -> str:
 
 
 CHECKS = {"modules in step with the notebooks": check_exports, "notebooks clean": check_clean,
-          "outputs of a run from top to bottom": check_outputs, "links as settings.ini says": check_links}
+          "outputs of a run from top to bottom": check_outputs}
 
 
 def check(root: Path) -> tuple[int, int]:
