@@ -7,9 +7,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "core": ["UserError"],
     "dataset": ["MNISTDataModule", "fingerprint"],
-    "models": ["CNN", "MLP", "MNISTModule", "fit"],
+    "models": ["CNN", "MLP", "MNISTModule", "fit", "load_module"],
     "base": ["deep_update"],
     "config": ["diff", "load_config"],
+    "runfolder": ["Run"],
+    "runs": ["plot_runs", "runs_table"],
     "tracking": ["ImageClassificationReport", "WandBCallback"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
