@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['confidence', 'contested_images', 'Comparison', 'plot_disagreements', 'compare', 'save_comparison', 'show_comparison']
 
-# %% ../nbs/05_compare.ipynb #2f1e0569
+# %% ../nbs/05_compare.ipynb #5a7fb096
 import json
 import os
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import UserError
+from .core import UserError, show_table
 from dlops_mnist.evaluate import (
-    OVERALL, Evaluation, as_json, check_arguments, load, measure, open_dataset, say, show_table, with_interval,
+    OVERALL, Evaluation, as_json, check_arguments, load, measure, open_dataset, say, with_interval,
     write_files,
 )
 from .runfolder import Run

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCALARS', 'SEQUENCES', 'MAPPINGS', 'UserError', 'nearest', 'remove', 'atomic', 'plain', 'flatten', 'fits',
            'parse_value', 'parameter_notes', 'describe_command', 'bind', 'clean_exit', 'run_command', 'console',
-           'quiet_lightning', 'go_to_root']
+           'show_table', 'quiet_lightning', 'go_to_root']
 
-# %% ../nbs/00_core.ipynb #9692e127
+# %% ../nbs/00_core.ipynb #a5140d2b
 import ast
 import difflib
 import inspect
@@ -18,7 +18,7 @@ import secrets
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from importlib.resources import files
 from numbers import Integral, Real
@@ -177,7 +177,7 @@ def parse_value(
         raise UserError(f"`{setting}`: one plain key=value is expected here.")
     return override.key_or_group, plain(override.value(), override.key_or_group)
 
-# %% ../nbs/00_core.ipynb #baade1a6
+# %% ../nbs/00_core.ipynb #b0816811
 def parameter_notes(function: Callable) -> dict[str, str]:
     "The comment behind each parameter in the source of `function` or of a class."
     try: source = inspect.getsource(function)
@@ -186,45 +186,71 @@ def parameter_notes(function: Callable) -> dict[str, str]:
 
 
 def describe_command(name: str, function: Callable) -> str:
-    "The help text of one command: its sentence, its settings with their defaults, and what each is for."
-    parameters = inspect.signature(function).parameters.values()
-    subject = " ".join(p.name.upper() for p in parameters if p.default is p.empty and p.kind != p.VAR_KEYWORD)
-    lines = [" ".join(filter(None, [name, subject, "[key=value ...]"])), f"    {(inspect.getdoc(function) or '').strip()}"]
-    notes = parameter_notes(function)
-    for p in parameters:
+    "The help text of one command: how to call it, its sentence, and what each setting is for, with its default."
+    parameters, notes = inspect.signature(function).parameters, parameter_notes(function)
+    lines = [f"{name} {_usage(parameters.values())}".strip(), f"    {(inspect.getdoc(function) or '').strip()}"]
+    for key, p in parameters.items():
         default = "" if p.default is p.empty else f"={'null' if p.default is None else p.default}"
-        lines.append(f"    {p.name + default:24} {notes.get(p.name, '')}".rstrip())
+        if isinstance(p.default, bool): default = f"={str(p.default).lower()}"
+        lines.append(f"    {key + default:24} {notes.get(key, '')}".rstrip())
     return "\n".join(lines)
 
-# %% ../nbs/00_core.ipynb #ba442533
+
+def _usage(parameters: Collection[inspect.Parameter]) -> str:
+    # what stands before a `*` in the signature is meant to be given by position, so it is shown even if it may be left out
+    starred = any(p.kind in (p.VAR_POSITIONAL, p.KEYWORD_ONLY) for p in parameters)
+    words = []
+    for p in parameters:
+        if p.kind == p.VAR_POSITIONAL: words.append(f"[{p.name.upper()} ...]")
+        elif p.kind == p.POSITIONAL_OR_KEYWORD and p.default is p.empty: words.append(p.name.upper())
+        elif p.kind == p.POSITIONAL_OR_KEYWORD and starred: words.append(f"[{p.name.upper()}]")
+    return " ".join([*words, "[key=value ...]"])
+
+# %% ../nbs/00_core.ipynb #66b021f1
 def bind(
     function: Callable,  # what the command calls
     words: list[str],  # the command line: positional words and key=value settings, in any order
 ) -> tuple[list[str], dict[str, Any]]:
     "The positional and keyword arguments that `words` mean for `function`; raises `UserError`."
     parameters = inspect.signature(function).parameters
-    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    kinds = {p.kind for p in parameters.values()}
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    settings = dict(parse_value(word) for word in words if _is_setting(word))
-    for key, value in settings.items():
-        if key not in names and not open_ended: raise UserError(f"Unknown setting `{key}`.{nearest(key, names)}", key=key)
-        if key not in names: continue
-        annotation = parameters[key].annotation
-        text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-        if annotation is not inspect.Parameter.empty and not fits(value, text):
-            raise UserError(f"`{key}` must be {text}, not {value!r}.", key=key)
-    positional = [word for word in words if not _is_setting(word)]
+    positional, settings = [], {}
+    for word in (_without_dashes(word, parameters) for word in words):
+        key = _setting_name(word)
+        if not key or key not in names and inspect.Parameter.VAR_POSITIONAL in kinds: positional.append(word)
+        elif key in names: settings[key] = _checked(parameters[key], word)
+        elif inspect.Parameter.VAR_KEYWORD in kinds: settings |= [parse_value(word)]
+        else: raise UserError(f"Unknown setting `{key}`.{nearest(key, names)}", key=key)
     try: inspect.signature(function).bind(*positional, **settings)
     except TypeError as error:
         raise UserError(f"{str(error).capitalize()}. --help shows what this command takes.") from error
     return positional, settings
 
 
-def _is_setting(word: str) -> bool:
-    # the name of a file may hold a `=`, as Lightning's checkpoints do
-    return re.match(r"[\w.@+~-]+=", word) is not None and not os.path.exists(word)
+def _without_dashes(word: str, parameters: Mapping[str, inspect.Parameter]) -> str:
+    # `--csv` is `csv=true`
+    if not word.startswith("-") or os.path.exists(word): return word
+    options = [f"--{name}" for name, p in parameters.items() if isinstance(p.default, bool)]
+    if word in options: return f"{word[2:]}=true"
+    raise UserError(f"Unknown option `{word}`.{nearest(word, [*options, '--help'])}")
 
-# %% ../nbs/00_core.ipynb #5daca014
+
+def _setting_name(word: str) -> str | None:
+    # the name of a file may hold a `=`, as Lightning's checkpoints do
+    found = re.match(r"[\w.@+~-]+(?==)", word)
+    return found[0] if found and not os.path.exists(word) else None
+
+
+def _checked(parameter: inspect.Parameter, word: str) -> Any:
+    key, value = parse_value(word)
+    annotation = parameter.annotation
+    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    if annotation is not parameter.empty and not fits(value, text):
+        raise UserError(f"`{key}` must be {text}, not {value!r}.", key=key)
+    return value
+
+# %% ../nbs/00_core.ipynb #e5911070
 @contextmanager
 def clean_exit() -> Iterator[None]:
     "Turn a person's mistake into its message on stderr and exit status 2, and Ctrl-C into status 130."
@@ -249,7 +275,8 @@ def run_command(
     with clean_exit():
         if {"-h", "--help"} & set(words) or (isinstance(commands, dict) and not words):
             chosen = commands if isinstance(commands, dict) else {"": commands}
-            return print("\n\n".join(describe_command(name, function) for name, function in chosen.items()))
+            return print("\n\n".join(describe_command(f"{_program()} {name}".strip(), function)
+                                     for name, function in chosen.items()))
         if isinstance(commands, dict):
             subject = words.pop(0)
             if subject not in commands: raise UserError(f"Unknown command `{subject}`.{nearest(subject, commands)}")
@@ -257,12 +284,51 @@ def run_command(
         positional, settings = bind(commands, words)
         return commands(*positional, **settings)
 
-# %% ../nbs/00_core.ipynb #1c2da99a
+
+def _program() -> str:
+    # how this process was started, if it was by the name of a module
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec and spec.name.startswith("dlops_mnist") else ""
+
+# %% ../nbs/00_core.ipynb #0f3de612
 def console():
     "The rich console for results and progress (standard output)."
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def show_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str = "",
+    right: Collection[str] = (),  # columns that are set to the right, besides those that begin with a number
+) -> None:
+    "Print a table: to the width of a terminal, else as plain lines."
+    numbers = [name in right or bool(rows) and not isinstance(rows[0][i], str) for i, name in enumerate(header)]
+    cells = [[_one_line(str(value)) for value in row] for row in [header, *rows]]
+    if sys.stdout.isatty() and len(rows) <= 500: return _draw_table(cells, _one_line(title), numbers)
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = ("  ".join(f"{cell:>{width}}" if number else f"{cell:{width}}"
+                       for cell, width, number in zip(row, widths, numbers)).rstrip() for row in cells)
+    print(*filter(None, [title and f"\n{_one_line(title)}"]), *lines, sep="\n")
+
+
+def _draw_table(cells: list[list[str]], title: str, numbers: list[bool]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", box=None,
+                  header_style="bold", padding=(0, 2, 0, 0))
+    for name, number in zip(cells[0], numbers):
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=number)
+    for row in cells[1:]: table.add_row(*map(Text, row))
+    console().print(table)
+
+
+def _one_line(text: str) -> str:
+    # a name from a stranger's folder may hold line ends, a terminal's control codes, or half of a character
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def quiet_lightning() -> None:

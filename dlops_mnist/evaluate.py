@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['PERCENT', 'CLASS_HEADER', 'OVERALL', 'SPLITS', 'find_checkpoint', 'Trained', 'load', 'open_dataset', 'predict',
            'image_losses', 'fairness', 'Evaluation', 'figures', 'measure', 'as_text', 'with_interval', 'class_rows',
-           'report', 'as_json', 'write_files', 'save', 'evaluate', 'check_arguments', 'show_table', 'say', 'show',
-           'command']
+           'report', 'as_json', 'write_files', 'save', 'evaluate', 'check_arguments', 'say', 'show', 'command']
 
-# %% ../nbs/05_evaluate.ipynb #6a3f18a6
+# %% ../nbs/05_evaluate.ipynb #f415f7f5
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .core import UserError, atomic, console, nearest, run_command
+from .core import UserError, atomic, console, nearest, run_command, show_table
 from .runfolder import Run
 from .targets import build, check_section
 
@@ -351,30 +350,18 @@ def check_arguments(*checkpoints, split: str, draws: int, datamodule: Mapping[st
     if not os.path.isdir(path) and not datamodule.get("source"):
         raise UserError(f"There is no dataset `{path}`.{_nearest_path(path)}", key="datamodule.path")
 
-# %% ../nbs/05_evaluate.ipynb #c50b4197
-def show_table(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-    "Print a table; what is not text is set to the right."
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
-    for i, name in enumerate(header):
-        table.add_column(Text(str(name)), justify="left" if rows and isinstance(rows[0][i], str) else "right")
-    for row in rows: table.add_row(*(Text(str(value)) for value in row))
-    console().print(table)
-
-
+# %% ../nbs/05_evaluate.ipynb #564dd807
 def say(text: str, style: str | None = None) -> None:
     console().print(text, style=style, markup=False)
 
-# %% ../nbs/05_evaluate.ipynb #d9d7d983
+# %% ../nbs/05_evaluate.ipynb #5ef5e274
 def show(evaluation: Evaluation) -> None:
     "Print an evaluation: the warnings, the metrics with their intervals, the confusion matrix."
     e = evaluation
     say(f"{e.trained.name} on {len(e.labels):,} {e.split} images of {e.dataset['path']}", "bold")
     for warning in e.warnings: say(f"CAREFUL: {warning}", "bold red")
     show_table(["metric", "value (95% interval)"], [[text, with_interval(e, name)] for name, text in OVERALL.items()])
-    show_table(CLASS_HEADER, class_rows(e))
+    show_table(CLASS_HEADER, class_rows(e), "class by class")
     if len(e.classes) <= 15:
         rows = [[name, *counts] for name, counts in zip(e.classes, e.confusion.tolist())]
         show_table(["truth \\ predicted", *e.classes], rows, "confusion matrix")

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['summary', 'duplicates', 'leaks', 'contradictions', 'plot_images', 'plot_means', 'plot_histogram', 'inspect',
-           'save_pictures', 'print_table']
+           'save_pictures']
 
-# %% ../nbs/00_inspection.ipynb #63ec9ece
+# %% ../nbs/00_inspection.ipynb #5f097acc
 from pathlib import Path
 
 import numpy as np
 
-from .core import console
+from .core import console, show_table
 from .images import ImageArrays, image_table, open_images
 
 # %% ../nbs/00_inspection.ipynb #dfa25a4f
@@ -117,7 +117,7 @@ def plot_histogram(
     axes.legend(frameon=False)
     return picture
 
-# %% ../nbs/00_inspection.ipynb #a3a35862
+# %% ../nbs/00_inspection.ipynb #fd34fd90
 def inspect(
     path: str = "dataset",  # a dataset
     color: bool | str = False,  # true: three channels; grey: turn colour into grey; false: refuse colour
@@ -125,12 +125,13 @@ def inspect(
 ) -> None:
     "Print what is in a dataset: counts, sizes, values, copies, leaks and contradictions, and its fingerprint."
     arrays = open_images(path, color)
-    print_table(summary(arrays).reset_index(), path)
+    table = summary(arrays).reset_index()
+    show_table(list(table), list(table.itertuples(index=False)), str(path))
     findings = {"copies": duplicates, "leaks between splits": leaks, "contradictions": contradictions}
     for what, find in findings.items():
         table = find(arrays)
         console().print(f"{what}: {table['group'].nunique() or 'none'}")
-        if len(table): print_table(table.head(20), f"{what} ({min(20, len(table))} of {len(table):,} images)")
+        if len(table): show_table(list(table), list(table.head(20).itertuples(index=False)), f"the first {min(20, len(table))}")
     console().print(f"fingerprint: {arrays.fingerprint}")
     if figures: save_pictures(arrays, Path(figures))
 
@@ -144,15 +145,3 @@ def save_pictures(
     for name, plot in {"images": plot_images, "means": plot_means, "histogram": plot_histogram}.items():
         (folder / f"{name}.png").write_bytes(plot(arrays).png())
     console().print(f"pictures: {folder}")
-
-
-def print_table(
-    table,  # a DataFrame
-    title: str,
-) -> None:
-    "Print a DataFrame in the terminal."
-    from rich.table import Table
-
-    result = Table(*map(str, table.columns), title=title)
-    for row in table.itertuples(index=False): result.add_row(*map(str, row))
-    console().print(result)

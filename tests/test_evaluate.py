@@ -311,3 +311,9 @@ def test_as_a_program(run):
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "accuracy" in done.stdout and "confusion matrix" in done.stdout, done.stderr
     assert str(run / "evaluation") in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize("module, words", [("evaluate", "CHECKPOINT [OTHER]"), ("runs", "[DIR]"), ("dataset", "digits PATH")])
+def test_help_begins_with_what_to_type(module, words):
+    done = subprocess.run([sys.executable, "-m", f"dlops_mnist.{module}", "--help"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith(f"python -m dlops_mnist.{module} {words}") and done.returncode == 0, done.stderr
