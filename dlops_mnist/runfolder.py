@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'check_name', 'package_versions', 'git_state', 'hardware', 'process_identity',
-           'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'better', 'best_row', 'new_run', 'is_helper',
-           'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
+           'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run',
+           'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
 
 # %% ../nbs/03_runfolder.ipynb #43b3fac7
 import csv
@@ -129,7 +129,7 @@ def _process_start(pid: int) -> int | None:
     except OSError: return None
     return None if state == "Z" else int(fields[18])
 
-# %% ../nbs/03_runfolder.ipynb #2e1adf95
+# %% ../nbs/03_runfolder.ipynb #d151c8b2
 class RunFiles:
     "The files of a run's folder, and what they hold. Reading never fails: what is missing or broken is empty."
 
@@ -150,23 +150,29 @@ class RunFiles:
     def config(self) -> dict[str, Any]:
         "The complete config of the run."
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
-        try: config = yaml.load(self.config_file.read_bytes(), loader)
+        try: config = yaml.load(_read(self.config_file), loader)
         except (OSError, yaml.YAMLError, ValueError, RecursionError): return {}
         return config if isinstance(config, dict) else {}
 
     @property
     def provenance(self) -> dict[str, Any]:
         "Versions, commit, dataset, machine, times and status of the run."
-        try: provenance = json.loads(self.provenance_file.read_bytes())
+        try: provenance = json.loads(_read(self.provenance_file))
         except (OSError, ValueError, RecursionError): return {}
         return provenance if isinstance(provenance, dict) else {}
 
-# %% ../nbs/03_runfolder.ipynb #d9b86747
+
+def _read(file: Path) -> bytes:
+    # a pipe of this name, in a folder that is no run of ours, would never end
+    return file.read_bytes() if file.is_file() else b""
+
+# %% ../nbs/03_runfolder.ipynb #e99c0a5c
 METRICS = ("epoch", "step", "loss", "acc", "val_loss", "val_acc")  # the columns that come first
 
 
 def read_rows(file: Path) -> list[dict[str, float]]:
     "The rows of a metrics file, numbers only; an empty list if it can't be read."
+    if not file.is_file(): return []
     try:
         with file.open(newline="", encoding="utf-8") as lines: rows = list(csv.DictReader(lines))
     except (OSError, ValueError, csv.Error): return []
@@ -191,7 +197,7 @@ def write_rows(
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../nbs/03_runfolder.ipynb #d45bfee0
+# %% ../nbs/03_runfolder.ipynb #7ebe68c4
 class Run(RunFiles):
     "One run: its folder, and what can be read from it."
 
@@ -228,13 +234,17 @@ class Run(RunFiles):
     @property
     def status(self) -> str:
         "`running`, `finished`, `failed`, `interrupted`, `dead` (killed while it ran) or `unknown`."
-        provenance = self.provenance
-        status, process = provenance.get("status"), provenance.get("process")
-        if status == "running" and isinstance(process, dict) and is_gone(process): return "dead"
-        return status if isinstance(status, str) else "unknown"
+        return run_status(self.provenance)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
+
+
+def run_status(provenance: Mapping[str, Any]) -> str:
+    "The status that a run's provenance tells, or `dead` if nothing runs any more that said `running`."
+    status, process = provenance.get("status"), provenance.get("process")
+    if status == "running" and isinstance(process, dict) and is_gone(process): return "dead"
+    return status if isinstance(status, str) else "unknown"
 
 # %% ../nbs/03_runfolder.ipynb #7ff83715
 def better(value: float, than: float | None, mode: str) -> bool:
