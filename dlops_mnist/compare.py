@@ -71,7 +71,7 @@ class Comparison:
                              "truth": [self.a.classes[k] for k in self.a.labels[rows]],
                              "A": says(self.a), "B": says(self.b), "right": right})
 
-# %% ../nbs/05_compare.ipynb #6bea2bdc
+# %% ../nbs/05_compare.ipynb #4a79caa8
 def plot_disagreements(comparison: Comparison, count: int = 18):
     "A grid of the images to which the two models give different classes."
     from dlops_mnist.figures import Picture
@@ -80,7 +80,7 @@ def plot_disagreements(comparison: Comparison, count: int = 18):
     columns = min(6, max(len(shown), 3))
     rows = max(-(-len(shown) // columns), 1)
     picture = Picture(1.5 * columns, 1.75 * rows + 0.4)
-    grid = picture.subplots(rows, columns, squeeze=False).flat
+    grid = picture.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid: axes.axis("off")
     for axes, i, image in zip(grid, shown, table.itertuples()):
         pixels = comparison.a.images[i]

@@ -133,10 +133,14 @@ def seal(notebook: nbformat.NotebookNode) -> str:
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n*")
 
 
-def first_cell(root: Path) -> str:
+EXTRAS = {"03_loggers": "mlflow,tensorboard,wandb"}  # notebooks that need more than the requirements
+
+
+def first_cell(root: Path, name: str) -> str:
     "The two lines that every notebook with code begins with: install where needed, then go where the data is."
     library, url = (settings(root)[key] for key in ("lib_name", "git_url"))
-    install = f'get_ipython().run_line_magic("pip", "install --quiet git+{url}")'
+    what = f"{library}[{EXTRAS[name]}]@git+{url}" if name in EXTRAS else f"git+{url}"
+    install = f'get_ipython().run_line_magic("pip", "install --quiet {what}")'
     return (f'from importlib.util import find_spec; find_spec("{library}") or {install}\n'
             f"from {library}.core import go_to_root; go_to_root();")
 
@@ -157,7 +161,7 @@ def linked(root: Path, path: Path) -> nbformat.NotebookNode:
     if "find_spec(" not in code[0].source:
         notebook.cells.insert(1, nbformat.v4.new_code_cell(id="first-cell"))
         code, sealed = [notebook.cells[1]], False
-    code[0].source = first_cell(root)
+    code[0].source = first_cell(root, path.stem)
     if sealed: notebook.metadata[SEAL] = seal(notebook)
     title, *rest = BADGE.sub("", notebook.cells[0].source).split("\n\n")
     # after the quotation that nbdev takes for the module's docstring
