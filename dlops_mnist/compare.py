@@ -71,7 +71,7 @@ class Comparison:
                              "truth": [self.a.classes[k] for k in self.a.labels[rows]],
                              "A": says(self.a), "B": says(self.b), "right": right})
 
-# %% ../nbs/05_compare.ipynb #4a79caa8
+# %% ../nbs/05_compare.ipynb #6bea2bdc
 def plot_disagreements(comparison: Comparison, count: int = 18):
     "A grid of the images to which the two models give different classes."
     from dlops_mnist.figures import Picture
