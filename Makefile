@@ -33,6 +33,10 @@ train: $(ready) ## Train experiments/001.yml (EXPERIMENT=010_cnn.yml for another
 lab: $(ready) ## Open the lessons in JupyterLab
 	@jupyter lab nbs
 
+.PHONY: new
+new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=letters)
+	@$(python) tools/new.py '$(NAME)' $(if $(FOLDER),'$(FOLDER)')
+
 ## To change it
 
 .PHONY: test

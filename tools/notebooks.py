@@ -40,6 +40,11 @@ def find_notebooks(root: Path) -> list[Path]:
     return sorted(p for p in (root / settings(root)["nbs_path"]).glob("*.ipynb") if p.name[0] not in "_.")
 
 
+def has_code(path: Path) -> bool:
+    "Whether a notebook has anything to execute."
+    return any(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
+
+
 def environment() -> dict[str, str]:
     "The environment that notebooks, tests and nbdev run in."
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # where that is set nbdev exports nothing, silently

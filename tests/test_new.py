@@ -1,0 +1,87 @@
+"""`make new`: the repository under another name, whole and tested."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import notebooks  # noqa: E402
+
+LIBRARY = notebooks.settings(ROOT)["lib_name"]
+ENVIRONMENT = notebooks.environment() | {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER")
+                                         for what in ("NAME", "EMAIL")}
+
+
+def new(*args: object, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "tools/new.py", *map(str, args)], cwd=ROOT, env=ENVIRONMENT | environment,
+                          text=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def git(folder: Path, *args: str) -> str:
+    return subprocess.run(["git", *args], cwd=folder, text=True, capture_output=True).stdout
+
+
+@pytest.fixture(scope="session")
+def copied(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("new") / "my letters"  # a blank in the path must not matter
+    made = new("own_letters", folder)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def test_nothing_keeps_the_old_name(copied):
+    assert git(copied, "grep", "-il", LIBRARY.replace("_", ".")).split() == ["CHANGELOG.md"]  # says where it came from
+    assert not git(copied, "ls-files", f"*{LIBRARY}*")
+    assert (copied / "own_letters/train.py").is_file()
+    assert (copied / ".ci/run").stat().st_mode == (ROOT / ".ci/run").stat().st_mode
+
+
+def test_it_is_committed_and_clean(copied):
+    assert len(git(copied, "log", "--oneline").splitlines()) == 1
+    assert git(copied, "status", "--porcelain") == ""
+    assert git(copied, "branch", "--show-current").strip() == "main"
+
+
+def test_modules_outputs_and_links_are_in_step(copied):
+    assert not notebooks.check_exports(copied) + notebooks.check_clean(copied) + notebooks.check_outputs(copied)
+    assert not notebooks.check_links(copied)
+    assert notebooks.settings(copied)["git_url"].endswith("/own_letters")
+
+
+@pytest.mark.slow
+def test_its_own_tests_pass(copied, tmp_path):
+    environment = ENVIRONMENT | {"PYTHONPATH": str(copied)}  # a person would install it, which takes minutes
+    tested = subprocess.run([sys.executable, "tools/run_tests.py"], cwd=copied, env=environment, text=True,
+                            capture_output=True, stdin=subprocess.DEVNULL)
+    assert tested.returncode == 0, tested.stdout[-5000:] + tested.stderr[-3000:]
+    assert tested.stdout.rstrip().endswith(", 0 failed")
+
+
+@pytest.mark.parametrize("name", ["", "Letters", "my-letters", "2letters", "a b", "class", "json", "numpy", "tests",
+                                  LIBRARY, "../letters", "_letters", "letters_", "br\u00fccke"])
+def test_a_bad_name_is_refused(name, tmp_path):
+    refused = new(name, tmp_path / "project")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_or_lies_inside_is_refused(tmp_path):
+    (tmp_path / "mine.txt").write_text("precious")
+    for folder in (tmp_path, ROOT / "runs/inside"):
+        refused = new("own_letters", folder)
+        assert refused.returncode == 2 and str(folder) in refused.stderr
+    assert os.listdir(tmp_path) == ["mine.txt"] and not (ROOT / "runs/inside").exists()
+
+
+def test_without_an_author_git_commits_nothing_and_that_is_said(tmp_path):
+    nobody = {name: "" for name in ENVIRONMENT if name.startswith("GIT_")} | {
+        "HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
+        "EMAIL": "", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.useConfigOnly", "GIT_CONFIG_VALUE_0": "true"}
+    made = new("own_letters", tmp_path / "project", **nobody)
+    assert made.returncode == 0 and "Nothing is committed yet" in made.stdout
+    assert "A  own_letters/train.py" in git(tmp_path / "project", "status", "--porcelain")
