@@ -7,9 +7,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "core": ["UserError"],
     "dataset": ["MNISTDataModule", "fingerprint"],
-    "models": ["CNN", "MLP", "MNISTModule", "fit", "load_module"],
+    "models": ["MNISTModule", "load_module"],
+    "networks": ["CNN", "MLP", "fit"],
     "base": ["deep_update"],
     "config": ["diff", "load_config"],
+    "recipe": ["FastCNN", "RandomShift"],
     "runfolder": ["Run"],
     "runs": ["plot_runs", "runs_table"],
     "tracking": ["ImageClassificationReport", "WandBCallback"],

@@ -87,18 +87,20 @@ def _named(key: str, note: str, target: str, **values: Any) -> Option:
     # loggers and callbacks may be several at once, so each stands under a name of its own
     return Option(note, {key: {"_target_": target, **values}})
 
-# %% ../nbs/02_base.ipynb #23600106
+# %% ../nbs/02_base.ipynb #9de6cf9c
 CALLBACKS, LOGGERS, SCHEDULERS = "pytorch_lightning.callbacks", "pytorch_lightning.loggers", "torch.optim.lr_scheduler"
 
 MODELS = {
     "mlp": option("hidden layers of the given sizes", _target_="dlops_mnist.models.MLP", hidden=[100], dropout=0.0),
     "cnn": option("blocks of 3x3 convolution, ReLU, 2x2 max-pool, with the given numbers of filters",
-                  _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0),
+                  _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0, channels_last=False),
+    "fast_cnn": option("three small convolutions with batch normalisation, which shrink the image quickly",
+                       _target_="dlops_mnist.recipe.FastCNN", filters=[16, 32, 64], channels_last=True),
 }
 AUGMENTS = {
     "none": option("the images as they are"),
     "shift": option("each training image moved by up to so many pixels, at random",
-                    _target_="dlops_mnist.models.RandomShift", pixels=1),
+                    _target_="dlops_mnist.recipe.RandomShift", pixels=1),
 }
 OPTIMIZERS = {
     "adam": option("adaptive steps", _target_="torch.optim.Adam", lr=1e-3),
@@ -166,7 +168,7 @@ GROUPS = {"model": MODELS, "augment": AUGMENTS, "optimizer": OPTIMIZERS, "schedu
 DEFAULTS = {"model": "mlp", "optimizer": "adam", "trainer": "default"}  # the others: none
 SEVERAL = ("logger", "callbacks")  # groups from which several alternatives can be chosen at once
 
-# %% ../nbs/02_base.ipynb #74cd73a5
+# %% ../nbs/02_base.ipynb #fbe65a21
 @dataclass
 class Base:
     "The base config: every setting, its type, its default, and what it is for."
@@ -177,7 +179,7 @@ class Base:
     model: dict = setting({}, "the network")
     augment: dict = setting({}, "random changes to the training images")
     optimizer: dict = setting({}, "how weights follow gradients")
-    label_smoothing: float = setting(0.0, "part of the target that is shared out among all classes; for three classes or more")
+    label_smoothing: float = setting(0.0, "part of the target that is shared out among all classes")
     steps_per_call: int = setting(1, "steps that Lightning sees as one: less overhead for small batches, the same weights")
     scheduler: dict = setting({}, "how the learning rate changes")
     trainer: dict = setting({}, "the training loop")

@@ -118,7 +118,7 @@ def compose(
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 
-# %% ../nbs/02_config.ipynb #27fea1db
+# %% ../nbs/02_config.ipynb #4b773d69
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer"}
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",),
@@ -167,6 +167,10 @@ def _check_together(config: Mapping[str, Any]) -> None:
             raise UserError(f"`{key}: {config[key]}` must be 1 or more.", key=key)
     if not 0 <= config["label_smoothing"] < 1:
         raise UserError(f"`label_smoothing: {config['label_smoothing']}` must be from 0 to below 1.", key="label_smoothing")
+    for key, off in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
+        if config["steps_per_call"] > 1 and config["trainer"].get(key) not in (None, off):
+            raise UserError(f"`trainer.{key}` is not to be had together with `steps_per_call: {config['steps_per_call']}`. "
+                            "Set one of them back.", key=f"trainer.{key}")
     for name, section in config["callbacks"].items():
         saves = section and "pytorch_lightning.callbacks.checkpoint.Checkpoint" in read_class(section["_target_"]).ancestors
         if saves and not config["trainer"].get("enable_checkpointing"):

@@ -136,7 +136,7 @@ def hold_out(
                         "remain to train on. Choose another fraction, make a `val/` folder, or val=test.", key="val")
     return {name: array[cut:] for name, array in train.items()}, {name: array[:cut] for name, array in train.items()}
 
-# %% ../nbs/00_dataset.ipynb #f49d9d72
+# %% ../nbs/00_dataset.ipynb #ec2e93e4
 # batches are cut from an array in memory: worker processes would only be slower
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 
@@ -146,8 +146,13 @@ class Loaders:
 
     def train_dataloader(self, batch_size: int | None = None, shuffle: bool = True) -> DataLoader:
         "Batches of training images."
-        overfit = getattr(self.trainer, "overfit_batches", 0)  # the same batches in each epoch
-        return self.loader("train", batch_size, shuffle and not overfit)
+        # a trainer that has ended stays with us, and has no say any more
+        trainer = self.trainer if self.trainer and self.trainer.state.status == "running" else None
+        overfit = getattr(trainer, "overfit_batches", 0)  # the same batches in each epoch
+        # a module that takes several steps in one call gets the images of all of them at once
+        steps = getattr(getattr(trainer, "lightning_module", None), "steps_per_call", 1)
+        size = self.batch_size if batch_size is None else batch_size
+        return self.loader("train", size * steps, shuffle and not overfit)
 
     def val_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         "Batches of the images that choose the best model."

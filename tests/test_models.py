@@ -14,18 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dlops_mnist.core import UserError
-from dlops_mnist.models import (
+from dlops_mnist.core import UserError, plain
+from dlops_mnist.models import MNISTModule, load_module
+from dlops_mnist.networks import (
     CNN,
     MEAN,
     MLP,
     STD,
     EpochMetrics,
-    MNISTModule,
     classification_loss,
     fit,
-    load_module,
-    plain,
     predicted_labels,
     to_input,
 )
@@ -167,6 +165,54 @@ def test_lightning_and_the_plain_loop_agree_bit_for_bit(model, classes):
     assert set(watch.outputs[0]) == {"loss", "logits", "labels"} and len(watch.outputs[-1]["labels"]) == 53 % 10
 
 
+CASES = {
+    "plain": {},
+    "by step": {"scheduler": {"name": "OneCycleLR", "max_lr": 0.01, "interval": "step"}},
+    "every third step": {"scheduler": {"name": "StepLR", "step_size": 2, "interval": "step", "frequency": 3}},
+    "by epoch": {"scheduler": {"name": "CosineAnnealingLR", "T_max": None}},
+    "plateau": {"scheduler": {"name": "ReduceLROnPlateau", "patience": 0, "monitor": "loss", "threshold": 0.9}},
+    "random": {"model": {"name": "CNN", "filters": [4, 8], "dropout": 0.5}, "label_smoothing": 0.1,
+               "augment": {"_target_": "dlops_mnist.recipe.RandomShift", "pixels": 2}},
+    "half precision": {"trainer": {"precision": "bf16-mixed"}},
+    "cut short": {"trainer": {"max_steps": 13}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_several_steps_in_one_call_are_the_same_steps(case):
+    from dlops_mnist.dataset import MNISTDataModule
+
+    settings = {"model": {"name": "MLP", "hidden": [16], "dropout": 0.2}} | CASES[case]
+    ends = []
+    for steps_per_call in (1, 4, 100):  # nine batches in an epoch, the last one smaller
+        torch.manual_seed(0)
+        dm = MNISTDataModule("dataset", batch_size=25)
+        module = MNISTModule(settings | {"steps_per_call": steps_per_call})
+        trainer = pl.Trainer(**QUIET | {"max_epochs": 3} | settings.get("trainer", {}))
+        trainer.fit(module, dm)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        # an epoch that `max_steps` cuts short is validated where the cut falls on the end of a call
+        metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if case != "cut short" or "val" not in k}
+        ends.append((module.state_dict(), trainer.global_step, rate, metrics))
+    (weights, *rest), *others = ends
+    for others_weights, *others_rest in others:
+        assert others_rest == rest
+        assert all(torch.equal(a, b) for a, b in zip(weights.values(), others_weights.values()))
+
+
+def test_an_unknown_metric_of_a_schedule_is_named():
+    from dlops_mnist.dataset import MNISTDataModule
+
+    schedule = {"name": "ReduceLROnPlateau", "monitor": "val_los"}
+    with pytest.raises(UserError, match="`scheduler.monitor: val_los` is no metric .* val_acc, val_loss"):
+        pl.Trainer(max_epochs=1, **QUIET).fit(MNISTModule({"scheduler": schedule, "steps_per_call": 3}), MNISTDataModule("dataset"))
+
+
+def test_several_steps_need_a_data_module():
+    with pytest.raises(UserError, match="needs a data module"):
+        pl.Trainer(max_epochs=1, **QUIET).fit(MNISTModule({"steps_per_call": 3}), loader())
+
+
 def test_an_epoch_cut_short_is_measured_too():
     _, trainer = trained(small(), epochs=5, max_steps=8)
     assert {"loss", "acc"} <= set(trainer.callback_metrics)
@@ -233,8 +279,8 @@ def test_plain():
     numbers = [np.float32(0.5), np.int64(3), True, None]
     given = {"p": Path("a/b"), "t": (1, {2}), "n": numbers, 1: {"deep": np.str_("s")}}
     made = plain(given)
-    assert made == {"p": os.path.join("a", "b"), "t": [1, [2]], "n": [0.5, 3, True, None], "1": {"deep": "s"}}
-    assert [type(value) for value in made["n"]] == [float, int, bool, type(None)] and type(made["1"]["deep"]) is str
+    assert made == {"p": os.path.join("a", "b"), "t": [1, [2]], "n": [0.5, 3, True, None], 1: {"deep": "s"}}
+    assert [type(value) for value in made["n"]] == [float, int, bool, type(None)] and type(made[1]["deep"]) is str
     for value in (nn.ReLU(), torch.zeros(2), Color.RED, print):
         with pytest.raises(UserError, match=r"config\.a\[0\]"): plain({"a": [value]})
 
