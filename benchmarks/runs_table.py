@@ -2,26 +2,24 @@
 
 python benchmarks/runs_table.py [N ...]        default: 100 1000 10000
 
-Makes N synthetic run folders in a temporary folder and prints for each N: the first table of a process (cold: nothing
-parsed before), the second one in the same process (warm), and the whole command. The baseline reads the same files
-with PyYAML for each run, nothing remembered. Every time is the median of three, with the spread in brackets.
-The files are in the operating system's cache throughout: they have just been written.
+Makes N synthetic run folders in a temporary folder, 500 learning rates and 8 batch sizes among them, and prints for
+each N the time for all rows, and that of the baseline, which makes the same rows with each config read as a whole by
+PyYAML's C loader. Both start with nothing remembered. Then the whole command, beside `import torch`, which every
+training script waits for before it does anything. The files are in the operating system's cache throughout.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
-from dlops_mnist import runs as this
+import measure
+
+from dlops_mnist import changes, runs
 from dlops_mnist.config import load_config
 from dlops_mnist.core import flatten
-from dlops_mnist.runfolder import find_runs, write_rows
+from dlops_mnist.runfolder import Run, write_rows
 from dlops_mnist.yamlfile import to_yaml
 
 METRICS = [{"epoch": e, "step": 7 * e + 6, "loss": 0.7 / (e + 1), "acc": 1 - 0.2 / (e + 1), "val_loss": 0.5 / (e + 1),
@@ -44,41 +42,45 @@ def make_runs(folder: Path, number: int) -> None:
         write_rows(run / "metrics.csv", METRICS)
 
 
-def naive(folder: Path) -> list:
-    "The table's content with `Run` alone."
-    return [(flatten(run.config), run.provenance, run.best, run.status) for run in find_runs(folder)]
+def baseline(folder: Path) -> None:
+    "The same rows, each config read as a whole."
+    quick, changes.read_settings = changes.read_settings, read_whole
+    try: runs.select_runs(folder)
+    finally: changes.read_settings = quick
 
 
-def cold(folder: Path) -> list:
-    this._section.cache_clear()
-    return this.select_runs(folder)
+def read_whole(file: Path) -> dict:
+    return {key: changes.simple(value) for key, value in flatten(Run(file.parent).config).items()}
+
+
+def rows(folder: Path) -> None:
+    changes._read_piece.cache_clear()
+    runs.select_runs(folder)
 
 
 def command(folder: Path) -> None:
     subprocess.run([sys.executable, "-m", "dlops_mnist.runs", str(folder)], check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(job: Callable, folder: Path, repeats: int = 3) -> str:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        job(folder)
-        times.append(time.perf_counter() - start)
-    return f"{median(times):8.3f} s ({min(times):.3f}-{max(times):.3f})"
-
-
-def main(numbers: list[int]) -> None:
-    if os.getloadavg()[0] > 0.5 * os.cpu_count(): print("The machine is busy: these figures say little.")
-    start = time.perf_counter()
+def import_torch() -> None:
     subprocess.run([sys.executable, "-c", "import torch"], check=True)
-    print(f"import torch, for comparison: {time.perf_counter() - start:.3f} s")
-    for number in numbers:
-        with tempfile.TemporaryDirectory() as folder:
-            make_runs(Path(folder), number)
-            print(f"\n{number:,} runs")
-            for name, job in {"cold": cold, "warm": this.select_runs, "command": command}.items():
-                print(f"  {name:8} {measure(job, Path(folder))}")
-            print(f"  {'baseline':8} {measure(naive, Path(folder), 3 if number <= 1000 else 1)}", flush=True)
 
 
-if __name__ == "__main__": main([int(word) for word in sys.argv[1:]] or [100, 1000, 10000])
+def compare(number: int) -> bool:
+    "Print the times for so many runs."
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_runs(folder, number)
+        repeats = 3 if number > 1000 else 5
+        ours, theirs = measure.alternate(lambda: rows(folder), lambda: baseline(folder), repeats, number <= 1000)
+        reached = measure.verdict(f"{number:,} runs, all rows: ours against configs read as a whole", ours, theirs, 1)
+        ours, theirs = measure.alternate(lambda: command(folder), import_torch, repeats)
+        title = f"{number:,} runs, the command: ours against `import torch`"
+        # the start has a target; what comes on top grows with the number of runs
+        if number <= 100: return measure.verdict(title, ours, theirs, 0.35, at_most=True) and reached
+        print(f"{title}\n  ours {ours}, theirs {theirs}", flush=True)
+        return reached
+
+
+if __name__ == "__main__":
+    measure.main([lambda n=n: compare(n) for n in [int(word) for word in sys.argv[1:]] or [100, 1000, 10000]])

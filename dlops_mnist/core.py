@@ -206,7 +206,7 @@ def _usage(parameters: Collection[inspect.Parameter]) -> str:
         elif p.kind == p.POSITIONAL_OR_KEYWORD and starred: words.append(f"[{p.name.upper()}]")
     return " ".join([*words, "[key=value ...]"])
 
-# %% ../nbs/00_core.ipynb #66b021f1
+# %% ../nbs/00_core.ipynb #4cb7040e
 def bind(
     function: Callable,  # what the command calls
     words: list[str],  # the command line: positional words and key=value settings, in any order
@@ -222,6 +222,9 @@ def bind(
         elif key in names: settings[key] = _checked(parameters[key], word)
         elif inspect.Parameter.VAR_KEYWORD in kinds: settings |= [parse_value(word)]
         else: raise UserError(f"Unknown setting `{key}`.{nearest(key, names)}", key=key)
+    if inspect.Parameter.VAR_POSITIONAL in kinds:  # by position, or Python would give the words their places
+        leading = [n for n, p in parameters.items() if p.kind == p.POSITIONAL_OR_KEYWORD]
+        for i, name in enumerate(leading): positional[i:i] = [settings.pop(name)] if name in settings else []
     try: inspect.signature(function).bind(*positional, **settings)
     except TypeError as error:
         raise UserError(f"{str(error).capitalize()}. --help shows what this command takes.") from error

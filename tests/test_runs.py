@@ -1,6 +1,7 @@
 "The table of runs: fast, filtered, and never broken by what lies in the folder."
 
 import json
+import os
 import random
 import shutil
 
@@ -9,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlops_mnist.config import load_config
-from dlops_mnist.core import UserError
+from dlops_mnist.core import UserError, run_command
 from dlops_mnist.runfolder import Run, mark_ended, new_run, write_rows
-from dlops_mnist.runs import diff_runs, main, plot_runs, print_runs, runs_table, select_runs
+from dlops_mnist.runs import diff_runs, plot_runs, print_runs, runs_table, select_runs
 
 
 def make_run(folder, accuracy=0.9, *overrides, status="finished"):
@@ -37,26 +38,62 @@ def test_a_row_for_each_run_with_its_best_epoch(folder):
 
 
 @pytest.mark.parametrize("condition,count", [
-    ("val_acc>0.87", 2), ("status=failed", 1), ("status!=failed", 2), ("model=CNN", 1), ("lr=3e-4", 1), ("optimizer.lr<=0.001", 3),
-    ("experiment=other", 1), ("seed=0", 3)])
+    ("val_acc>0.87", 2), ("status=failed", 1), ("status!=failed", 2), ("model=CNN", 1), ("lr=3e-4", 1),
+    ("optimizer.lr<=0.001", 3), ("experiment=other", 1), ("seed=0", 3)])
 def test_conditions(folder, condition, count):
     assert len(select_runs(folder, where=condition)) == count
 
 
-@pytest.mark.parametrize("words", [["nowhere"], ["val_accc>1"], ["a b=c"], ["sort=val_ac"], ["latest=x"], ["--xml"], ["a", "b"]])
+@pytest.mark.parametrize("words", [
+    ["nowhere"], ["val_accc>1"], ["a b=c"], ["sort=val_ac"], ["latest=x"], ["--xml"], ["a", "b"]])
 def test_mistakes_are_one_message(folder, words, capsys):
     if not {"nowhere", "a"} & set(words): words = [str(folder), *words]
-    with pytest.raises(SystemExit) as exit: main(words)
+    with pytest.raises(SystemExit) as exit: command(*words)
     assert exit.value.code == 2 and len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+def command(*words):
+    run_command(print_runs, list(map(str, words)))
+
+
 def test_forms(folder, capsys):
-    main([str(folder), "--json", "sort=val_acc"])
+    command(folder, "--json", "sort=val_acc")
     assert [r["val_acc"] for r in json.loads(capsys.readouterr().out)] == [0.95, 0.9, 0.85]
-    main([str(folder), "--csv", "latest=1"])
+    command(folder, "--csv", "latest=1")
     assert len(capsys.readouterr().out.splitlines()) == 2
-    print_runs(str(folder))
+    command(folder)
     assert "CNN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [
+    ["val_acc>0.87", "model=MLP"], ["where=val_acc>0.87", "model=MLP"], ["model=MLP", "status!=failed"],
+    ["model=MLP", "val_acc>0.87", "sort=val_acc"]])
+@pytest.mark.parametrize("place", ["first", "named", "here"])
+def test_conditions_with_and_without_a_folder(folder, place, words, capsys, monkeypatch):
+    monkeypatch.chdir(folder.parent)  # where the folder is called `runs`
+    command(*{"first": [folder], "named": [f"dir={folder}"], "here": []}[place], *words)
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "experiment" and "0.9000" in line and "MLP" not in line
+
+
+def test_what_is_not_a_number_stays_out_of_json(folder, capsys):
+    write_rows(make_run(folder, 0.9, "experiment=odd").metrics_file,
+               [{"epoch": 0, "val_acc": 0.5, "val_loss": float("nan")}])
+    command(folder, "--json", "experiment=odd")
+    row, = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert row["val_loss"] is None and row["differs"] == {}
+
+
+def test_terminal_codes_and_half_characters_stay_out_of_the_terminal(folder, capsys):
+    run = make_run(folder, 0.9, "experiment=odd")
+    run.config_file.write_text(run.config_file.read_text().replace("lr: 0.001", 'lr: "\\e[2J\\nred"'))
+    os.rename(os.fsencode(run.path), os.fsencode(folder / "odd") + b"/\xff\x1b[2J")
+    for words in ([], ["--csv"], ["--json"]):
+        command(folder, *words)
+        out = capsys.readouterr().out
+        out.encode()
+        assert "\x1b" not in out or words == ["--csv"]
+        assert "red" in out
 
 
 def test_a_change_or_a_deletion_is_seen(folder):
@@ -81,8 +118,22 @@ def test_difference_and_picture(folder):
     assert plot_runs([best, second]).axes[0].get_xlabel() == "epoch"
 
 
-JUNK = st.binary(max_size=60) | st.sampled_from([b"[]", b"3", b"null", b'{"git": 3}', b"a: [", b"\xff\xfe", b"epoch,val_acc\n0,x\n1",
-                                                 b'{"status": {}, "fingerprint": []}', b"model: 3\ntrainer: []", b"{" * 3000])
+def test_a_kilobyte_that_would_fill_the_memory_and_a_pipe_without_end(folder, capsys):
+    bomb, pipe = make_run(folder, 0.9, "experiment=bomb"), make_run(folder, 0.9, "experiment=pipe")
+    lines = [f"k{i}: &k{i} {{{', '.join(f'x{j}: *k{i - 1}' for j in range(9))}}}" for i in range(1, 40)]
+    bomb.config_file.write_text("\n".join(["k0: &k0 {x: 1}", *lines]))
+    for file in (pipe.config_file, pipe.metrics_file):
+        file.unlink()
+        os.mkfifo(file)
+    assert len(select_runs(folder, where="status=finished")) == 4
+    # all of it within one piece, which YAML alone could read
+    bomb.config_file.write_text("k:\n" + "\n".join(f" {line}" for line in ["k0: &k0 {x: 1}", *lines]))
+    assert len(select_runs(folder, where="status=finished")) == 4
+
+
+JUNK = st.binary(max_size=60) | st.sampled_from([
+    b"[]", b"3", b"null", b'{"git": 3}', b"a: [", b"\xff\xfe", b"epoch,val_acc\n0,x\n1",
+    b'{"status": {}, "fingerprint": []}', b"model: 3\ntrainer: []", b"monitor: [a]\nmonitor_mode: 3", b"{" * 3000])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
