@@ -293,7 +293,7 @@ def _program() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec and spec.name.startswith("dlops_mnist") else ""
 
-# %% ../nbs/00_core.ipynb #0f3de612
+# %% ../nbs/00_core.ipynb #3d09809f
 def console():
     "The rich console for results and progress (standard output)."
     from rich.console import Console
@@ -306,27 +306,36 @@ def show_table(
     rows: Sequence[Sequence[Any]],
     title: str = "",
     right: Collection[str] = (),  # columns that are set to the right, besides those that begin with a number
+    spare: Sequence[str] = (),  # columns that a narrow terminal does without, this one first
 ) -> None:
     "Print a table: to the width of a terminal, else as plain lines."
     numbers = [name in right or bool(rows) and not isinstance(rows[0][i], str) for i, name in enumerate(header)]
     cells = [[_one_line(str(value)) for value in row] for row in [header, *rows]]
-    if sys.stdout.isatty() and len(rows) <= 500: return _draw_table(cells, _one_line(title), numbers)
+    if sys.stdout.isatty() and len(rows) <= 500: return _draw_table(cells, _one_line(title), numbers, spare)
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ("  ".join(f"{cell:>{width}}" if number else f"{cell:{width}}"
                        for cell, width, number in zip(row, widths, numbers)).rstrip() for row in cells)
     print(*filter(None, [title and f"\n{_one_line(title)}"]), *lines, sep="\n")
 
 
-def _draw_table(cells: list[list[str]], title: str, numbers: list[bool]) -> None:
+def _draw_table(cells: list[list[str]], title: str, numbers: list[bool], spare: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    widths = {name: max(map(len, column)) for name, *column in zip(cells[0], *cells)}
+    left_out = []
+    # a short cell is never broken; a long one can do with 18 characters in a line
+    while len(left_out) < len(spare) and sum(min(width, 18) + 2 for width in widths.values()) > console().width:
+        left_out.append(spare[len(left_out)])
+        widths.pop(left_out[-1], None)
     table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold", box=None,
                   header_style="bold", padding=(0, 2, 0, 0))
-    for name, number in zip(cells[0], numbers):
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=number)
-    for row in cells[1:]: table.add_row(*map(Text, row))
+    for name, width in widths.items():
+        number = numbers[cells[0].index(name)]
+        table.add_column(Text(name), justify="right" if number else "left", overflow="fold", no_wrap=width <= 18)
+    for row in cells[1:]: table.add_row(*(Text(cell) for name, cell in zip(cells[0], row) if name in widths))
     console().print(table)
+    if left_out: console().print(f"(no room for {', '.join(left_out)})", style="dim")
 
 
 def _one_line(text: str) -> str:

@@ -21,7 +21,7 @@ def class_columns(
     p = np.asarray(probabilities, dtype=float)
     return p if p.ndim == 2 else np.stack([1 - p, p], axis=1)
 
-# %% ../nbs/03_figures.ipynb #53b5e0a0
+# %% ../nbs/03_figures.ipynb #5556602e
 # Okabe and Ito's palette, which people with any colour vision can tell apart (jfly.uni-koeln.de/color)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
@@ -38,8 +38,10 @@ class Picture(Figure):
         self.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
 
-    def _repr_png_(self) -> bytes:
-        return self.png(dpi=72)
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        # twice as many pixels as the place that it takes: sharp on any screen
+        width, height = (round(80 * inches) for inches in self.get_size_inches())
+        return self.png(dpi=160), {"width": width, "height": height}
 
 # %% ../nbs/03_figures.ipynb #4aeeab5a
 def confusion_counts(labels, predictions, classes: int) -> np.ndarray:
@@ -165,7 +167,7 @@ def _displayed(image: np.ndarray) -> np.ndarray:
     if image.ndim == 2: return image
     return image[0] if image.shape[0] == 1 else np.moveaxis(image, 0, -1)
 
-# %% ../nbs/03_figures.ipynb #9d518cdc
+# %% ../nbs/03_figures.ipynb #1fc34254
 def plot_curves(
     tables: Mapping[str, Mapping],  # name -> table (or mapping) with `epoch` and the metrics as columns
     metrics: Sequence[str] = ("loss", "acc"),  # one panel each; `val_` of it is drawn as a solid line
@@ -177,8 +179,9 @@ def plot_curves(
             for key, line in ((metric, "--"), (f"val_{metric}", "-")):
                 if key not in table: continue
                 label = name if len(tables) > 1 and line == "-" else key if len(tables) == 1 else None
-                axes.plot(table["epoch"], table[key], line, marker=".", color=COLORS[i % len(COLORS)], label=label)
-        axes.set(xlabel="epoch", ylabel=metric)
+                epoch = np.asarray(table["epoch"]) + 1  # counted from 0 in a file, and from 1 by people
+                axes.plot(epoch, table[key], line, marker=".", color=COLORS[i % len(COLORS)], label=label)
+        axes.set(xlabel="epoch", ylabel=f"{metric} (dashed: training)")
         axes.xaxis.get_major_locator().set_params(integer=True)
         if axes.get_legend_handles_labels()[0]: axes.legend()
     return picture

@@ -264,7 +264,7 @@ def _config(run: Any) -> Mapping[str, Any]:
     if not config: raise UserError(f"{getattr(run, 'path', run)} is no run: there is no config.yaml that can be read.")
     return config
 
-# %% ../nbs/06_runs.ipynb #45f44ed9
+# %% ../nbs/06_runs.ipynb #e96506f5
 def print_runs(
     dir: str = "runs",  # the runs folder, or the folder of one experiment
     *where: str,  # conditions that all must hold, such as 'val_acc>0.9' or model=CNN
@@ -279,7 +279,7 @@ def print_runs(
     if json: return _print_json(rows)
     if csv: return _print_csv(rows)
     if not rows: return print(f"No runs {'match' if where else 'are'} in {dir}.")
-    show_table(*make_cells(rows), right=[*shown_metrics(rows), "duration"])
+    show_table(*make_cells(rows), right=[*shown_metrics(rows), "duration"], spare=["fingerprint", "commit", "epochs", "duration"])
 
 
 def _print_json(rows: list[dict[str, Any]]) -> None:
