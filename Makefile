@@ -68,6 +68,10 @@ prepare: $(ready) ## Before a commit: export, execute what has changed (NB=02_co
 readme: $(ready) ## Make README.md from nbs/index.ipynb
 	@$(python) tools/readme.py
 
+.PHONY: docs
+docs: $(ready) ## Build the documentation site in _docs/site
+	@$(python) tools/docs.py
+
 .PHONY: links
 links: $(ready) ## Write install lines and Colab badges from settings.ini
 	@$(python) tools/notebooks.py links

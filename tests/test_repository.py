@@ -133,7 +133,7 @@ def test_wheel_holds_the_package(tmp_path):
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Dist: torch>=" in metadata
     extras = set(re.findall(r"Provides-Extra: (\w+)", metadata))
-    assert extras == {"dev", "wandb", "mlflow", "tensorboard", "joblib", "submitit", "all"}
+    assert extras == {"dev", "docs", "wandb", "mlflow", "tensorboard", "joblib", "submitit", "all"}
 
 
 def test_notebooks_begin_as_settings_say(tmp_path):

@@ -1,0 +1,130 @@
+"""The documentation site: everything in it, every link inside it, and none of it written by hand."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import docs  # noqa: E402
+import notebooks  # noqa: E402
+
+SETTINGS = notebooks.settings(ROOT)
+
+
+class Page(HTMLParser):
+    "The links, pictures and anchors of a page."
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.anchors = [], set()
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.anchors.add(found.get("id"))
+        self.links += [found[key] for key in ("href", "src") if found.get(key)]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "out"
+    docs.main(ROOT, folder)
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_no_link_inside_the_site_is_broken(site):
+    names = {path: path.relative_to(site).as_posix().removesuffix("index.html") for path in site.rglob("*.html")}
+    pages = {name: Page(path) for path, name in names.items()}
+    home, broken = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/", []
+    for name, page in pages.items():
+        for link in page.links:
+            target, anchor = urldefrag(urljoin(home + name, link))
+            if not target.startswith(home): continue
+            target = unquote(target.removeprefix(home))
+            known = pages.get(target)
+            found = not anchor or unquote(anchor) in known.anchors if known else (site / target).is_file()
+            if not found: broken.append((name, link))
+    assert len(pages) > 40 and not broken
+
+
+@pytest.mark.slow
+def test_every_lesson_module_and_command_has_its_place(site):
+    lessons = {path.stem for path in notebooks.find_notebooks(ROOT) if notebooks.has_code(path)}
+    assert {path.parent.name for path in site.glob("lessons/*/index.html")} == lessons
+    modules = {path.stem for path in (ROOT / SETTINGS["lib_path"]).glob("*.py") if path.stem[0] != "_"}
+    assert {path.parent.name for path in site.glob("modules/*/index.html")} == modules
+    commands = Page(site / "commands/index.html").anchors
+    assert {"train", "evaluate", "runs", "dataset"} <= commands
+    assert "trainer.max_epochs" in (site / "commands/index.html").read_text("utf-8")
+
+
+def test_a_link_to_a_file_of_the_repository_leads_there(tmp_path):
+    docs.write_home(ROOT, tmp_path)
+    text = (tmp_path / "index.md").read_text("utf-8")
+    assert f"({SETTINGS['git_url']}/blob/{SETTINGS['branch']}/LICENSE)" in text and "](lessons/00_core.md)" in text
+    assert not re.search(r"\]\((?!https?:|#|lessons/|README_files/|CHANGELOG.md|CONTRIBUTING.md)", text)
+
+
+SHAPES = '''"Shapes."
+
+class Round:
+    "A circle."
+    def __init__(
+        self,
+        radius: float,  # in metres
+    ):
+        self.radius = radius
+
+    @property
+    def area(self) -> float:
+        "In square metres."
+        return 3 * self.radius ** 2
+
+    def _secret(self): ...
+
+def draw(shape: Round) -> None: print(shape)
+
+def _hidden(): ...
+'''
+
+
+def test_a_module_shows_heads_with_their_comments_and_nothing_private(tmp_path):
+    source = tmp_path / "shapes.py"
+    source.write_text(SHAPES)
+    page = docs.module_page(source, ["00_shapes"])
+    assert "# shapes\n\nShapes.\n\nExplained in [00_shapes](../lessons/00_shapes.md).\n\n## Round\n\nA circle." in page
+    assert "    radius: float,  # in metres\n" in page and "self.radius = radius" not in page
+    assert "### Round.area\n\nIn square metres.\n\n```python\n@property\ndef area(self) -> float:\n```" in page
+    assert "_secret" not in page and "_hidden" not in page
+
+
+def test_outputs_become_text_tables_and_pictures(tmp_path):
+    from nbformat.v4 import new_output
+
+    assert docs.shown(new_output("stream", text="\x1b[1mbold\x1b[0m\n"), tmp_path) == "```text\nbold\n```"
+    table = "<div><style>x</style>\n<table border='1'>\n\n<tr><td>1</td></tr></table></div>"
+    shown = docs.shown(new_output("execute_result", {"text/html": table, "text/plain": "1"}), tmp_path)
+    assert shown == "<div><table>\n<tr><td>1</td></tr></table></div>"
+    picture = new_output("display_data", {"image/png": "aGk=", "text/plain": "<Picture size 1x1>"})
+    assert docs.shown(picture, tmp_path / "p.png") == "![Picture size 1x1](p.png)"
+    assert (tmp_path / "p.png").read_bytes() == b"hi"
+
+
+def test_names_of_lessons_become_links():
+    text = "see `02_base`, not `base` and not [`02_base`](x)"
+    assert docs.link_lessons(text, {"02_base"}) == "see [`02_base`](02_base.md), not `base` and not [`02_base`](x)"
+
+
+def test_the_command_says_what_is_wrong_without_its_extra(tmp_path):
+    # as where only the package is installed
+    code = "import sys; sys.modules['zensical'] = None; import docs; docs.check_installed()"
+    refused = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tools", text=True, capture_output=True)
+    assert refused.returncode == 2 and "docs" in refused.stderr and "Traceback" not in refused.stderr

@@ -1,0 +1,198 @@
+"""Build the documentation site: lessons, command line and modules, all read from what is in the repository.
+
+python tools/docs.py [FOLDER]        FOLDER: where to; `_docs` unless given. The site is in FOLDER/site.
+
+Nothing here is written twice: a lesson is its notebook, a command's page is what its --help prints, and a module's
+page is the head of each definition with its comments, as it stands in the source.
+"""
+
+import ast
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import dedent
+
+import nbformat
+import yaml
+from notebooks import environment, find_notebooks, has_code, settings
+from readme import write_readme
+
+LEFT_OUT = re.compile(r"^#\|\s*(hide|default_exp)\b|^from importlib.util import find_spec; find_spec\(", re.MULTILINE)
+DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
+LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
+ANSI = re.compile(r"\x1b\[[0-9;]*[a-zA-Z]")
+
+# lines of code have up to 120 characters, and pictures keep their white ground where the page is dark
+STYLE = """.md-grid { max-width: 76rem; }
+.md-typeset pre > code { font-size: .68rem; }
+.md-typeset img { background: white; border-radius: .2rem; }
+"""
+
+
+def write_pages(root: Path, pages: Path) -> list:
+    "Write all pages as Markdown; returns the table of contents."
+    for folder in ("lessons", "modules"): (pages / folder).mkdir(parents=True)
+    write_home(root, pages)
+    home = (pages / "index.md").read_text("utf-8")
+    lessons = sorted((path for path in find_notebooks(root) if has_code(path)),
+                     key=lambda path: home.find(f"lessons/{path.stem}.md"))
+    names = [path.stem for path in lessons]
+    for path in lessons: (pages / f"lessons/{path.stem}.md").write_text(lesson_page(path, pages, names), "utf-8")
+    modules = modules_of(root, lessons)
+    (pages / "commands.md").write_text(commands_page(root, modules), "utf-8")
+    for path in modules: (pages / f"modules/{path.stem}.md").write_text(module_page(path, names), "utf-8")
+    return [{"Home": "index.md"}, {"Lessons": [f"lessons/{path.stem}.md" for path in lessons]},
+            {"Command line": "commands.md"}, {"Modules": [f"modules/{path.stem}.md" for path in modules]},
+            {"Changes": "CHANGELOG.md"}, {"Contribute": "CONTRIBUTING.md"}]
+
+
+def write_home(root: Path, pages: Path) -> None:
+    "README, changelog and the page for contributors; what they link to is a page here, or a file of the repository."
+    write_readme(root, pages)
+    (pages / "README.md").rename(pages / "index.md")
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"): shutil.copy(root / name, pages)
+    files = f"{settings(root)['git_url']}/blob/{settings(root)['branch']}"
+
+    def target(match: re.Match) -> str:
+        link = re.sub(r"^nbs/(\w+)\.ipynb$", r"lessons/\1.md", match[1])
+        return f"]({link})" if link != match[1] or (pages / link).is_file() else f"]({files}/{link})"
+
+    for name in ("index.md", "CHANGELOG.md", "CONTRIBUTING.md"):
+        page = pages / name
+        page.write_text(LINK.sub(target, page.read_text("utf-8")), "utf-8")
+
+
+def lesson_page(path: Path, pages: Path, names: list[str]) -> str:
+    "A notebook as Markdown, with its pictures in files beside it; names of other lessons become links."
+    parts = []
+    cells = nbformat.read(path, as_version=4).cells
+    module = next((line.split()[-1] for cell in cells for line in cell.source.splitlines()
+                   if line.startswith("#| default_exp")), None)
+    others = set(names) - {path.stem}
+    for number, cell in enumerate(cells):
+        if cell.cell_type == "markdown": parts.append(link_lessons(cell.source, others))
+        elif cell.cell_type == "code" and not LEFT_OUT.search(cell.source):
+            title = f' title="{module}.py"' if re.match(r"#\|\s*exporti?\b", cell.source) else ""
+            parts.append(f"```python{title}\n{DIRECTIVE.sub('', cell.source).strip()}\n```")
+            for i, output in enumerate(cell.outputs):
+                parts.append(shown(output, pages / f"lessons/{path.stem}-{number}-{i}.png"))
+    return "\n\n".join(parts) + "\n"
+
+
+def link_lessons(text: str, names: set[str]) -> str:
+    "Turn the name of a lesson, such as `02_base`, into a link to it."
+    return re.sub(r"(?<!\[)`(\w+)`(?!\])", lambda m: f"[{m[0]}]({m[1]}.md)" if m[1] in names else m[0], text)
+
+
+def shown(output: nbformat.NotebookNode, picture: Path) -> str:
+    "What a cell has shown, as Markdown; a picture goes into a file."
+    data = output.get("data", {})
+    if "image/png" in data:
+        picture.write_bytes(base64.b64decode(data["image/png"]))
+        return f"![{data.get('text/plain', 'picture').strip('<>')}]({picture.name})"
+    if "text/html" in data and "<pre" not in data["text/html"][:40]:  # rich's own is the plain text, with colours
+        html = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.DOTALL)
+        return re.sub(r"\n\s*\n", "\n", re.sub(r"<table[^>]*>", "<table>", html)).strip()
+    text = ANSI.sub("", output.get("text") or data.get("text/plain", "")).rstrip()
+    return f"```text\n{text}\n```" if text else ""
+
+
+def modules_of(root: Path, lessons: list[Path]) -> list[Path]:
+    "The exported modules, in the order of the lessons that export them."
+    library = root / settings(root)["lib_path"]
+    stems = [re.sub(r"^\d+_", "", path.stem) for path in lessons]
+    return [library / f"{stem}.py" for stem in stems if (library / f"{stem}.py").is_file()]
+
+
+def commands_page(root: Path, modules: list[Path]) -> str:
+    "What each program of the package prints for --help."
+    library, parts = settings(root)["lib_name"], ["# Command line\n\nWhat each program prints for `--help`."]
+    for path in modules:
+        if '__name__ == "__main__"' not in path.read_text("utf-8"): continue
+        command = [sys.executable, "-m", f"{library}.{path.stem}", "--help"]
+        env = environment() | {"COLUMNS": "100"}
+        text = subprocess.run(command, cwd=root, env=env, text=True, capture_output=True, check=True).stdout
+        parts.append(f"## {path.stem}\n\n```text\n{ANSI.sub('', text).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def module_page(path: Path, names: list[str]) -> str:
+    "The public definitions of a module: the head of each, with the comments that explain its parameters."
+    source = path.read_text("utf-8")
+    tree = ast.parse(source)
+    lesson = next(name for name in names if re.sub(r"^\d+_", "", name) == path.stem)
+    parts = [f"# {path.stem}", ast.get_docstring(tree) or "", f"Explained in [{lesson}](../lessons/{lesson}.md)."]
+    for node in tree.body:
+        if getattr(node, "name", "_").startswith("_"): continue
+        parts += definition(node, source, "##")
+        if isinstance(node, ast.ClassDef):
+            methods = [m for m in node.body if isinstance(m, ast.FunctionDef) and not m.name.startswith("_")]
+            for method in methods: parts += definition(method, source, "###", f"{node.name}.")
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def definition(node: ast.AST, source: str, level: str, owner: str = "") -> Iterator[str]:
+    "Heading, docstring and head of a class or function; of a class, with its fields and its `__init__`."
+    yield f"{level} {owner}{node.name}"
+    yield ast.get_docstring(node) or ""
+    heads, lines = [head(node, source)], source.splitlines()
+    if isinstance(node, ast.ClassDef):
+        heads += [lines[n.lineno - 1] for n in node.body if isinstance(n, ast.AnnAssign)]
+        heads += [head(n, source) for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
+    yield "```python\n" + dedent("\n".join(heads)) + "\n```"
+
+
+def head(node: ast.AST, source: str) -> str:
+    "The source of a definition up to where its body begins."
+    begin = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
+    lines = source.splitlines()[begin : node.body[0].lineno - 1] or [source.splitlines()[begin]]
+    while lines and not lines[-1].strip(): lines.pop()
+    return "\n".join(lines)
+
+
+def site_settings(root: Path, contents: list) -> dict:
+    "The settings of the site's generator."
+    found = settings(root)
+    switch = [("light", "default", "dark", "lucide/sun"), ("dark", "slate", "light", "lucide/moon")]
+    return {
+        "site_name": found["title"], "site_description": found["description"], "copyright": found["copyright"],
+        "site_url": found["doc_host"] + found["doc_baseurl"] + "/", "repo_url": found["git_url"],
+        "docs_dir": "pages", "site_dir": "site", "nav": contents, "extra_css": ["wide.css"],
+        "theme": {
+            "name": "material", "font": False,  # nobody's fonts are fetched from elsewhere
+            "features": ["navigation.tabs", "navigation.footer", "navigation.top", "content.code.copy", "toc.follow"],
+            "palette": [{"media": f"(prefers-color-scheme: {name})", "scheme": scheme,
+                         "toggle": {"icon": icon, "name": f"Switch to {other}"}}
+                        for name, scheme, other, icon in switch]},
+        "markdown_extensions": ["tables", "md_in_html", {"toc": {"permalink": True, "toc_depth": 3}},
+                                {"pymdownx.highlight": {"anchor_linenums": True}}, "pymdownx.superfences"],
+    }
+
+
+def check_installed() -> None:
+    "Exit with status 2 if the site's generator is missing."
+    if find_spec("zensical") is None:
+        print("error: the site is made by zensical, which isn't installed: pip install -e '.[docs]'", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(root: Path, folder: Path) -> None:
+    "Write the pages, and let Zensical make the site of them."
+    check_installed()
+    shutil.rmtree(folder, ignore_errors=True)
+    contents = write_pages(root, folder / "pages")
+    (folder / "pages/wide.css").write_text(STYLE)
+    (folder / "mkdocs.yml").write_text(yaml.safe_dump(site_settings(root, contents), sort_keys=False), "utf-8")
+    command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", "mkdocs.yml"]
+    subprocess.run(command, cwd=folder, env=environment() | {"NO_COLOR": "1"}, check=True)
+    print(f"The site is made: open {os.path.relpath(folder / 'site/index.html', root)}")
+
+
+if __name__ == "__main__":
+    main(Path.cwd(), Path(sys.argv[1] if sys.argv[1:] else "_docs").resolve())
