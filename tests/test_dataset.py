@@ -14,21 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from dlops_mnist import images
+from dlops_mnist import png as png_module
+from dlops_mnist import sources
 from dlops_mnist.core import UserError
-from dlops_mnist.images import (
-    build_digits,
-    build_mnist,
-    decode_png,
-    encode_png,
-    fingerprint,
-    load_mnist,
-    open_images,
-    read_idx,
-)
+from dlops_mnist.folder import fingerprint, remember, scan, unchanged
+from dlops_mnist.images import open_images
 from dlops_mnist.inspection import contradictions, duplicates, leaks
+from dlops_mnist.png import decode_png, decode_pngs, encode_png
+from dlops_mnist.sources import build_digits, build_mnist, load_mnist, read_idx
 
 SHIPPED = "429ebe0fe72c4881e592d40ab05a5a2c82c3ddf3ef247dbe39666baaa938aa5d"
 RAW = os.environ.get("MNIST_RAW_DIR")
@@ -126,9 +123,9 @@ def test_seed_and_per_class_choose(tmp_path):
     assert len(list((tmp_path / "0").glob("test/*/*.png"))) == 6
 
 
-@pytest.mark.parametrize("settings", [{"binary": 11}, {"per_class": 150}, {"per_class": 0}, {"per_class": [1, 2, 3]}])
-def test_impossible_choices_are_refused(tmp_path, settings):
-    with pytest.raises(UserError): build_digits(tmp_path / "d", **settings)
+@pytest.mark.parametrize("choice", [{"binary": 11}, {"per_class": 150}, {"per_class": 0}, {"per_class": [1, 2, 3]}])
+def test_impossible_choices_are_refused(tmp_path, choice):
+    with pytest.raises(UserError): build_digits(tmp_path / "d", **choice)
     assert not (tmp_path / "d").exists()
 
 
@@ -142,9 +139,9 @@ def test_another_folder_is_never_overwritten(folder, tmp_path):
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_build_stopped_half_way_leaves_no_dataset_and_is_repeated(tmp_path, blow):
-    slow = ("import sys, time; from dlops_mnist import images; real = images.encode_png\n"
+    slow = ("import sys, time; from dlops_mnist import sources; real = sources.encode_png\n"
             "def encode(image): time.sleep(0.005); return real(image)\n"
-            f"images.encode_png = encode; images.build_digits({str(tmp_path / 'd')!r})")
+            f"sources.encode_png = encode; sources.build_digits({str(tmp_path / 'd')!r})")
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL)
     deadline = time.time() + 20
     while not list(tmp_path.glob(".d.*.part/*/*/*.png")) and time.time() < deadline: time.sleep(0.02)
@@ -161,7 +158,7 @@ def test_a_build_stopped_half_way_leaves_no_dataset_and_is_repeated(tmp_path, bl
 def test_mnist_files_are_checked(tmp_path):
     with pytest.raises(UserError, match="train-images-idx3-ubyte"): load_mnist(tmp_path)
     data = struct.pack(">4BI", 0, 0, 8, 1, 3) + b"abc"
-    for name in images.MNIST_FILES: (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))
+    for name in sources.MNIST_FILES: (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data))
     assert bytes(read_idx(tmp_path / "train-labels-idx1-ubyte.gz")) == b"abc"
     with pytest.raises(UserError, match="train-images-idx3-ubyte.gz.*checksum"): load_mnist(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(data)[:-9])
@@ -170,7 +167,7 @@ def test_mnist_files_are_checked(tmp_path):
 
 def test_without_network_the_message_names_raw(tmp_path):
     with pytest.raises(UserError, match="raw=") as error:
-        images.fetch("train-labels-idx1-ubyte", mirrors=("http://127.0.0.1:9/",))
+        sources.fetch("train-labels-idx1-ubyte", mirrors=("http://127.0.0.1:9/",))
     assert "127.0.0.1" in str(error.value)
 
 
@@ -186,14 +183,14 @@ def test_a_bad_mirror_is_passed_over_and_finished_files_are_kept(tmp_path, monke
     for name, content in (("good", gzip.compress(data)), ("bad", b"<html>moved</html>")):
         (tmp_path / "www" / name).mkdir(parents=True)
         (tmp_path / "www" / name / "labels.gz").write_bytes(content)
-    monkeypatch.setitem(images.MNIST_FILES, "labels", __import__("hashlib").sha256(data).hexdigest())
+    monkeypatch.setitem(sources.MNIST_FILES, "labels", __import__("hashlib").sha256(data).hexdigest())
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     mirrors = [f"http://127.0.0.1:{server.server_port}/{name}/" for name in ("missing", "bad", "good")]
     try:
-        assert bytes(read_idx(images.fetch("labels", mirrors))) == b"abc"
+        assert bytes(read_idx(sources.fetch("labels", mirrors))) == b"abc"
         asked = len(seen)
-        images.fetch("labels", mirrors)
+        sources.fetch("labels", mirrors)
         assert len(seen) == asked  # a second run does not download it again
     finally: server.shutdown()
 
@@ -237,7 +234,65 @@ def test_black_and_white_becomes_grey_and_colour_is_converted_when_asked_for():
 def forged(size, content):
     "A PNG file that promises size x size pixels, and holds what `content` unpacks to."
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 0, 0, 0, 0)), (b"IDAT", content), (b"IEND", b"")]
-    return images.SIGNATURE + b"".join(images._chunk(*chunk) for chunk in chunks)
+    return png_module.SIGNATURE + b"".join(png_module._chunk(*chunk) for chunk in chunks)
+
+
+def with_filters(image, kinds):
+    "A PNG file whose rows have these filters, written by the specification's formulas and not by our decoder's."
+    rows, wide = [], np.pad(image.astype(int), ((1, 0), (1, 0)))
+    for y, kind in enumerate(kinds, start=1):
+        row = []
+        for x in range(1, wide.shape[1]):
+            a, b, c = int(wide[y, x - 1]), int(wide[y - 1, x]), int(wide[y - 1, x - 1])
+            nearest = min((abs(a + b - c - value), rank, value) for rank, value in enumerate((a, b, c)))[2]
+            row.append(int(wide[y, x]) - (0, a, b, (a + b) // 2, nearest)[kind] & 255)
+        rows.append(bytes([kind, *row]))
+    height, width = image.shape
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+              (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    return png_module.SIGNATURE + b"".join(png_module._chunk(*chunk) for chunk in chunks)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0, 1, 70]), st.integers(0, 2**32 - 1))
+def test_every_pixel_is_pillows_whatever_the_filters_and_the_shape(data, height, width, more, seed):
+    generator = np.random.default_rng(seed)
+    smooth = generator.integers(0, 256, (height, width)) // data.draw(st.sampled_from([1, 16, 256]))
+    kinds = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
+    files = [with_filters(smooth.astype(np.uint8), kinds), png(smooth.astype(np.uint8))]
+    files += [png(generator.integers(0, 256, (height, width)).astype(np.uint8))] + [files[0], files[1]] * more
+    assert more < 70 or len(files) > png_module.MANY  # with that many, the diagonals are at work
+    out = np.full((len(files), height, width), 77, np.uint8)
+    assert decode_pngs(files, out) == {}
+    for file, pixels in zip(files[:5], out):
+        assert (pixels == np.asarray(Image.open(io.BytesIO(file)))).all()
+    assert (out[3::2] == out[0]).all() and (out[4::2] == out[1]).all() and (out[0] == smooth).all()
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (200, 3), (3, 200), (64, 64), (1, 1)])
+def test_all_kinds_of_files_in_one_batch(shape):
+    generator = np.random.default_rng(0)
+    grey = generator.integers(0, 256, (100, *shape)).astype(np.uint8)
+    files = [with_filters(image, generator.integers(0, 5, shape[0])) if i < 90 else encode_png(image)
+             for i, image in enumerate(grey)]
+    bits = generator.integers(0, 2, shape).astype(bool)
+    files += [png(bits), forged(28, zlib.compress(b"")), png(np.stack([grey[0]] * 3, -1)), encode_png(np.zeros((9, 7), np.uint8)),
+              with_filters(grey[0], [0] * shape[0]).replace(b"IEND", b"IEN")]
+    broken = bytes([5]) + bytes(shape[1])  # a filter that does not exist
+    files.append(forged_rows(shape, broken * shape[0]))
+    out = np.zeros((len(files), *shape), np.uint8)
+    problems = decode_pngs(files, out)
+    assert (out[:100] == grey).all() and (out[100] == bits * 255).all()
+    assert sorted(problems) == [101, 102, 103, 104, 105] and problems[103] == (9, 7)
+    assert "colour" in str(problems[102]) and "corrupt" in str(problems[105])
+    out = np.zeros((1, 3, *shape), np.uint8)
+    assert decode_pngs(files[102:103], out, color=True) == {} and (out[0] == grey[0]).all()
+
+
+def forged_rows(shape, raw):
+    "A PNG file with these bytes as its rows."
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    return png_module.SIGNATURE + b"".join(png_module._chunk(*chunk) for chunk in chunks)
 
 
 GREY = np.arange(784, dtype=np.uint8).reshape(28, 28)
@@ -320,6 +375,65 @@ def test_any_change_is_seen_by_the_next_setup(folder):
     (folder / "train/3/new.png").unlink()
     dm.setup()
     assert dm.fingerprint == old
+
+
+def test_the_quick_check_sees_what_a_scan_sees(folder):
+    "Every kind of change, made right after a check that found none; and what it may not be sure of, it does not say."
+    state, file = folder.parent / "state.json", sorted((folder / "train/3").iterdir())[0]
+    content = file.read_bytes()
+
+    def restored_times():
+        times = file.stat()
+        file.write_bytes(content[:-1] + b"?")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    changes = [restored_times, lambda: (folder / "train/3/new.png").write_bytes(content), (folder / "train/3/new.png").unlink,
+               lambda: file.rename(folder / "train/3/other.png"), lambda: (folder / "train/3/other.png").rename(file),
+               lambda: os.replace(shutil.copy2(file, folder / "copy"), file), lambda: [(folder / "train/new").mkdir(), (folder / "train/new").rmdir()],
+               lambda: shutil.copytree(folder / "test", folder / "val"),
+               lambda: shutil.rmtree(folder / "val"), lambda: os.truncate(file, 10), lambda: file.chmod(0o600)]
+    for number, change in enumerate(changes):
+        time.sleep(0.06)
+        remember(scan(folder), state)
+        assert unchanged(folder, state)(), number
+        change()
+        assert not unchanged(folder, state)(), number
+    remember(scan(folder), state)  # right after a change: too early to be sure
+    assert not unchanged(folder, state)()
+
+
+def test_what_the_quick_check_cant_judge_it_leaves_to_the_scan(folder, tmp_path, monkeypatch):
+    state = tmp_path / "state.json"
+    time.sleep(0.06)
+    remember(scan(folder), state)
+    (folder / "train/3/notes.txt").write_text("a folder's change, no image's")
+    assert not unchanged(folder, state)()
+    time.sleep(0.06)
+    remember(scan(folder), state)
+    (folder / "train/3/notes.txt").write_text("longer than before")  # no image, and no folder has changed
+    assert unchanged(folder, state)()
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("0*9.png"))
+    assert not unchanged(copy, state)()
+    ahead = time.time_ns() + 10**10
+    os.utime(state, ns=(ahead, ahead))
+    assert not unchanged(folder, state)()  # the clock was set back
+    os.utime(state, ns=(1, 1))
+    monkeypatch.setenv("PATH", "")  # no `find`
+    assert not unchanged(folder, state)()
+    state.unlink()
+    (folder / "train/3/link.png").symlink_to(sorted((folder / "train/3").iterdir())[0])
+    time.sleep(0.06)
+    remember(scan(folder), state)
+    assert not state.exists()  # what a link points to may change unseen
+
+
+def test_a_damaged_cache_is_made_again(folder):
+    open_images(folder)
+    for name, content in (("meta.json", b"{"), ("train-images.npy", b"x"), ("folders.json", b"[")):
+        time.sleep(0.06)
+        next((folder / ".cache").glob(f"plain-*/{name}")).write_bytes(content)
+        assert open_images(folder).fingerprint == SHIPPED
+        assert len(list((folder / ".cache").glob("plain-*"))) == 1
 
 
 def test_a_folder_that_cant_be_written_is_cached_elsewhere(folder, own_cache):
