@@ -6,7 +6,7 @@
 __all__ = ['Arrays', 'ImageDataset', 'whole_batch', 'EpochSampler', 'label_order', 'hold_out', 'Loaders', 'MNISTDataModule',
            'check_settings', 'check_classes', 'check_shape', 'make_datasets', 'fingerprint']
 
-# %% ../nbs/00_dataset.ipynb #5c2ed9dd
+# %% ../nbs/00_dataset.ipynb #126fef63
 import os
 import re
 import sys
@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from .core import UserError, console, run_command
-from .images import ImageArrays, build_digits, build_mnist, fingerprint, image_table, open_images
+from .folder import fingerprint
+from .images import ImageArrays, image_table, open_images
 from .inspection import inspect
+from .sources import build_digits, build_mnist
 
 # %% ../nbs/00_dataset.ipynb #e0e2d899
 if __name__ == "__main__" and "get_ipython" not in globals():
@@ -27,13 +29,13 @@ if __name__ == "__main__" and "get_ipython" not in globals():
     if built: console().print(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect path={built}")
     sys.exit()
 
-# %% ../nbs/00_dataset.ipynb #5fd0b65b
+# %% ../nbs/00_dataset.ipynb #8ff09457
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
-_all_ = ["fingerprint"]  # one of this module's names, though it is defined in `images`
+_all_ = ["fingerprint"]  # one of this module's names, though it is defined in `folder`
 
 # %% ../nbs/00_dataset.ipynb #290843c9
 class ImageDataset(Dataset):
