@@ -276,8 +276,8 @@ def test_all_kinds_of_files_in_one_batch(shape):
     files = [with_filters(image, generator.integers(0, 5, shape[0])) if i < 90 else encode_png(image)
              for i, image in enumerate(grey)]
     bits = generator.integers(0, 2, shape).astype(bool)
-    files += [png(bits), forged(28, zlib.compress(b"")), png(np.stack([grey[0]] * 3, -1)), encode_png(np.zeros((9, 7), np.uint8)),
-              with_filters(grey[0], [0] * shape[0]).replace(b"IEND", b"IEN")]
+    files += [png(bits), forged(28, zlib.compress(b"")), png(np.stack([grey[0]] * 3, -1)),
+              encode_png(np.zeros((9, 7), np.uint8)), with_filters(grey[0], [0] * shape[0]).replace(b"IEND", b"IEN")]
     broken = bytes([5]) + bytes(shape[1])  # a filter that does not exist
     files.append(forged_rows(shape, broken * shape[0]))
     out = np.zeros((len(files), *shape), np.uint8)
@@ -291,7 +291,8 @@ def test_all_kinds_of_files_in_one_batch(shape):
 
 def forged_rows(shape, raw):
     "A PNG file with these bytes as its rows."
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", shape[1], shape[0], 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    header = struct.pack(">IIBBBBB", shape[1], shape[0], 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     return png_module.SIGNATURE + b"".join(png_module._chunk(*chunk) for chunk in chunks)
 
 
@@ -387,9 +388,10 @@ def test_the_quick_check_sees_what_a_scan_sees(folder):
         file.write_bytes(content[:-1] + b"?")
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
 
-    changes = [restored_times, lambda: (folder / "train/3/new.png").write_bytes(content), (folder / "train/3/new.png").unlink,
-               lambda: file.rename(folder / "train/3/other.png"), lambda: (folder / "train/3/other.png").rename(file),
-               lambda: os.replace(shutil.copy2(file, folder / "copy"), file), lambda: [(folder / "train/new").mkdir(), (folder / "train/new").rmdir()],
+    new, other = folder / "train/3/new.png", folder / "train/3/other.png"
+    changes = [restored_times, lambda: new.write_bytes(content), new.unlink, lambda: file.rename(other),
+               lambda: other.rename(file), lambda: os.replace(shutil.copy2(file, folder / "copy"), file),
+               lambda: [(folder / "train/new").mkdir(), (folder / "train/new").rmdir()],
                lambda: shutil.copytree(folder / "test", folder / "val"),
                lambda: shutil.rmtree(folder / "val"), lambda: os.truncate(file, 10), lambda: file.chmod(0o600)]
     for number, change in enumerate(changes):
@@ -532,7 +534,7 @@ def test_loaders_are_standard_and_work_in_other_processes(folder):
     from torch.utils.data import DataLoader, SequentialSampler
 
     dm = module(folder, num_workers=2)
-    assert type(dm.train_dataloader()) is DataLoader and type(dm.val_dataloader().sampler) is SequentialSampler
+    assert isinstance(dm.train_dataloader(), DataLoader) and type(dm.val_dataloader().sampler) is SequentialSampler
     batches = [[labels.tolist() for _, labels in module(folder, num_workers=n).train_dataloader()] for n in (0, 2)]
     assert batches[0] == batches[1] and sum(map(len, batches[0])) == 220
     dataset = dm.datasets["test"]
@@ -552,6 +554,34 @@ def test_seeds_give_other_orders_and_set_epoch_continues(folder):
     resumed = module(folder).train_dataloader()
     resumed.sampler.set_epoch(2)
     assert labels(resumed) == epochs[2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_where_it_was_stopped(folder, workers):
+    def epoch(loader, number):
+        loader.sampler.set_epoch(number)  # as Lightning does
+        return [labels.tolist() for _, labels in loader]
+
+    dm = module(folder, num_workers=workers)
+    wanted = [epoch(dm.train_dataloader(), number) for number in range(3)]
+    stopped = dm.train_dataloader()
+    epoch(stopped, 0)
+    assert stopped.state_dict() == {"epoch": 0, "images": 0}  # at an epoch's end nothing is left of it
+    stopped.sampler.set_epoch(1)
+    for _ in zip(range(4), stopped): pass
+    assert stopped.state_dict() == {"epoch": 1, "images": 100}
+    resumed = dm.train_dataloader(50)  # more images in one batch: the same images are left
+    resumed.load_state_dict(stopped.state_dict())
+    assert sum(epoch(resumed, 1), []) == sum(wanted[1], [])[100:] and resumed.state_dict()["images"] == 0
+    assert sum(epoch(resumed, 2), []) == sum(wanted[2], [])  # only that one epoch is shorter
+    other = dm.train_dataloader()
+    other.load_state_dict(stopped.state_dict())
+    assert epoch(other, 2) == wanted[2]
+    again = dm.train_dataloader()  # stopped a second time, in the same epoch
+    again.load_state_dict(stopped.state_dict())
+    again.sampler.set_epoch(1)
+    for _ in zip(range(2), again): pass
+    assert again.state_dict() == {"epoch": 1, "images": 150}
 
 
 def test_settings_are_plain_data(folder):
