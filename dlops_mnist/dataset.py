@@ -121,28 +121,28 @@ class EpochSampler(DistributedSampler):
         rank, processes = self.process()
         return -(-self.size // processes) if self.shuffle else len(range(rank, self.size, processes))
 
-# %% ../nbs/00_dataset.ipynb #c6d87566
+# %% ../nbs/00_dataset.ipynb #93968e30
 class Loader(DataLoader):
     "A `DataLoader` that cuts its batches itself unless it has worker processes, and that can go on within an epoch."
 
     taken = (0, 0)  # the current epoch, and the batches of it that were handed out
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        sampler, batches = self.sampler, super().__iter__() if self.num_workers else self._cut()
-        if not isinstance(sampler, EpochSampler): return batches
-        return self._counted(batches, sampler.resumed)
+        if isinstance(self.sampler, EpochSampler): return self._epoch()
+        return super().__iter__() if self.num_workers else self._cut(np.arange(len(self.dataset)))
 
-    def _cut(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = self.sampler.begin() if isinstance(self.sampler, EpochSampler) else np.arange(len(self.dataset))
-        cut, size = self.dataset.__getitems__, self.batch_size
-        for start in range(0, len(order), size): yield cut(order[start:start + size])
-
-    def _counted(self, batches: Iterator, resumed: tuple[int, int] | None) -> Iterator:
-        epoch = self.sampler.epoch
-        done = resumed[1] // self.batch_size if resumed and resumed[0] == epoch else 0
+    def _epoch(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        # all of it when the first batch is asked for: by then Lightning has said which epoch it is
+        epoch, (begun, images) = self.sampler.epoch, self.sampler.resumed or (None, 0)
+        done = images // self.batch_size if begun == epoch else 0
+        batches = super().__iter__() if self.num_workers else self._cut(self.sampler.begin())
         for number, batch in enumerate(batches, start=done + 1):
             self.taken = epoch, number
             yield batch
+
+    def _cut(self, order: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        cut, size = self.dataset.__getitems__, self.batch_size
+        for start in range(0, len(order), size): yield cut(order[start:start + size])
 
     def state_dict(self) -> dict[str, int]:
         "Where we are; Lightning puts it into its checkpoints."

@@ -139,7 +139,7 @@ def combine(files: list[str], digests: list[bytes]) -> str:
     entries = dict(zip(encoded(files), digests))
     return hashlib.sha256(b"".join([file + b"\0" + entries[file] for file in sorted(entries)])).hexdigest()
 
-# %% ../nbs/00_folder.ipynb #6f79c285
+# %% ../nbs/00_folder.ipynb #1af2329a
 def remember(
     found: Scan,
     file: Path,  # written: the folders' state; its own time is that of the dataset's last change
@@ -159,15 +159,19 @@ def unchanged(
     try:
         folders = json.loads(file.read_bytes())
         # a clock that was set back would make new files look old
-        if sys.platform == "win32" or folder_state(path) != folders or file.stat().st_mtime_ns > time.time_ns(): return bool
+        set_back = file.stat().st_mtime_ns > time.time_ns()
+        if set_back or sys.platform == "win32" or folder_state(path) != folders: return _dont_know
         searches = [_search(path, part, file) for part in _shares([name for name in folders if "/" in name])]
-    except (OSError, ValueError): return bool  # bool() is False
+    except (OSError, ValueError): return _dont_know
 
     def answer() -> bool:
-        found = [(search.communicate()[0], search.returncode) for search in searches]
-        return not any(code or any(is_image(os.path.basename(name)) for name in out.split("\0") if name) for out, code in found)
+        newer = [name for search in searches for name in search.communicate()[0].split("\0") if name]
+        return not any(search.returncode for search in searches) and not any(is_image(os.path.basename(n)) for n in newer)
 
     return answer
+
+
+def _dont_know() -> bool: return False
 
 
 def _search(path: Path, folders: list[str], file: Path) -> subprocess.Popen:

@@ -212,7 +212,7 @@ def writable(
     raise UserError(f"No place for the decoded images: {', '.join(map(str, folders))} can't be written to. "
                     "Name another folder: datamodule.cache=DIR.", key="cache")
 
-# %% ../nbs/00_images.ipynb #d4b798e3
+# %% ../nbs/00_images.ipynb #d92580d7
 def open_images(
     path: str | os.PathLike,  # a dataset
     color: bool | str = False,  # True: three channels; 'grey': turn colour into grey; False: refuse colour
@@ -226,8 +226,8 @@ def open_images(
     for generation in (generation for folder in folders for generation in folder.glob(f"{mode}-*")):
         if arrays := _reopen(path, generation): return arrays
     found = scan(path)
-    for folder in folders:
-        try: return _remembered(ImageArrays.load(path, folder / f"{mode}-{found.stamp}"), found, folder / f"{mode}-{found.stamp}")
+    for generation in (folder / f"{mode}-{found.stamp}" for folder in folders):
+        try: return _remembered(ImageArrays.load(path, generation), found, generation)
         except (OSError, ValueError): pass  # not there, or damaged
     return _decode(path, found, mode, writable(folders), color)
 
