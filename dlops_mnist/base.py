@@ -116,7 +116,7 @@ SCHEDULES = {
                       factor=0.5, patience=2, monitor="val_loss", interval="epoch"),
 }
 
-# %% ../nbs/02_base.ipynb #f0d5ff77
+# %% ../nbs/02_base.ipynb #2b3a1216
 TRACKERS = {
     "none": option("only the run's own folder"),
     "CSVLogger": _named("CSVLogger", "logs/NAME/version_N/metrics.csv", f"{LOGGERS}.CSVLogger",
@@ -124,10 +124,9 @@ TRACKERS = {
     "TensorBoardLogger": _named("TensorBoardLogger", "event files for `tensorboard --logdir lightning_logs`",
                                 f"{LOGGERS}.TensorBoardLogger", save_dir="lightning_logs", name="${experiment}",
                                 default_hp_metric=False),
-    "WandbLogger": _named("WandbLogger", "Weights & Biases", f"{LOGGERS}.WandbLogger", project="dlops-mnist",
-                          name="${experiment}"),
+    "WandbLogger": _named("WandbLogger", "Weights & Biases", f"{LOGGERS}.WandbLogger", project="dlops-mnist"),
     "MLFlowLogger": _named("MLFlowLogger", "MLflow, in a local SQLite file", f"{LOGGERS}.MLFlowLogger",
-                           experiment_name="dlops-mnist", run_name="${experiment}", tracking_uri="sqlite:///mlflow.db"),
+                           experiment_name="dlops-mnist", tracking_uri="sqlite:///mlflow.db"),
 }
 HOOKS = {
     "none": option("nothing beyond the run's own records"),

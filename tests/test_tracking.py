@@ -5,10 +5,13 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from dlops_mnist.core import UserError
 from dlops_mnist.runfolder import Run, check_name, find_runs, new_run
 
 ROOT = Path(__file__).parents[1]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 def python(code, *args, **kwargs):
@@ -326,7 +330,7 @@ def test_mlflow_reads_back_params_metrics_figures_and_the_best_checkpoint(tracke
     folder, run, _ = tracked
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     found, = client.search_runs([client.get_experiment_by_name("t").experiment_id])
-    assert found.info.status == "FINISHED" and found.info.run_name == run.path.name
+    assert found.info.status == "FINISHED" and found.info.run_name == f"t/{run.path.name}"
     assert found.data.params["model.dropout"] == "0.2" and found.data.params["model.hidden"] == "[8]"
     history = client.get_metric_history(found.info.run_id, "val_acc")
     assert [metric.value for metric in history] == pytest.approx(accuracies(run))
@@ -334,6 +338,44 @@ def test_mlflow_reads_back_params_metrics_figures_and_the_best_checkpoint(tracke
     assert figures == {f"figures/{name}.png" for name in ("confusion_matrix", "roc", "mistakes")}
     copy = client.download_artifacts(found.info.run_id, "checkpoints/best.ckpt", str(tmp_path))
     assert Path(copy).read_bytes() == run.best_checkpoint.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
+def test_mlflow_shows_the_run_on_its_page(tracked, tmp_path):
+    from mlflow.tracking import MlflowClient
+
+    folder, run, _ = tracked
+    found, = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_runs(["1"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    address = f"127.0.0.1:{port}"
+    command = ["mlflow", "ui", "--backend-store-uri", "sqlite:///mlflow.db", "--port", port, "--workers", "1"]
+    # a session of its own, since the server starts helpers that outlive it
+    server = subprocess.Popen([sys.executable, "-m", *command], cwd=folder, start_new_session=True,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: is_open(f"http://{address}/health"), 60)
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                   f"--user-data-dir={tmp_path}", "--virtual-time-budget=25000", "--dump-dom"]
+        page = subprocess.run([BROWSER, *options, f"http://{address}/#/experiments/1/runs/{found.info.run_id}"],
+                              capture_output=True, text=True, timeout=120).stdout
+    finally: os.killpg(server.pid, signal.SIGKILL)
+    assert f"t/{run.path.name}" in page and "Finished" in page and "model.dropout" in page
+    assert f"{run.rows[-1]['val_acc']:.5f}"[:6] in page
+
+
+def is_open(url):
+    try: return urllib.request.urlopen(url, timeout=2).status == 200
+    except OSError: return False
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} seconds"
+        time.sleep(0.5)
 
 
 def wandb_records(file):
@@ -407,7 +449,7 @@ def test_a_missing_tracker_is_one_sentence_before_training(kind, monkeypatch):
     package = kind.removesuffix("Logger").lower()
     monkeypatch.setitem(sys.modules, package, None)
     config = make_config(logger={"it": {"_target_": f"{LOGGERS}.{kind}"}})
-    sentence = rf"logger.it.*pip install 'dlops_mnist\[{package}\]'"
+    sentence = rf"logger.it.*pip install {package}$"
     with pytest.raises(UserError, match=sentence): make_loggers(config, new_run(config))
 
 
