@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['parallel', 'cores', 'progress']
 
-# %% ../nbs/00_parallel.ipynb #94f1c276
+# %% ../nbs/00_parallel.ipynb #435dd85e
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,10 +18,11 @@ from typing import Any
 
 from .core import console
 
-# %% ../nbs/00_parallel.ipynb #1088a701
+# %% ../nbs/00_parallel.ipynb #3d4ea713
 def _worker(function: Callable, jobs: list, answers: Any, inherited: list) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     for receiver in inherited: receiver.close()  # so that writing fails when the parent is gone
+    gc.freeze()  # what the parent made is never garbage here: looking for some would copy its memory, page by page
     for number, job in jobs:
         try: answer = function(job)
         except Exception as error: answer = error

@@ -1,0 +1,103 @@
+"""One config, from one process to several: the same weights, the same metrics, one folder. Real processes throughout."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlops_mnist.runfolder import Run, find_runs
+
+SETTINGS = ["001", "trainer.max_epochs=3", "seed=3", "trainer.enable_progress_bar=false", "callbacks=report"]
+ALONE = [*SETTINGS, "trainer=cpu", "datamodule.batch_size=32"]
+SHARED = [*SETTINGS, "trainer=ddp_sim", "datamodule.batch_size=16"]  # two processes: the same 32 images in each step
+
+
+@pytest.fixture(scope="module")
+def work(root, tmp_path_factory) -> Path:
+    "A folder with the experiments and a dataset whose validation set has an odd number of images."
+    work = tmp_path_factory.mktemp("scale")
+    shutil.copytree(root / "experiments", work / "experiments")
+    shutil.copytree(root / "dataset", work / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    shutil.copytree(work / "dataset/test", work / "dataset/val")
+    for file in sorted((work / "dataset/val/3").iterdir())[:3]: file.unlink()
+    return work
+
+
+def environment(root: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(root), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+
+
+def run(root: Path, work: Path, folder: str, *commands: list[str]) -> Run:
+    "Start commands at the same time, and return the only run that they make between them."
+    started = [subprocess.Popen([*command, f"paths.runs={folder}"], cwd=work, env=environment(root), text=True,
+                                start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+               for command in commands]
+    try: outputs = [process.communicate(timeout=240)[0] for process in started]
+    finally:
+        for process in started:
+            with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(outputs)
+    assert sum(output.count("evaluate it") for output in outputs) == 1, "only the first process reports"
+    (made,) = find_runs(work / folder)
+    assert sorted(path.name for path in (work / folder).iterdir()) == ["001"] and made.status == "finished"
+    assert {path.name for path in work.iterdir()} <= {"dataset", "experiments", "alone", "ddp", "torchrun", "nodes"}
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(root, work) -> Run:
+    return run(root, work, "alone", [sys.executable, "-m", "dlops_mnist.train", *ALONE])
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def same(run: Run, alone: Run) -> None:
+    "Weights to float tolerance; every metric of every epoch; the confusion matrix, to the last pixel; one of each file."
+    import torch
+
+    for name in ("last", "best"):
+        one, other = (torch.load(r.checkpoints / f"{name}.ckpt", weights_only=True) for r in (alone, run))
+        assert one["global_step"] == other["global_step"] and list(one["state_dict"]) == list(other["state_dict"])
+        for key, value in one["state_dict"].items():
+            assert torch.allclose(value, other["state_dict"][key], atol=1e-5), key
+    assert [sorted(row) for row in run.rows] == [sorted(row) for row in alone.rows] and len(run.rows) == 3
+    for row, expected in zip(run.rows, alone.rows):
+        assert row == pytest.approx(expected, abs=1e-5)
+        assert row["acc"] == expected["acc"] and row["val_acc"] == expected["val_acc"]  # fractions of counted images
+    names = sorted(path.name for path in alone.figures.iterdir())
+    assert names == sorted(path.name for path in run.figures.iterdir()) and "confusion_matrix.png" in names
+    figures = [(r.figures / "confusion_matrix.png").read_bytes() for r in (alone, run)]
+    assert figures[0] == figures[1]
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == sorted(p.name for p in alone.checkpoints.iterdir())
+    assert run.provenance["fingerprint"] == alone.provenance["fingerprint"]
+    assert run.provenance["training"]["processes"] == 2
+
+
+def test_two_processes_end_where_one_does(root, work, alone):
+    same(run(root, work, "ddp", [sys.executable, "-m", "dlops_mnist.train", *SHARED]), alone)
+
+
+@pytest.mark.slow
+def test_torchrun(root, work, alone):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    same(run(root, work, "torchrun", [*torchrun, "-m", "dlops_mnist.train", *SHARED]), alone)
+
+
+@pytest.mark.slow
+def test_torchrun_on_two_nodes(root, work, alone):
+    "Two nodes on one machine: each has its own launcher, and they meet at an address."
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1",
+                "--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    nodes = [[*torchrun, f"--node_rank={rank}", "-m", "dlops_mnist.train", *SHARED, "trainer.devices=1",
+              "trainer.num_nodes=2"] for rank in (0, 1)]
+    same(run(root, work, "nodes", *nodes), alone)
