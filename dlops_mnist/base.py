@@ -167,7 +167,7 @@ GROUPS = {"model": MODELS, "augment": AUGMENTS, "optimizer": OPTIMIZERS, "schedu
 DEFAULTS = {"model": "mlp", "optimizer": "adam", "trainer": "default"}  # the others: none
 SEVERAL = ("logger", "callbacks")  # groups from which several alternatives can be chosen at once
 
-# %% ../nbs/02_base.ipynb #fbe65a21
+# %% ../nbs/02_base.ipynb #f7e86a0b
 @dataclass
 class Base:
     "The base config: every setting, its type, its default, and what it is for."
@@ -188,7 +188,9 @@ class Base:
     monitor_mode: str = setting("max", "whether the best is its max or its min")
     paths: dict = setting({}, "where things are written")
     checkpoint_every_n_steps: int | None = setting(None, "save last.ckpt within an epoch too; null: at its end only")
-    ckpt_path: str | None = setting(None, "a checkpoint to continue from")
+    ckpt_path: str | None = setting(None, "a checkpoint to continue from, in a folder of its own")
+    resume: str | None = setting(None, "the folder of a run to go on with, in that folder")
+    repeats: str | None = setting(None, "the run or checkpoint that these settings were read from; filled in")
     matmul_precision: str | None = setting(None, "highest, high or medium: float32 products on GPUs that have faster ones")
     compile: bool = setting(False, "compile the network with torch.compile")
     sweep: str | None = setting(None, "what the runs of one multirun have in common; set by --multirun")

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SCHEDULE_KEYS', 'DEFAULT_CLASS', 'GIVEN', 'our_store', 'compose', 'check_config', 'Config', 'finish',
-           'find_experiment', 'read_experiment', 'load_config', 'naming_the_file', 'Difference', 'diff']
+           'find_experiment', 'read_experiment', 'resumed', 'load_config', 'naming_the_file', 'Difference', 'diff']
 
-# %% ../nbs/02_config.ipynb #316d7baa
+# %% ../nbs/02_config.ipynb #d7f87a85
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from functools import cache
@@ -212,7 +212,7 @@ def finish(
     check_config(config)
     return Config({f.name: config[f.name] for f in fields(Base)})
 
-# %% ../nbs/02_config.ipynb #c8b24440
+# %% ../nbs/02_config.ipynb #332ca9c8
 def find_experiment(
     name: str | os.PathLike,  # `001`, `experiments/001.yml`, a run's folder, its config.yaml, or a checkpoint
 ) -> Path:
@@ -233,8 +233,22 @@ def read_experiment(
     "The settings that an experiment, a run or a checkpoint names, as plain data; raises `UserError`."
     file = find_experiment(name)
     settings = _read_checkpoint(file) if file.suffix == ".ckpt" else read_yaml(file)
-    settings.pop("sweep", None)  # a repetition is no part of the multirun that the original belonged to
+    for key in ("sweep", "resume", "repeats"): settings.pop(key, None)  # how the original was started is not repeated
+    if file.suffix == ".ckpt" or (file.parent / "provenance.json").is_file(): settings["repeats"] = str(file)
     return {"experiment": file.stem} | settings
+
+
+def resumed(
+    experiment: Any,  # named beside the overrides; None if there is none
+    overrides: Sequence[str],  # as typed
+) -> str | None:
+    "The folder of the run that `resume=FOLDER` names; raises `UserError` if an experiment is named as well."
+    folder = next((word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("resume=")), None)
+    if folder in (None, "", "null"): return None
+    if experiment is not None: raise UserError(f"resume={folder} goes on with the settings of that run: name no experiment.")
+    if not (Path(folder) / "config.yaml").is_file():
+        raise UserError(f"resume={folder}: this is not the folder of a run; it holds no config.yaml.", key="resume")
+    return folder
 
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
@@ -247,12 +261,13 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
     return plain(settings)
 
-# %% ../nbs/02_config.ipynb #b7b758ab
+# %% ../nbs/02_config.ipynb #5d369827
 def load_config(
     experiment: str | os.PathLike | Mapping[str, Any] | None = None,  # its name or file, or its settings; None: the base
     *overrides: str,  # key=value, in Hydra's grammar, as on the command line
 ) -> Config:
     "The complete, checked config of an experiment, as the command line would use it; raises `UserError`."
+    experiment = resumed(experiment, overrides) or experiment
     settings = experiment if isinstance(experiment, Mapping) else read_experiment(experiment) if experiment is not None else {}
     with naming_the_file(experiment, settings):
         written = file_overrides(settings)

@@ -253,7 +253,7 @@ def _checked(parameter: inspect.Parameter, word: str) -> Any:
         raise UserError(f"`{key}` must be {text}, not {value!r}.", key=key)
     return value
 
-# %% ../nbs/00_core.ipynb #e5911070
+# %% ../nbs/00_core.ipynb #2b3da231
 @contextmanager
 def clean_exit() -> Iterator[None]:
     "Turn a person's mistake into its message on stderr and exit status 2, and Ctrl-C into status 130."
@@ -261,9 +261,9 @@ def clean_exit() -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        sys.exit(getattr(error, "status", 130))
     except BrokenPipeError:  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLAGS_WITH_VALUE', 'BASH', 'split_command', 'help_text', 'plan', 'Job', 'launch', 'candidates', 'complete']
 
-# %% ../nbs/02_launch.ipynb #0d75b752
+# %% ../nbs/02_launch.ipynb #20fa77ad
 import os
 import secrets
 import sys
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import DEFAULTS, GROUPS, SECTIONS, Base, base_config
-from .config import Config, compose, finish, naming_the_file, our_store, read_experiment
+from .config import Config, compose, finish, naming_the_file, our_store, read_experiment, resumed
 from .core import UserError, clean_exit, flatten
 from .overrides import command_overrides, file_overrides, join_overrides, sweep_jobs
 from .runfolder import check_name
@@ -83,13 +83,14 @@ def _text(value: Any) -> str:
     if value is None: return "null"
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
-# %% ../nbs/02_launch.ipynb #18bf515f
+# %% ../nbs/02_launch.ipynb #415da4ae
 def plan(
     experiment: str | None,  # as `find_experiment` takes it
     overrides: list[str],  # as typed
     multirun: bool,  # whether one run for each combination of values is wanted
 ) -> tuple[list[str], list[Config]]:
     "The overrides for Hydra, and the checked config of each job; raises `UserError`."
+    experiment = resumed(experiment, overrides) or experiment
     settings = read_experiment(experiment) if experiment else {}
     with naming_the_file(experiment, settings):
         joined = join_overrides(file_overrides(settings), command_overrides(overrides))

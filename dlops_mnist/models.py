@@ -25,7 +25,7 @@ from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import EpochMetrics, classification_loss, to_input, to_logits
 from .targets import build, read_class
 
-# %% ../nbs/01_models.ipynb #52c30688
+# %% ../nbs/01_models.ipynb #f659fe87
 class Classifier(pl.LightningModule):
     "What happens to a batch and at the end of an epoch; a subclass says which network, and how it learns."
 
@@ -48,6 +48,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch, batch_idx: int) -> Tensor: return self.training_loss(*batch)
     def validation_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return self._measure("val_", *batch)
     def test_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return self._measure("test_", *batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # in the middle of an epoch, its metrics so far; those of several processes added up
+        if running := self.running.get(""): checkpoint["running"] = self.trainer.strategy.reduce(running.sums(), reduce_op="sum")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "running" in checkpoint and self.global_rank == 0: self.running[""] = EpochMetrics(checkpoint["running"])
 
     def on_train_epoch_start(self) -> None: self.running.pop("", None)
     def on_validation_epoch_start(self) -> None: self.running.pop("val_", None)

@@ -53,27 +53,31 @@ def predicted_labels(logits: Tensor) -> Tensor:
     "The most probable label of each image: int64 [B]."
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(dim=1)
 
-# %% ../nbs/01_networks.ipynb #3aa45ae6
+# %% ../nbs/01_networks.ipynb #c590b5a3
 class EpochMetrics:
     "Loss and accuracy over the images of an epoch, kept as plain sums: a step costs a few microseconds."
 
-    def __init__(self):
-        self.loss = self.correct = None
-        self.images = 0
+    def __init__(
+        self,
+        sums: Tensor | None = None,  # what `sums` returned earlier in this epoch, to go on from there
+    ):
+        self.before, self.loss, self.correct = sums, None, None
+        self.images = 0 if sums is None else int(sums[2])
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         "Add a batch: the mean loss of its images, their logits and their labels."
         if self.loss is None:
             # many small numbers are added up: in double precision, where the device has it
             wide = torch.float32 if loss.device.type == "mps" else torch.float64
-            self.loss = torch.zeros((), device=loss.device, dtype=wide)
-            self.correct = torch.zeros((), device=loss.device, dtype=torch.int64)
+            before = torch.zeros(2) if self.before is None else self.before
+            self.loss, self.correct = before[0].to(loss.device, wide, copy=True), before[1].to(loss.device, torch.int64)
         self.loss.add_(loss.detach(), alpha=len(labels))
         self.correct += (predicted_labels(logits.detach()) == labels).sum()
         self.images += len(labels)
 
     def sums(self) -> Tensor:
         "Summed loss, correct answers and images: [3]. Add those of several processes, then call `means`."
+        if self.loss is None: return torch.zeros(3) if self.before is None else self.before
         return torch.stack([self.loss, self.correct.to(self.loss), torch.full_like(self.loss, self.images)])
 
     @staticmethod

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'check_name', 'package_versions', 'git_state', 'hardware', 'process_identity',
            'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run',
-           'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
+           'write_config', 'reopen_run', 'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
 
-# %% ../nbs/03_runfolder.ipynb #43b3fac7
+# %% ../nbs/03_runfolder.ipynb #dad809be
 import csv
 import json
 import os
@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from importlib import metadata
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from .core import UserError, atomic, plain
 from .yamlfile import to_yaml
@@ -260,7 +262,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #b3ff29cc
+# %% ../nbs/03_runfolder.ipynb #e5eb7618
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -271,10 +273,35 @@ def new_run(
     if is_helper(): return Run(os.environ.get("DLOPS_MNIST_RUN", parent / "unknown"))
     run = Run(claim_folder(parent, check_name(name, "name") if name else None))
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
-    with atomic(run.config_file) as part: part.write_text(to_yaml(config), encoding="utf-8")
+    write_config(run, config)
     write_rows(run.metrics_file, [])
     mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
                  python=platform.python_version(), git=git_state(), hardware=hardware())
+    return run
+
+
+def write_config(run: Run, config: Mapping[str, Any]) -> None:
+    "Replace a run's config in one step."
+    with atomic(run.config_file) as part: part.write_text(to_yaml(plain(config)), encoding="utf-8")
+
+
+def reopen_run(
+    path: str | os.PathLike,  # the run's folder
+) -> Run:
+    "A run that has ended, or whose process has, marked as running again; raises `UserError` if it can't go on."
+    run = Run(path)
+    if is_helper(): return run
+    if not run.provenance: raise UserError(f"`{path}` is not the folder of a run.", key="resume")
+    # two processes that go on with the same run would each take the other's steps for its own
+    with FileLock(run.path / ".lock", timeout=60):
+        if run.status == "running":
+            process = run.provenance.get("process") or {}
+            raise UserError(f"`{run.path}` is being trained, by process {process.get('pid')} on {process.get('host')}. If that "
+                            f"machine is gone, go on in a new folder: ckpt_path={run.last_checkpoint}", key="resume")
+        if not run.last_checkpoint.is_file():
+            raise UserError(f"`{run.path}` has no checkpoint to go on from: train it anew, with `{run.config_file}`.", key="resume")
+        mark_running(run)
+    os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     return run
 
 
@@ -283,7 +310,7 @@ def is_helper() -> bool:
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
     return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
-# %% ../nbs/03_runfolder.ipynb #0847dfe7
+# %% ../nbs/03_runfolder.ipynb #5e464686
 def update_provenance(run: Run, **changes: Any) -> None:
     "Change some entries of a run's provenance."
     provenance = run.provenance | plain(changes)
@@ -294,7 +321,10 @@ def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
     now, before = datetime.now().astimezone().isoformat(timespec="seconds"), run.provenance
     if before: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
-    changes = {"error": None, "started": now, "ended": None, "seconds": before.get("seconds")} | changes
+    seconds = before.get("seconds")
+    if run_status(before) == "dead":  # nobody noted its end: it lived at least until its last checkpoint
+        with suppress(OSError): seconds = _seconds_until(before, datetime.fromtimestamp(run.last_checkpoint.stat().st_mtime))
+    changes = {"error": None, "started": now, "ended": None, "seconds": seconds} | changes
     update_provenance(run, status="running", **changes, command=shlex.join(sys.argv), process=process_identity())
 
 
@@ -304,13 +334,18 @@ def mark_ended(
     error: BaseException | str | None = None,  # what went wrong
 ) -> None:
     "Note how and when a run ended, and how long it took in all its sessions."
-    ended, provenance = datetime.now().astimezone(), run.provenance
-    try:
-        began = datetime.fromisoformat([provenance["started"], *provenance.get("resumed", [])][-1])
-        seconds = round((provenance.get("seconds") or 0) + (ended - began).total_seconds(), 1)
-    except (KeyError, TypeError, ValueError): seconds = None
+    ended = datetime.now().astimezone()
+    seconds = _seconds_until(run.provenance, ended)
     text = f"{type(error).__name__}: {error}".rstrip(": ") if isinstance(error, BaseException) else error
     update_provenance(run, status=status, error=text, ended=ended.isoformat(timespec="seconds"), seconds=seconds)
+
+
+def _seconds_until(provenance: Mapping[str, Any], end: datetime) -> float | None:
+    # of the sessions before, and of the one that began last
+    try:
+        began = datetime.fromisoformat([provenance["started"], *provenance.get("resumed", [])][-1])
+        return round((provenance.get("seconds") or 0) + max(0, (end.astimezone() - began).total_seconds()), 1)
+    except (KeyError, TypeError, ValueError): return None
 
 # %% ../nbs/03_runfolder.ipynb #cb4b4c30
 def find_runs(

@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['LOG', 'LOGGERS', 'LogFile', 'RunStatus', 'describe_training', 'save_checkpoint', 'rewind_to_epoch_start',
-           'random_state', 'set_random_state', 'RandomState', 'epoch_metrics', 'check_monitors', 'unknown_metric',
-           'RunRecorder', 'make_callbacks']
+           'rewind_to_batch_start', 'random_state', 'set_random_state', 'RandomState', 'epoch_metrics',
+           'check_monitors', 'unknown_metric', 'StopSignals', 'RunRecorder', 'make_callbacks']
 
-# %% ../nbs/03_tracking.ipynb #a3283715
+# %% ../nbs/03_tracking.ipynb #12295cdf
 import logging
 import os
 import random
 import shutil
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ from .callbacks import epoch_line, progress_bar
 from .core import UserError
 from .loggers import arm, attempt, continue_from, log_checkpoint
 from .loggers import make_loggers  # noqa: F401
+from .repeat import made_by
 from .runfolder import METRICS, Run, best_row, better, mark_ended, mark_running, process_identity
 from .runfolder import new_run  # noqa: F401
 from .runfolder import update_provenance, write_rows
@@ -143,6 +146,12 @@ def rewind_to_epoch_start(fit_loop: dict[str, Any]) -> None:
     batches["current"] = dict.fromkeys(batches["current"], 0)
     batches["is_last_batch"] = False
 
+# %% ../nbs/03_tracking.ipynb #ef002b34
+def rewind_to_batch_start(fit_loop: dict[str, Any]) -> None:
+    "Let the loop counters in a checkpoint say that the batch at hand has not been looked at."
+    fit_loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning adds one when it goes on within an epoch
+
 # %% ../nbs/03_tracking.ipynb #a2be1e0d
 def random_state() -> dict[str, Any]:
     "The state of all random generators, in plain types that a checkpoint may hold."
@@ -210,7 +219,35 @@ def unknown_metric(where: str, name: str, metrics: Mapping[str, Any]) -> UserErr
     names = ", ".join(sorted(metrics))
     return UserError(f"`{where}: {name}` is no metric of this training. The metrics are {names}.", key=where)
 
-# %% ../nbs/03_tracking.ipynb #83f6e96d
+# %% ../nbs/03_tracking.ipynb #ac25533e
+class StopSignals:
+    "While it is in place, Ctrl-C and SIGTERM are noted; what they mean is raised by `check`, at a moment that suits."
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.received: int | None = None
+        self.at_once = False  # whether there is nothing to wait for
+        self.before: dict[int, Any] = {}
+
+    def start(self) -> None:
+        if threading.current_thread() is not threading.main_thread(): return  # only there can signals be caught
+        self.received, self.at_once = None, False
+        if not self.before: self.before = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+
+    def stop(self) -> None:
+        for number, handler in self.before.items(): signal.signal(number, handler)
+        self.before = {}
+
+    def _note(self, number: int, frame) -> None:
+        again, self.received = self.received is not None, number
+        if self.at_once or again: self.check()
+
+    def check(self) -> None:
+        if self.received == signal.SIGTERM: raise SIGTERMException
+        if self.received: raise KeyboardInterrupt
+
+# %% ../nbs/03_tracking.ipynb #90c61ae9
 class RunRecorder(RandomState):
     "Writes a run's folder while it trains: metrics, the best and the last checkpoint, provenance, log and status."
 
@@ -219,14 +256,19 @@ class RunRecorder(RandomState):
         run: Run,
         monitor: str = "val_acc",  # the metric that chooses the best checkpoint
         mode: str = "max",  # `max` or `min`
+        every_n_steps: int | None = None,  # save `last.ckpt` within an epoch too
     ):
         super().__init__(run)
         if mode not in ("max", "min"): raise UserError(f"`monitor_mode: {mode}` is not max or min.", key="monitor_mode")
         self.monitor, self.mode, self.rows = monitor, mode, []
         self.ended: dict[str, int] | None = None  # the epoch that has ended but is not written yet
-        self.validated = self.between_epochs = False
+        self.validated = False
+        self.moment: str | None = None  # at which a checkpoint is being written: `epoch` or `batch`
+        self.every_n_steps, self.saved, self.signals = every_n_steps, 0, StopSignals()
 
     def on_train_start(self, trainer, module) -> None:
+        self.saved = trainer.global_step
+        if trainer.world_size == 1: self.signals.start()
         self.rows = [row for row in self.run.rows if row.get("epoch", 0) < trainer.current_epoch]
         self.ended, self.validated = None, False
         # Lightning forgets that early stopping had decided, and would train on
@@ -237,31 +279,49 @@ class RunRecorder(RandomState):
 
     def on_train_epoch_start(self, trainer, module) -> None:
         super().on_train_epoch_start(trainer, module)
-        self._write(trainer)
+        self._write(trainer, "epoch")
+        self.signals.check()
 
-    def on_validation_end(self, trainer, module) -> None: self.validated = not trainer.sanity_checking
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        super().on_train_batch_start(trainer, module, batch, batch_idx)
+        due = self.every_n_steps and trainer.global_step - self.saved >= self.every_n_steps
+        # gradients that are still being added up are in no checkpoint
+        if not (due or self.signals.received) or batch_idx % trainer.accumulate_grad_batches: return
+        if batch_idx: self._write(trainer, "batch")
+        self.signals.check()
+
+    def on_validation_start(self, trainer, module) -> None:
+        self.signals.check()
+        self.signals.at_once = True
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.validated, self.signals.at_once = not trainer.sanity_checking, False
 
     def on_train_epoch_end(self, trainer, module) -> None:
         self.ended = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         if self.validated: check_monitors(trainer)
 
     def on_train_end(self, trainer, module) -> None:
-        self._write(trainer)
+        self._write(trainer, "epoch")
         for logger in trainer.loggers if trainer.is_global_zero else ():
             attempt(logger, log_checkpoint, logger, self.run.best_checkpoint)
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
-        # a checkpoint that leaves its run's folder still knows which images it has seen
-        checkpoint["dlops_mnist"] = {"fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
-        if self.between_epochs: rewind_to_epoch_start(checkpoint["loops"]["fit_loop"])
+        # a checkpoint that leaves its run's folder still knows with what it was made, and which images it has seen
+        checkpoint["dlops_mnist"] = made_by(self.run) | {"fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
+        if self.moment == "epoch": rewind_to_epoch_start(checkpoint["loops"]["fit_loop"])
+        if self.moment == "batch": rewind_to_batch_start(checkpoint["loops"]["fit_loop"])
 
-    def _write(self, trainer: pl.Trainer) -> None:
-        self.between_epochs = True
-        try: save_checkpoint(trainer, self.run, best=self._close_epoch(trainer))
+    def teardown(self, trainer, module, stage) -> None:
+        self.signals.stop()
+
+    def _write(self, trainer: pl.Trainer, moment: str) -> None:
+        self.moment, self.saved = moment, trainer.global_step
+        try: save_checkpoint(trainer, self.run, best=moment == "epoch" and self._close_epoch(trainer))
         except OSError as error:
             raise UserError(f"The run can't write its folder `{self.run.path}`: {error.strerror or error}. What was "
                             "saved before is still good.", key="paths.runs") from error
-        finally: self.between_epochs = False
+        finally: self.moment = None
 
     def _close_epoch(self, trainer: pl.Trainer) -> bool:
         metrics = epoch_metrics(trainer, self.validated) if self.ended else {}
@@ -274,7 +334,7 @@ class RunRecorder(RandomState):
         if trainer.is_global_zero: write_rows(self.run.metrics_file, self.rows)
         return self.monitor in metrics and better(metrics[self.monitor], best, self.mode)
 
-# %% ../nbs/03_tracking.ipynb #8f79325c
+# %% ../nbs/03_tracking.ipynb #de273573
 def make_callbacks(
     config: Mapping[str, Any],  # reads `callbacks`, `monitor`, `monitor_mode`, `trainer`
     run: Run,
@@ -282,7 +342,8 @@ def make_callbacks(
     "The callbacks of a run: its recorder first, those that the config names, a progress bar; raises `UserError`."
     trainer = config.get("trainer") or {}
     # first, so that it sees an epoch's end before anybody begins the next one
-    callbacks: list[Callback] = [RunRecorder(run, config.get("monitor", "val_acc"), config.get("monitor_mode", "max"))]
+    callbacks: list[Callback] = [RunRecorder(run, config.get("monitor", "val_acc"), config.get("monitor_mode", "max"),
+                                             config.get("checkpoint_every_n_steps"))]
     for name, section in (config.get("callbacks") or {}).items():
         if not section: continue
         callback = build(section, f"callbacks.{name}", "callback")

@@ -566,22 +566,22 @@ def test_an_epoch_goes_on_where_it_was_stopped(folder, workers):
     wanted = [epoch(dm.train_dataloader(), number) for number in range(3)]
     stopped = dm.train_dataloader()
     epoch(stopped, 0)
-    assert stopped.state_dict() == {"epoch": 0, "images": 0}  # at an epoch's end nothing is left of it
+    assert stopped.position() == {"epoch": 0, "images": 0}  # at an epoch's end nothing is left of it
     stopped.sampler.set_epoch(1)
     for _ in zip(range(4), stopped): pass
-    assert stopped.state_dict() == {"epoch": 1, "images": 100}
+    assert stopped.position() == {"epoch": 1, "images": 100}
     resumed = dm.train_dataloader(50)  # more images in one batch: the same images are left
-    resumed.load_state_dict(stopped.state_dict())
-    assert sum(epoch(resumed, 1), []) == sum(wanted[1], [])[100:] and resumed.state_dict()["images"] == 0
+    resumed.go_on(stopped.position())
+    assert sum(epoch(resumed, 1), []) == sum(wanted[1], [])[100:] and resumed.position()["images"] == 0
     assert sum(epoch(resumed, 2), []) == sum(wanted[2], [])  # only that one epoch is shorter
     other = dm.train_dataloader()
-    other.load_state_dict(stopped.state_dict())
+    other.go_on(stopped.position())
     assert epoch(other, 2) == wanted[2]
     again = dm.train_dataloader()  # stopped a second time, in the same epoch
-    again.load_state_dict(stopped.state_dict())
+    again.go_on(stopped.position())
     again.sampler.set_epoch(1)
     for _ in zip(range(2), again): pass
-    assert again.state_dict() == {"epoch": 1, "images": 150}
+    assert again.position() == {"epoch": 1, "images": 150}
 
 
 def test_settings_are_plain_data(folder):

@@ -196,7 +196,7 @@ def test_a_multirun_leaves_four_folders_and_a_table(work, capsys):
     assert {(run.config["optimizer"]["lr"], run.config["model"]["_target_"][-3:]) for run in runs} == {
         (1e-3, "MLP"), (1e-3, "CNN"), (1e-4, "MLP"), (1e-4, "CNN")}
     capsys.readouterr()
-    print_runs(where=f"sweep={sweep}")
+    print_runs("runs", f"sweep={sweep}")
     assert capsys.readouterr().out.count("finished") == 4
 
 

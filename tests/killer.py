@@ -1,0 +1,66 @@
+"""Runs trainings in processes of their own, and sends them signals at chosen moments. Started by test_survival.py.
+
+Importing PyTorch and Lightning takes seconds, so that is done once; each training is then a fork that has computed
+nothing yet. Reads one JSON object per line: {"argv": [...], "signal": number or null, "after": seconds}, and answers each
+with the exit status, the number of the signal that ended the process, and two durations. `after` counts from the first
+checkpoint: before it there is nothing to go on from.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import matplotlib  # noqa: F401
+import pytorch_lightning  # noqa: F401
+import torch  # noqa: F401
+
+from dlops_mnist import dataset, models, recipe, tracking, train  # noqa: F401
+from dlops_mnist.launch import launch
+
+
+def child(argv: list[str]) -> None:
+    out = os.open("child.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1), os.dup2(out, 2)
+    status = 0
+    try: launch(train.train_and_report, argv)
+    except SystemExit as error: status = error.code or 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 1)
+
+
+def checkpoints() -> set[tuple[str, int]]:
+    return {(str(path), path.stat().st_mtime_ns) for path in Path("runs").glob("*/*/checkpoints/last.ckpt")}
+
+
+def job(argv: list[str], number: int | None, after: float) -> dict:
+    before, start = checkpoints(), time.monotonic()
+    pid = os.fork()
+    if pid == 0: child(argv)
+    ended, first, sent = 0, None, None
+    while not ended:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        now = time.monotonic()
+        if first is None and checkpoints() - before: first = now
+        if number and sent is None and first is not None and now - first >= after:
+            sent = now
+            os.kill(pid, number)
+        time.sleep(0.001)
+    return {"status": os.waitstatus_to_exitcode(status), "sent": sent is not None,
+            "seconds": now - (first or start), "to_stop": now - sent if sent else None,
+            "log": Path("child.log").read_text(errors="replace")}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(job(request["argv"], request["signal"], request["after"])), flush=True)

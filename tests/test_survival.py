@@ -1,0 +1,217 @@
+"""Runs that are killed, stopped and continued, in real processes: they end as if nothing had happened.
+
+The moments are random, from a seed that a failure prints; SURVIVAL_SEED=N repeats them.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from dlops_mnist.runfolder import Run, find_runs
+
+ROOT = Path(__file__).parents[1]
+SEED = int(os.environ.get("SURVIVAL_SEED", random.randrange(10**6)))
+EARLY_STOPPING = ["callbacks=early_stopping", "callbacks.early_stopping.patience=2", "monitor=val_loss", "monitor_mode=min"]
+CASES = {
+    "MLP, one cycle, saved every third step": [
+        "model.dropout=0.3", "augment=shift", "scheduler=onecycle", "scheduler.max_lr=0.01", "checkpoint_every_n_steps=3",
+        "trainer.max_epochs=6"],
+    "CNN, plateau, early stopping, saved after each epoch": [
+        "model=cnn", "model.filters=[4,8]", "model.dropout=0.2", "model.channels_last=true", "augment=shift",
+        "scheduler=plateau", "scheduler.patience=0", "trainer.max_epochs=5", *EARLY_STOPPING],
+    "FastCNN, four steps in one call, saved every fifth step": [
+        "model=fast_cnn", "augment=shift", "augment.pixels=2", "label_smoothing=0.1", "scheduler=cosine", "steps_per_call=4",
+        "checkpoint_every_n_steps=5", "trainer.max_epochs=6"],
+    "MLP, schedule by epoch, loader processes, saved after each step": [
+        "model.hidden=[30]", "model.dropout=0.5", "augment=shift", "+scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+        "+scheduler.gamma=0.7", "datamodule.num_workers=1", "checkpoint_every_n_steps=1", "trainer.max_epochs=4",
+        *EARLY_STOPPING],
+}
+
+
+@pytest.fixture(scope="module")
+def trainer_process():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    place = {}
+
+    def start(cwd: Path):
+        if place.get("cwd") != cwd:
+            if place: place["process"].stdin.close(), place["process"].wait()
+            process = subprocess.Popen([sys.executable, ROOT / "tests/killer.py"], cwd=cwd, env=environment, text=True,
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert process.stdout.readline() == "ready\n"
+            place.update(cwd=cwd, process=process)
+        return place["process"]
+
+    yield start
+    if place: place["process"].stdin.close(), place["process"].wait()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A working folder that all tests of this module share: the process that trains stays in it."
+    folder = tmp_path_factory.mktemp("survival")
+    shutil.copytree(ROOT / "dataset", folder / "dataset")
+    return folder
+
+
+@pytest.fixture
+def go(trainer_process, place, monkeypatch):
+    "Trains in a process of its own; with a signal, sends that so many seconds after the first checkpoint."
+    monkeypatch.chdir(place)
+    process = trainer_process(place)
+
+    def go(*argv, number=None, after=0.0):
+        known = {run.path for run in find_runs()}
+        process.stdin.write(json.dumps({"argv": [*argv, "trainer.enable_progress_bar=false"], "signal": number, "after": after}) + "\n")
+        process.stdin.flush()
+        result = json.loads(process.stdout.readline())
+        [*new] = (run for run in find_runs() if run.path not in known)
+        return result, (new[0] if new else None)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    return {}  # by case: the run that nobody stopped, and how long it took after its first checkpoint
+
+
+def whole(case, go, undisturbed):
+    if case not in undisturbed:
+        result, run = go(*CASES[case])
+        assert result["status"] == 0 and run.status == "finished", result["log"]
+        undisturbed[case] = run, result["seconds"]
+    return undisturbed[case]
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def assert_nothing_is_half_written(run: Run) -> None:
+    assert {"state_dict", "loops", "optimizer_states"} <= set(torch.load(run.last_checkpoint, weights_only=True))
+    if (run.checkpoints / "best.ckpt").exists(): weights(run.checkpoints / "best.ckpt")
+    lines = run.metrics_file.read_text().splitlines()
+    assert all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
+    assert json.loads(run.provenance_file.read_text())["status"] and yaml.safe_load(run.config_file.read_text())["seed"] == 0
+
+
+def assert_same(run: Run, expected: Run) -> None:
+    for name in ("last.ckpt", "best.ckpt"):
+        ours, theirs = weights(run.checkpoints / name), weights(expected.checkpoints / name)
+        assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    assert run.metrics_file.read_text() == expected.metrics_file.read_text()
+
+
+def killed_and_continued(case, go, undisturbed, chance: random.Random, kills: int = 1) -> bool:
+    "Whether the run was still training when the signal came."
+    expected, seconds = whole(case, go, undisturbed)
+    result, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds))
+    hit = result["status"] == -signal.SIGKILL
+    while result["status"] == -signal.SIGKILL:
+        assert run.status == "dead"
+        assert_nothing_is_half_written(run)
+        kills -= 1
+        again = {"number": signal.SIGKILL, "after": chance.uniform(0, seconds)} if kills > 0 else {}
+        result, _ = go(f"resume={run.path}", **again)
+    assert result["status"] == 0, result["log"]
+    assert run.status == "finished"
+    assert_same(run, expected)
+    shutil.rmtree(run.path)
+    return hit
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_config_twice(case, go, undisturbed):
+    expected, _ = whole(case, go, undisturbed)
+    result, run = go(*CASES[case])
+    assert result["status"] == 0, result["log"]
+    assert_same(run, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_and_continued(case, go, undisturbed):
+    print(f"SURVIVAL_SEED={SEED}")
+    assert any(killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} {i}")) for i in range(5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_many_moments(case, go, undisturbed):
+    print(f"SURVIVAL_SEED={SEED}")
+    hits = sum(killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} many {i}")) for i in range(12))
+    assert hits >= 6
+    print(f"{case}: {hits} of 12 signals came while it trained")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_killed_again_and_again(case, go, undisturbed):
+    print(f"SURVIVAL_SEED={SEED}")
+    for i in range(3): killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} again {i}"), kills=4)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("case", list(CASES)[:2])
+def test_stopped_and_continued(case, number, status, go, undisturbed):
+    expected, seconds = whole(case, go, undisturbed)
+    print(f"SURVIVAL_SEED={SEED}")
+    chance = random.Random(f"{SEED} {case} {number}")
+    for _ in range(5):  # the run may be faster than the signal
+        result, run = go(*CASES[case], number=number, after=chance.uniform(0, seconds / 2))
+        if result["status"]: break
+    assert result["status"] == status, result["log"]
+    assert run.status == "interrupted"
+    command = f"python -m dlops_mnist.train resume={run.path.relative_to(Path.cwd()) if run.path.is_absolute() else run.path}"
+    assert command in result["log"] and "Traceback" not in result["log"]
+    print(f"ended {result['to_stop']:.2f} s after the signal")
+    assert_nothing_is_half_written(run)
+    result, _ = go(f"resume={run.path}")
+    assert result["status"] == 0, result["log"]
+    assert_same(run, expected)
+
+
+def test_what_cannot_go_on_says_so(go, undisturbed, place):
+    case = list(CASES)[0]
+    run, _ = whole(case, go, undisturbed)
+    def message(*argv):
+        result, new = go(*argv)
+        assert result["status"] == 2 and new is None and "Traceback" not in result["log"], result["log"]
+        return " ".join(result["log"].split())
+    before = run.provenance_file.read_text()
+    assert "is finished" in message(f"resume={run.path}")
+    assert "schedule" in message(f"resume={run.path}", "trainer.max_epochs=9")
+    assert "`model.dropout` was 0.3" in message(f"resume={run.path}", "model.dropout=0.1")
+    assert "name no experiment" in message("001", f"resume={run.path}")
+    assert "not the folder of a run" in message("resume=dataset")
+    assert run.provenance_file.read_text() == before, "and the run is as it was"
+
+
+def test_a_finished_run_is_trained_longer(go, place):
+    short, run = go("trainer.max_epochs=2")
+    longer, _ = go(f"resume={run.path}", "trainer.max_epochs=4")
+    assert longer["status"] == 0, longer["log"]
+    _, expected = go("trainer.max_epochs=4")
+    assert_same(run, expected)
+    assert run.config["trainer"]["max_epochs"] == 4 and run.config["resume"] is None
+
+
+def test_a_run_in_use_is_left_alone(go, place):
+    _, run = go("trainer.max_epochs=1")
+    provenance = json.loads(run.provenance_file.read_text())
+    from dlops_mnist.runfolder import process_identity
+
+    run.provenance_file.write_text(json.dumps(provenance | {"status": "running", "process": process_identity()}))
+    result, _ = go(f"resume={run.path}", "trainer.max_epochs=3")
+    assert result["status"] == 2 and "is being trained, by process" in " ".join(result["log"].split())
+    run.provenance_file.write_text(json.dumps(provenance))
