@@ -1,0 +1,269 @@
+"""Input from strangers: experiments, words, pictures, checkpoints and runs that are damaged, or were made to do harm.
+
+Whatever comes in, a function of ours returns or raises `UserError` with a message. Nothing of the input is executed, and no
+file is written but where it should be; an audit hook of Python's sees to that in every single case.
+"""
+
+import io
+import json
+import os
+import pickle
+import random
+import shutil
+import struct
+import sys
+import zipfile
+import zlib
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dlops_mnist import images as images_module
+from dlops_mnist.base import GROUPS
+from dlops_mnist.config import diff, load_config
+from dlops_mnist.core import UserError, flatten, plain
+from dlops_mnist.images import open_images
+from dlops_mnist.launch import plan, split_command
+from dlops_mnist.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
+from dlops_mnist.runfolder import Run, check_name, find_runs, new_run
+from dlops_mnist.runs import plot_runs, print_runs, runs_table
+from dlops_mnist.yamlfile import read_yaml, to_yaml
+
+ROOT = Path(__file__).parents[1]
+
+# --- the harness ---
+
+HARMLESS = {"find", "git"}  # programs that the package itself starts
+WATCHED = {"allowed": None, "seen": []}
+
+
+def _watch(event: str, args: tuple) -> None:
+    allowed = WATCHED["allowed"]
+    if allowed is None: return
+    if event in ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "code.__new__"): WATCHED["seen"].append((event, args))
+    if event == "subprocess.Popen" and os.path.basename(os.fspath(args[1][0])) not in HARMLESS: WATCHED["seen"].append((event, args))
+    paths = ()
+    if event == "open" and isinstance(args[0], (str, bytes)) and isinstance(args[2], int):
+        if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT): paths = args[:1]
+    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "shutil.rmtree"): paths = args[:1]
+    elif event in ("os.rename", "os.link", "os.symlink"): paths = args[:2]
+    for path in paths:
+        if isinstance(path, int): continue
+        path = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(path)))), os.path.basename(os.fsdecode(path)))
+        # bytecode of modules that are imported late is Python's own business
+        if path != os.devnull and "__pycache__" not in path and not any(path.startswith(f"{folder}{os.sep}") or path == folder for folder in allowed):
+            WATCHED["seen"].append((event, path))
+
+
+sys.addaudithook(_watch)
+
+
+@contextmanager
+def harmless(*folders: Path):
+    "Nothing may be executed here, and nothing be written but in these folders."
+    WATCHED.update(allowed=[os.path.realpath(folder) for folder in folders], seen=[])
+    try: yield
+    finally: WATCHED["allowed"] = None
+    assert not WATCHED["seen"], WATCHED["seen"]
+
+
+def outcome(function, *args, **kwargs):
+    "What a function returns, or the `UserError` that it raises; anything else that it raises is a crash."
+    try: return function(*args, **kwargs)
+    except UserError as error:
+        assert str(error).strip(), "a mistake without a message"
+        assert len(str(error)) < 20_000, f"a message of {len(str(error)):,} characters"
+        return error
+
+
+def fuzz(quick: int, slow: int, *strategies):
+    "A test that calls `check(case..., tmp_path)` for so many random cases: always the same ones, or (slow) others each time."
+
+    def decorate(check):
+        @pytest.mark.parametrize("cases", [quick, pytest.param(slow, marks=pytest.mark.slow)])
+        def test(cases, tmp_path, monkeypatch):
+            monkeypatch.chdir(tmp_path)
+
+            def one(case): check(*case, tmp_path)
+
+            one = given(st.tuples(*strategies))(one)
+            for example_ in getattr(check, "examples", ()): one = example(example_)(one)
+            settings(max_examples=cases, deadline=None, database=None, derandomize=cases == quick,
+                     suppress_health_check=list(HealthCheck))(one)()
+
+        test.__name__, test.__doc__ = check.__name__, check.__doc__
+        return test
+
+    return decorate
+
+
+def cut_and_flip(data: bytes, numbers: random.Random) -> bytes:
+    "Bytes that are nearly the same: bits flipped, a piece cut out, doubled or overwritten, or the end missing."
+    data = bytearray(data)
+    for _ in range(numbers.choice((1, 1, 1, 2, 5, 30))):
+        if not data: break
+        start = numbers.randrange(len(data))
+        stop = min(len(data), start + numbers.choice((1, 2, 4, 30, 400)))
+        match numbers.randrange(6):
+            case 0 | 1: data[start] ^= 1 << numbers.randrange(8)
+            case 2: del data[start:stop]
+            case 3: data[start:start] = data[start:stop]
+            case 4: data[start:stop] = numbers.randbytes(stop - start)
+            case 5: del data[start:]
+    return bytes(data)
+
+
+randoms = st.integers(0, 2**32).map(random.Random)
+
+# --- experiment files and the command line ---
+
+TOUCH = "touch SENTINEL"
+KEYS = [*flatten(load_config({}))] + [*GROUPS] + [f"{group}._target_" for group in GROUPS]
+ODD_KEYS = ["hydra", "hydra.run.dir", "hydra.callbacks.x._target_", "_target_", "defaults", "", ".", "a..b", "a b", "é", "<<", "=", "~",
+            "__class__", "callbacks.x._target_", "callbacks.x", "logger.x", "paths", "model._args_", "model._partial_", "experiment", "name",
+            "optimizer.params", "trainer.callbacks", "trainer.strategy", "trainer.plugins", "datamodule", "_convert_", "@", "a@b", "a/b"]
+ODD_TEXT = ["os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "torch.hub.load", "torch.load", "pickle.loads", "__main__.x",
+            "${oc.env:HOME}", "${seed}", "${hydra:run.dir}", "${oc.create:{_target_:os.system}}", "???", "../../x", "/etc/passwd", "\x00",
+            "\ud800", "é" * 50, "none", "null", "true", "1e400", "0x10", "[1,2", "{a:1", "'", '"', "\\", "a=b", "choice(1,2)", "range(1,3)",
+            "dlops_mnist.networks.MLP", "torch.nn.Linear", "pytorch_lightning.callbacks.ModelCheckpoint", "torch.optim.SGD", "dlops_mnist",
+            "pytorch_lightning.callbacks.LambdaCallback", "pytorch_lightning.Trainer", ".", "..", "a.", ".a", "torch..nn", "1.2", "-", "~"]
+
+keys = st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(ODD_KEYS), st.text(max_size=8))
+scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(-3, 300), st.floats(), st.sampled_from(ODD_TEXT), st.text(max_size=12))
+values = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(
+    st.one_of(keys, st.sampled_from(["_target_", "name", "params", "lib", "path", "hidden"])), inner, max_size=3)), max_leaves=6)
+experiments = st.dictionaries(keys, values, min_size=1, max_size=4)
+
+
+@st.composite
+def experiment_files(draw) -> bytes:
+    kind = draw(st.integers(0, 9))
+    if kind < 6: return yaml.safe_dump(draw(experiments), allow_unicode=draw(st.booleans())).encode(errors="surrogatepass")
+    if kind == 9: return draw(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: t.encode(errors="replace"))))
+    source = draw(st.sampled_from(sorted((ROOT / "experiments").glob("*.yml")))).read_bytes()
+    return cut_and_flip(source, draw(randoms))
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk"))
+NAMED_FILES = {
+    "billion laughs": BOMB,
+    "billion laughs in mappings": "a: &a {x: 1, y: 2}\n" + "".join(
+        f"{b}: &{b} {{" + ", ".join(f"k{i}: *{a}" for i in range(9)) + "}\n" for a, b in zip("abcdefghij", "bcdefghijk")),
+    "contains itself": "model: &a {x: *a}",
+    "list in itself": "model: &a [*a]",
+    "merge in itself": "model: &a {<<: *a}",
+    "python object": "model: !!python/object/apply:os.system ['touch SENTINEL']",
+    "python name": "model: !!python/name:os.system",
+    "hydra callback": f"hydra: {{callbacks: {{x: {{_target_: os.system, command: {TOUCH}}}}}}}",
+    "hydra folder": "hydra.run.dir: evil",
+    "hydra logging": "hydra.job_logging: {version: 1, handlers: {x: {class: logging.FileHandler, filename: SENTINEL}}, root: {handlers: [x]}}",
+    "hydra search path": "hydra.searchpath: [file://.]",
+    "hydra launcher": f"hydra.launcher: {{_target_: os.system, command: {TOUCH}}}",
+    "call": f"model: {{_target_: os.system, command: {TOUCH}}}",
+    "call in a list": f"callbacks.x: {{_target_: pytorch_lightning.callbacks.Timer, duration: [{{_target_: os.system, _args_: ['{TOUCH}']}}]}}",
+    "eval": "optimizer: {_target_: builtins.eval, _args_: ['open(\"SENTINEL\", \"w\")']}",
+    "late target": "model: {_target_: '${name}', command: x}\nname: os.system",
+    "resolver": "model: '${oc.create:{_target_:os.system}}'",
+    "environment": "experiment: ${oc.env:HOME}",
+    "deep list": "model: " + "[" * 20_000,
+    "deep map": "model: " + "{a: " * 20_000,
+    "deep whole": "model: " + "[" * 900 + "]" * 900,
+    "deep indent": "".join(" " * i + "a:\n" for i in range(300)),
+    "wide": "callbacks: {" + ", ".join(f"k{i}: {{_target_: x.y}}" for i in range(3000)) + "}",
+    "wide list": "model.hidden: [" + "1, " * 5000 + "]",
+    "huge number": "seed: " + "9" * 10_000,
+    "huge octal": "seed: 0" + "7" * 100_000,
+    "sexagesimal": "seed: " + "1" + ":59" * 2000,
+    "long key": "k" * 100_000 + ": 1",
+    "long line": "name: " + "x" * 1_000_000,
+    "empty int": "seed: !!int ''",
+    "empty float": "seed: !!float ''",
+    "no bool": "seed: !!bool 'maybe'",
+    "bad date": "seed: !!timestamp '99999-99-99'",
+    "no date": "seed: !!timestamp 'x'",
+    "binary": "seed: !!binary 'AA'",
+    "set": "seed: !!set {a, b}",
+    "omap": "seed: !!omap [a: 1]",
+    "list key": "? [a, b]\n: 1",
+    "map key": "? {a: b}\n: 1",
+    "null key": "null: 1",
+    "number key": "1: 1",
+    "two documents": "seed: 1\n---\nseed: 2",
+    "no document": "---\n...\n",
+    "directive": "%YAML 9.9\n---\nseed: 1",
+    "undefined alias": "seed: *x",
+    "tab": "model:\n\thidden: [1]",
+    "byte order mark": "\ufeffseed: 1",
+    "utf-16": "seed: 1".encode("utf-16"),
+    "latin-1": "name: é".encode("latin-1"),
+    "zero bytes": b"\0" * 100,
+    "text": "hello",
+    "only a comment": "# nothing",
+    "experiment outside": "experiment: ../../x",
+    "name outside": "name: ../../x\nseed: 1",
+    "absolute name": "name: /tmp/x",
+}
+
+
+def read_a_file(data: bytes, folder: Path):
+    "An experiment file read as `train` reads it."
+    file = folder / "experiment.yml"
+    file.write_bytes(data)
+    with harmless(folder):
+        config = outcome(load_config, file)
+        if not isinstance(config, UserError): outcome(plan, str(file), [], False)
+        found = set(os.listdir(folder))
+    assert found == {"experiment.yml"}, "reading a file must write nothing"
+    return config
+
+
+@fuzz(80, 3000, experiment_files())
+def test_experiment_files(data, folder):
+    config = read_a_file(data, folder)
+    # what is accepted is whole: it can be written, and read back to the same
+    if not isinstance(config, UserError):
+        (folder / "experiment.yml").write_text(to_yaml(config))
+        again = load_config(folder / "experiment.yml")
+        assert repr(again) == repr(config)
+
+
+@pytest.mark.parametrize("name", NAMED_FILES)
+def test_experiment_file(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = NAMED_FILES[name]
+    read_a_file(data if isinstance(data, bytes) else data.encode(), tmp_path)
+
+
+WORDS = ["seed=", "model=", "~model", "~scheduler", "+x=", "++x=", "trainer.max_epochs=", "callbacks=", "logger=", "optimizer.lr=", "experiment=",
+         "name=", "hydra.verbose=", "model@x=", "hydra/launcher=", "paths.runs=", "datamodule.path=", "model.hidden=", "--cfg", "-m", "debug=",
+         "augment=", "scheduler.", "resume=", "ckpt_path=", "001", "--config-dir", "callbacks.early_stopping.patience="]
+VALUES = ["1", "1,2", "a,b", "[1,2]", "{a:1}", "choice(1,2)", "range(1,4)", "glob(*)", "interval(0,1)", "shuffle(1,2)", "sort(3,1)", "int(x)", "str(1)",
+          "json_str('{}')", "extend_list(1)", "${seed}", "${oc.env:HOME}", "'", '"x', "\\", "[", "{", "(", "mlp", "cnn", "[early_stopping]", "null", "???",
+          "1e-3", "nan", "-inf", "0x1f", "10_0", "a b", "a=b", "../../x", "os.system", "{_target_:os.system}", "\x00", "é", "=", "==", ":", "tag(a,1)"]
+words = st.one_of(
+    st.builds(str.__add__, st.sampled_from(WORDS), st.sampled_from(VALUES)), st.builds(str.__add__, st.sampled_from(WORDS), st.text(max_size=6)),
+    st.builds("{}={}".format, keys, scalars), st.text(min_size=1, max_size=10))
+
+
+@fuzz(60, 2000, st.lists(words, min_size=1, max_size=3), st.booleans())
+def test_words_of_a_command_line(typed, multirun, folder):
+    def command():
+        experiment, overrides, _ = split_command(typed)
+        return plan(experiment, overrides, multirun)
+
+    with harmless(folder): outcome(command)
+    assert not os.listdir(folder)
+
+
+@pytest.mark.parametrize("word", ["seed=range(1000000000)", "seed=range(0,1,1e-9)", "seed=" + ",".join(map(str, range(3000))),
+                                  "model.hidden=" + "[" * 3000, "seed=" + "9" * 10_000, "x" * 100_000, "a=" * 10_000])
+def test_words_that_ask_for_too_much(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with harmless(tmp_path): assert isinstance(outcome(plan, None, [word], False), UserError)
