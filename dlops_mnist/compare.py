@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['confidence', 'contested_images', 'Comparison', 'plot_disagreements', 'compare', 'save_comparison', 'show_comparison']
 
-# %% ../nbs/05_compare.ipynb #5a7fb096
+# %% ../nbs/05_compare.ipynb #ee6d6f1a
 import json
 import os
 from dataclasses import dataclass
@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .checkpoint import load, open_dataset
 from .core import UserError, show_table
-from dlops_mnist.evaluate import (
-    OVERALL, Evaluation, as_json, check_arguments, load, measure, open_dataset, say, with_interval,
-    write_files,
-)
+from .evaluate import OVERALL, Evaluation, as_json, check_arguments, measure, say, with_interval, write_files
 from .runfolder import Run
 
 # %% ../nbs/05_compare.ipynb #67bf326e
@@ -71,7 +69,7 @@ class Comparison:
                              "truth": [self.a.classes[k] for k in self.a.labels[rows]],
                              "A": says(self.a), "B": says(self.b), "right": right})
 
-# %% ../nbs/05_compare.ipynb #6bea2bdc
+# %% ../nbs/05_compare.ipynb #4a79caa8
 def plot_disagreements(comparison: Comparison, count: int = 18):
     "A grid of the images to which the two models give different classes."
     from dlops_mnist.figures import Picture
