@@ -267,3 +267,157 @@ def test_words_of_a_command_line(typed, multirun, folder):
 def test_words_that_ask_for_too_much(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with harmless(tmp_path): assert isinstance(outcome(plan, None, [word], False), UserError)
+
+
+# --- pictures ---
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+
+
+def saved(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    "A picture as Pillow writes it."
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    "A part of a PNG file, its checksum right."
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width=28, height=28, depth=8, kind=0, interlaced=0, rows=None, between=b"", method=0, filters=0) -> bytes:
+    "A PNG file that may claim whatever it likes, every checksum right."
+    rows = b"".join(b"\0" + row.tobytes() for row in PIXELS) if rows is None else rows
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, method, filters, interlaced)
+    return SIGNATURE + chunk(b"IHDR", header) + between + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+GREY, COLOUR = Image.fromarray(PIXELS), Image.fromarray(np.stack([PIXELS] * 3, -1))
+ZEROS = b"\0" * 50_000_000  # 50 kB when they are compressed
+PICTURES = {
+    "stored": encode_png(PIXELS), "filtered": saved(GREY), "colour": saved(COLOUR), "alpha": saved(COLOUR.convert("RGBA")),
+    "grey with alpha": saved(GREY.convert("LA")), "palette": saved(COLOUR.quantize(16)), "one bit": saved(GREY.convert("1")),
+    "16 bits": saved(Image.fromarray(PIXELS.astype(np.uint16) * 257)), "transparent": saved(GREY, transparency=3),
+    "animated": saved(GREY, save_all=True, append_images=[GREY.rotate(90)]), "interlaced": png(interlaced=1),
+    "JPEG": saved(GREY, "JPEG"), "GIF": saved(GREY, "GIF"), "BMP": saved(GREY, "BMP"), "TIFF": saved(GREY, "TIFF"), "WebP": saved(GREY, "WEBP"),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n(SENTINEL) (w) file\n", "HTML": b"<html></html>", "empty": b"",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "signature": SIGNATURE, "no end": encode_png(PIXELS)[:-12],
+    "bomb of rows": png(rows=ZEROS), "bomb of size": png(2**31 - 1, 2**31 - 1), "wide": png(2**31 - 1, 1), "large and empty": png(8192, 8192, rows=b""),
+    "large and real": png(8192, 8192, rows=b"\0" * (8192 * 8193)), "too large": png(8193, 8192, rows=b"\0" * 100),
+    "colour bomb": png(8192, 8192, kind=2, rows=ZEROS), "palette without colours": png(kind=3), "1x1": png(1, 1, rows=b"\0\7"), "0x0": png(0, 0),
+    "text bomb": png(between=chunk(b"zTXt", b"x\0\0" + zlib.compress(ZEROS))), "profile bomb": png(between=chunk(b"iCCP", b"x\0\0" + zlib.compress(ZEROS))),
+    "text bomb in colour": png(kind=2, rows=b"".join(b"\0" + bytes(84) for _ in range(28)), between=chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(ZEROS))),
+    "two headers": SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0)) + encode_png(PIXELS)[8:],
+    "filter 9": png(rows=b"".join(b"\x09" + row.tobytes() for row in PIXELS)), "many empty parts": png(between=chunk(b"tEXt", b"") * 20_000),
+    "negative length": SIGNATURE + b"\xff\xff\xff\xff" + b"IHDR" + bytes(20), "garbage behind": encode_png(PIXELS) + ZEROS[:100],
+}
+
+
+@st.composite
+def pictures(draw) -> bytes:
+    if draw(st.integers(0, 3)) == 0:  # whatever a header can claim, with checksums that are right
+        size = st.one_of(st.just(28), st.integers(0, 60), st.integers(0, 2**32 - 1))
+        small = st.integers(0, 255)
+        return png(draw(size), draw(size), draw(st.sampled_from([8, 8, 1, 2, 4, 16, 0, 255])), draw(st.sampled_from([0, 0, 2, 3, 4, 6, 7])),
+                   draw(st.sampled_from([0, 0, 1, 2])), cut_and_flip(b"".join(b"\0" + r.tobytes() for r in PIXELS), draw(randoms)), b"", draw(st.sampled_from([0, 0, 1])),
+                   draw(st.one_of(st.just(0), small)))
+    name = draw(st.sampled_from([name for name, data in PICTURES.items() if len(data) < 5000]))
+    numbers = draw(randoms)
+    data = cut_and_flip(PICTURES[name], numbers)
+    if numbers.random() < 0.5 and data[:8] == SIGNATURE:  # damage that no checksum shows
+        parts, position = [SIGNATURE], 8
+        while position + 12 <= len(data):
+            length, kind = struct.unpack_from(">I4s", data, position)
+            body = data[position + 8:position + 8 + min(length, 10_000)]
+            parts.append(chunk(kind, cut_and_flip(body, numbers) if numbers.random() < 0.3 else body))
+            position += 12 + len(body)
+        data = b"".join(parts)
+    return data
+
+
+def decoded(data: bytes, color):
+    try: return decode_png(data, color)
+    except BadImage as error:
+        assert 0 < len(str(error)) < 300
+        return None
+
+
+@fuzz(500, 20_000, pictures(), st.sampled_from([False, True, "grey"]))
+def test_pictures(data, color, folder):
+    with harmless(): pixels = decoded(data, color)
+    if pixels is None: return
+    assert pixels.dtype == np.uint8 and pixels.ndim == (3 if color is True else 2)
+    # whatever we read, Pillow, which the world trusts, reads as well, and to the same
+    there = np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB" if color is True else "L"))
+    assert np.array_equal(pixels, there.transpose(2, 0, 1) if color is True else there)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture(name):
+    for color in (False, True, "grey"):
+        with harmless(): decoded(PICTURES[name], color)
+
+
+def in_a_process(function, memory: int | None = None, seconds: int = 60):
+    "What `function` returns in a process of its own, which may take so many bytes more than it has."
+    import multiprocessing
+    import resource
+
+    def run(sender):
+        if memory:
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
+        try: sender.send(function())
+        except BaseException as error: sender.send(error)
+
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=run, args=(sender,), daemon=False)
+    process.start()
+    sender.close()
+    try: answer = receiver.recv() if receiver.poll(seconds) else TimeoutError(f"not done in {seconds} s")
+    except EOFError: answer = RuntimeError("the process died")
+    process.kill()
+    process.join()
+    if isinstance(answer, BaseException): raise answer
+    return answer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+def test_pictures_that_burst_stay_small():
+    "None of the bombs takes more than a gigabyte, the size of the largest picture that is allowed, in colour, and a few copies."
+    assert in_a_process(lambda: [decoded(data, color) is None for data in PICTURES.values() for color in (False, True, "grey")], memory=10**9)
+
+
+@fuzz(25, 1000, st.lists(pictures(), min_size=1, max_size=4), st.sampled_from([False, "grey"]))
+def test_datasets_with_bad_pictures(odd, color, folder):
+    shutil.rmtree(folder / "images", ignore_errors=True)
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (folder / "images" / split / name).mkdir(parents=True)
+            for i in range(2): (folder / "images" / split / name / f"{i}.png").write_bytes(encode_png(np.roll(PIXELS, i)))
+    for i, data in enumerate(odd): (folder / "images/train/a" / f"odd{i}.png").write_bytes(data)
+    good = [decoded(data, color) for data in odd]
+    with harmless(folder / "images"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images_module.time, "sleep", lambda seconds: None)
+        arrays = outcome(open_images, folder / "images", color)
+    # all or nothing: a picture that can't be read is named, and never left out
+    usable = all(pixels is not None and pixels.shape == (28, 28) for pixels in good)
+    assert isinstance(arrays, UserError) != usable
+    if usable: assert len(arrays.splits["train"]["images"]) == 4 + len(odd)
+    else: assert any(f"odd{i}.png" in str(arrays) for i in range(len(odd)))
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_pictures_at_once():
+    "Decoded together or one by one, files give the same pixels and the same complaints."
+    numbers = random.Random(1)
+    files = [cut_and_flip(PICTURES["filtered"], numbers) if i % 3 else saved(Image.fromarray(np.roll(PIXELS, i))) for i in range(6000)]
+    out = np.zeros((len(files), 28, 28), np.uint8)
+    problems = decode_pngs(files, out)
+    for i, data in enumerate(files):
+        pixels = decoded(data, False)
+        if pixels is None: assert isinstance(problems[i], BadImage)
+        elif pixels.shape == (28, 28): assert i not in problems and np.array_equal(out[i], pixels)
+        else: assert problems[i] == pixels.shape
