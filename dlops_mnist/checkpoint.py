@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_checkpoint', 'nearest_path', 'Trained', 'load', 'open_dataset', 'predict', 'image_losses', 'fairness']
 
-# %% ../nbs/05_checkpoint.ipynb #27c1e215
+# %% ../nbs/05_checkpoint.ipynb #ef315970
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .core import UserError, nearest
+from .core import UserError, nearest, read_checkpoint
 from .runfolder import Run
 from .targets import build
 
@@ -62,7 +62,7 @@ class Trained:
     def __repr__(self) -> str:
         return f"Trained({self.name!r})"
 
-# %% ../nbs/05_checkpoint.ipynb #a5061a7c
+# %% ../nbs/05_checkpoint.ipynb #65d18017
 def load(
     subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder
 ) -> Trained:
@@ -74,7 +74,8 @@ def load(
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     module = load_module(path, device)
-    record = torch.load(path, map_location="cpu", weights_only=True).get("dlops_mnist") or {}
+    record = read_checkpoint(path).get("dlops_mnist")
+    record = record if isinstance(record, Mapping) else {}
     # the run's own provenance, and what travels with a checkpoint that has left its run
     fingerprint = (run.provenance.get("fingerprint") if run else None) or record.get("fingerprint")
     return Trained(path, run, module, dict(module.hparams), fingerprint)

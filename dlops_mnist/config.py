@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULE_KEYS', 'DEFAULT_CLASS', 'GIVEN', 'our_store', 'compose', 'check_config', 'Config', 'finish',
            'find_experiment', 'read_experiment', 'resumed', 'load_config', 'naming_the_file', 'Difference', 'diff']
 
-# %% ../nbs/02_config.ipynb #d7f87a85
+# %% ../nbs/02_config.ipynb #f443cdae
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import DEFAULTS, GROUPS, SEVERAL, Base, Paths, base_config
-from .core import UserError, fits, flatten, nearest, plain
+from .core import UserError, fits, flatten, nearest, plain, read_checkpoint
 from .overrides import command_overrides, dotted, file_overrides, join_overrides
 from .targets import check_section, read_class
 from .yamlfile import read_yaml, to_yaml
@@ -212,7 +212,7 @@ def finish(
     check_config(config)
     return Config({f.name: config[f.name] for f in fields(Base)})
 
-# %% ../nbs/02_config.ipynb #332ca9c8
+# %% ../nbs/02_config.ipynb #e287464e
 def find_experiment(
     name: str | os.PathLike,  # `001`, `experiments/001.yml`, a run's folder, its config.yaml, or a checkpoint
 ) -> Path:
@@ -252,11 +252,7 @@ def resumed(
 
 
 def _read_checkpoint(file: Path) -> dict[str, Any]:
-    import torch
-
-    try: checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error: raise UserError(f"{file} is not a checkpoint that can be loaded safely: {_first_line(error)}") from error
-    settings = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    settings = read_checkpoint(file).get("hyper_parameters")
     if not isinstance(settings, Mapping) or "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
     return plain(settings)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_VALUES', 'MOST_LEVELS', 'SCALARS', 'SEQUENCES', 'MAPPINGS', 'UserError', 'nearest', 'remove', 'atomic', 'plain',
-           'flatten', 'fits', 'parse_override', 'parse_value', 'parameter_notes', 'describe_command', 'bind',
-           'clean_exit', 'run_command', 'console', 'show_table', 'quiet_lightning', 'go_to_root']
+           'flatten', 'read_checkpoint', 'fits', 'parse_override', 'parse_value', 'parameter_notes', 'describe_command',
+           'bind', 'clean_exit', 'run_command', 'console', 'show_table', 'quiet_lightning', 'go_to_root']
 
-# %% ../nbs/00_core.ipynb #46dadde1
+# %% ../nbs/00_core.ipynb #dcf35779
 import ast
 import difflib
 import inspect
@@ -16,8 +16,10 @@ import os
 import re
 import secrets
 import shutil
+import struct
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
@@ -112,6 +114,29 @@ def flatten(
         if isinstance(value, Mapping) and value: flat |= flatten(value, f"{prefix}{key}.")
         else: flat[f"{prefix}{key}"] = value
     return flat
+
+# %% ../nbs/00_core.ipynb #f27647d3
+def read_checkpoint(
+    path: str | os.PathLike,  # a file that PyTorch or Lightning saved
+    device: Any = "cpu",  # where its tensors go
+) -> dict[str, Any]:
+    "What is in a checkpoint: tensors and plain data, every checksum checked, no code run. Raises `UserError`."
+    import torch  # takes seconds, and most programs never get here
+
+    path = Path(path)
+    if not path.is_file(): raise UserError(f"There is no checkpoint `{path}`.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(record.compress_type or record.file_size > path.stat().st_size for record in archive.infolist())
+            wrong = packed or archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError, NotImplementedError, RuntimeError, struct.error) as error: wrong = error
+    if wrong: raise UserError(f"`{path}` is damaged, cut short, or no checkpoint at all.")
+    try: checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises what it likes, and what it says advises to switch the safety off
+        raise UserError(f"`{path}` can't be loaded: it is damaged, or holds more than weights and plain settings, "
+                        "which could run code.") from error
+    if not isinstance(checkpoint, dict): raise UserError(f"`{path}` is no checkpoint: it holds a {type(checkpoint).__name__}.")
+    return checkpoint
 
 # %% ../nbs/00_core.ipynb #bd247112
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool, "complex": (int, float, complex)}

@@ -6,11 +6,10 @@
 __all__ = ['Classifier', 'SeveralSteps', 'count_steps', 'full_target', 'build_model', 'build_optimizer', 'build_scheduler',
            'complete', 'MNISTModule', 'load_module']
 
-# %% ../nbs/01_models.ipynb #5b30f23e
+# %% ../nbs/01_models.ipynb #bec335a4
 import inspect
 import math
 import os
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from .core import UserError, plain
+from .core import UserError, plain, read_checkpoint
 from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import EpochMetrics, classification_loss, to_input, to_logits
 from .targets import build, read_class
@@ -274,25 +273,25 @@ def _wrong_logits(logits: Tensor, module: MNISTModule) -> UserError:
     return UserError(f"{type(module.model).__name__} gives outputs of shape {shape}; {module.class_count} classes need "
                      f"{wanted}. Let it take the number from a parameter called `classes`.")
 
-# %% ../nbs/01_models.ipynb #4df6cdb9
+# %% ../nbs/01_models.ipynb #5d04da59
 def load_module(
     path: str | os.PathLike,  # a checkpoint of `MNISTModule`
     map_location: str | torch.device = "cpu",  # the device to load it to
 ) -> MNISTModule:
     "The module of a checkpoint, in eval mode; runs no code out of the file. Raises `UserError` if it can't be loaded."
-    path = Path(path)
-    if not path.is_file(): raise UserError(f"There is no checkpoint `{path}`.")
-    if not zipfile.is_zipfile(path): raise UserError(f"`{path}` is damaged, cut short, or no checkpoint at all.")
-    try: checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:
-        raise UserError(f"`{path}` can't be loaded: it is damaged, or holds more than weights and plain settings, "
-                        "which could run code.") from error
-    if not (isinstance(checkpoint, dict) and {"hyper_parameters", "state_dict"} <= set(checkpoint)):
+    checkpoint = read_checkpoint(path, map_location)
+    settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
+    if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):
         raise UserError(f"`{path}` is no checkpoint of MNISTModule: settings or weights are missing.")
-    try: module = MNISTModule(checkpoint["hyper_parameters"])
-    except (UserError, TypeError, ValueError) as error:
-        raise UserError(f"`{path}` describes a model that can't be built: {error}") from error
-    try: module.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, TypeError, AttributeError) as error:
+    try:
+        settings = plain(settings)
+        with torch.device("meta"): parameters = MNISTModule(settings).parameters()  # no memory is taken for these
+        # a settings line may ask for any size; the weights must really be in the file before we make room for them
+        if sum(p.numel() for p in parameters) > os.path.getsize(path): raise ValueError("it is larger than the file")
+        module = MNISTModule(settings)
+    except (UserError, TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise UserError(f"`{path}` describes a model that can't be built: {str(error)[:500]}") from error
+    try: module.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"`{path}` holds the weights of another network than its settings describe.") from error
     return module.to(map_location).eval()

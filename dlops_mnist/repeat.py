@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['FACTS', 'made_by', 'present', 'origin', 'lines', 'what_differs', 'say_what_differs']
 
-# %% ../nbs/03_repeat.ipynb #3613421e
+# %% ../nbs/03_repeat.ipynb #7795b06f
 import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .core import UserError, console
+from .core import UserError, console, read_checkpoint
 from .runfolder import Run, git_state, hardware, is_helper, package_versions
 
 # %% ../nbs/03_repeat.ipynb #d35c61fa
@@ -30,7 +30,7 @@ def present(fingerprint: str | None = None) -> dict[str, Any]:
     return {"packages": package_versions(), "python": platform.python_version(), "git": git_state(),
             "hardware": hardware(), "fingerprint": fingerprint}
 
-# %% ../nbs/03_repeat.ipynb #fc37017f
+# %% ../nbs/03_repeat.ipynb #f7d636fe
 def origin(
     path: str | os.PathLike,  # a checkpoint, a run's folder, or its config.yaml
 ) -> dict[str, Any]:
@@ -39,10 +39,7 @@ def origin(
     if path.suffix != ".ckpt":
         run = Run(path if path.is_dir() else path.parent)
         return made_by(run) | {"fingerprint": run.provenance.get("fingerprint")} if run.provenance else {}
-    import torch
-
-    try: facts = torch.load(path, map_location="cpu", weights_only=True).get("dlops_mnist")
-    except Exception as error: raise UserError(f"`{path}` can't be loaded as a checkpoint.") from error
+    facts = read_checkpoint(path).get("dlops_mnist")
     return facts if isinstance(facts, dict) else {}
 
 # %% ../nbs/03_repeat.ipynb #1b95e7b9

@@ -6,7 +6,7 @@
 __all__ = ['MAY_CHANGE', 'with_facts', 'make_trainer', 'keep_freed_memory', 'reopen', 'Interrupted', 'train', 'children_repeat',
            'report', 'train_and_report', 'main']
 
-# %% ../nbs/04_train.ipynb #f71a9609
+# %% ../nbs/04_train.ipynb #8e1e95f0
 import ctypes
 import importlib.util
 import os
@@ -19,7 +19,7 @@ from typing import Any
 
 from .base import deep_update
 from .config import DEFAULT_CLASS, Config, diff, load_config
-from .core import UserError, console, quiet_lightning, remove
+from .core import UserError, console, quiet_lightning, read_checkpoint, remove
 from .launch import launch
 from .repeat import say_what_differs
 from .runfolder import Run, is_helper, mark_ended, new_run, reopen_run, write_config
@@ -56,7 +56,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
         libc.mallopt(-1, 0x7FFFFFFF)  # M_TRIM_THRESHOLD: nothing is given back
 
-# %% ../nbs/04_train.ipynb #e981087a
+# %% ../nbs/04_train.ipynb #97d4c365
 MAY_CHANGE = ("resume", "repeats", "ckpt_path", "checkpoint_every_n_steps", "trainer.max_epochs", "trainer.max_steps",
               "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar", "datamodule.path", "datamodule.cache",
               "datamodule.source", "datamodule.raw", "datamodule.num_workers", "paths.runs", "logger")
@@ -84,11 +84,12 @@ def reopen(
     if known and known != found:
         raise UserError(f"The images are not those that this run began with: their fingerprint was {known[:12]}, and is "
                         f"{str(found)[:12]} now.", key="datamodule.path")
+    if run.last_checkpoint.is_file(): read_checkpoint(run.last_checkpoint)
     run = reopen_run(run.path)
     write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
     return run
 
-# %% ../nbs/04_train.ipynb #c4d78d11
+# %% ../nbs/04_train.ipynb #1d108edd
 class Interrupted(KeyboardInterrupt):
     "Somebody stopped a run, which can go on later."
 
@@ -109,6 +110,7 @@ def train(
     quiet_lightning()
     keep_freed_memory()
     config = load_config(config)
+    if config["ckpt_path"]: read_checkpoint(config["ckpt_path"])  # refused now, if it is not what it should be
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
@@ -122,7 +124,8 @@ def train(
         trainer = make_trainer(config, run)
     if config["compile"]: module.model.compile()
     with _record_of(run, started=True), children_repeat(run):
-        trainer.fit(module, datamodule, ckpt_path=run.last_checkpoint if config["resume"] else config["ckpt_path"])
+        # never a pickle that runs code, which Lightning would allow for an address that begins with http
+        trainer.fit(module, datamodule, ckpt_path=run.last_checkpoint if config["resume"] else config["ckpt_path"], weights_only=True)
     return run
 
 

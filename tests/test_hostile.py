@@ -421,3 +421,167 @@ def test_thousands_of_damaged_pictures_at_once():
         if pixels is None: assert isinstance(problems[i], BadImage)
         elif pixels.shape == (28, 28): assert i not in problems and np.array_equal(out[i], pixels)
         else: assert problems[i] == pixels.shape
+
+
+# --- checkpoints ---
+
+
+class Call:
+    "What a pickle needs to call a function when it is read."
+
+    def __init__(self, function, *arguments): self.call = function, arguments
+
+    def __reduce__(self): return self.call
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> dict:
+    "What a checkpoint of ours holds, and its file."
+    import torch
+
+    from dlops_mnist.models import MNISTModule
+
+    config = plain(load_config({"model.hidden": [4], "datamodule.classes": ["3", "no3"], "datamodule.image_shape": [28, 28]}))
+    module = MNISTModule(config)
+    content = {"hyper_parameters": config, "state_dict": module.state_dict(), "dlops_mnist": {"fingerprint": "abc"}, "epoch": 1,
+               "pytorch-lightning_version": "2.6.0"}
+    file = tmp_path_factory.mktemp("good") / "good.ckpt"
+    torch.save(content, file)
+    return {"content": content, "bytes": file.read_bytes(), "weights": module.state_dict()}
+
+
+def read_a_checkpoint(file: Path):
+    "A checkpoint read by all that read checkpoints; returns its module, or the mistake."
+    from dlops_mnist.checkpoint import load
+    from dlops_mnist.models import load_module
+
+    with harmless(): module = outcome(load_module, file)
+    with harmless():
+        trained, config = outcome(load, file), outcome(load_config, file)
+        assert isinstance(trained, UserError) == isinstance(module, UserError)
+        if not isinstance(config, UserError): outcome(plan, str(file), ["seed=1"], False)
+    assert not Path("SENTINEL").exists()
+    return module
+
+
+@pytest.mark.parametrize("cases", [60, pytest.param(3000, marks=pytest.mark.slow)])
+def test_damaged_checkpoints(cases, good, tmp_path, monkeypatch):
+    "A checkpoint with flipped bits, or a piece missing, is refused, or gives just the weights that were saved."
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    numbers, refused = random.Random(cases), 0
+    for _ in range(cases):
+        (tmp_path / "x.ckpt").write_bytes(cut_and_flip(good["bytes"], numbers))
+        module = read_a_checkpoint(tmp_path / "x.ckpt")
+        if isinstance(module, UserError): refused += 1
+        else: assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), good["weights"].values(), strict=True))
+    assert refused > cases / 2
+
+
+@fuzz(60, 3000, st.dictionaries(keys, values, min_size=1, max_size=3), st.sampled_from(["hyper_parameters", "state_dict", "top", "dlops_mnist"]),
+      st.booleans())
+def test_checkpoints_with_other_content(changes, place, deep, folder):
+    import torch
+
+    content = dict(test_checkpoints_with_other_content.good["content"])
+    if place == "top": content |= changes
+    elif not deep: content[place] = content[place] | changes
+    else: content[place] = {key: changes if i % 3 == len(changes) % 3 else value for i, (key, value) in enumerate(content[place].items())}
+    torch.save(content, folder / "x.ckpt")
+    read_a_checkpoint(folder / "x.ckpt")
+
+
+@pytest.fixture(autouse=True)
+def _good_for_fuzz(request):
+    # what hypothesis calls has no fixtures
+    if "other_content" in request.node.name: test_checkpoints_with_other_content.good = request.getfixturevalue("good")
+
+
+def knot() -> dict:
+    inside = {}
+    inside["deeper"] = inside
+    return inside
+
+
+def bush() -> list:
+    inside = ["x"]
+    for _ in range(40): inside = [inside] * 9
+    return inside
+
+
+def strange_checkpoints(good: dict) -> dict[str, bytes]:
+    "Checkpoints made to do harm, by name."
+    import torch
+
+    def saved(content, **kwargs) -> bytes:
+        file = io.BytesIO()
+        torch.save(content, file, **kwargs)
+        return file.getvalue()
+
+    def zipped(entries: dict[str, bytes], method=zipfile.ZIP_STORED) -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", method) as archive:
+            for name, data in entries.items(): archive.writestr(name, data)
+        return file.getvalue()
+
+    def config(**changes): return saved(content | {"hyper_parameters": content["hyper_parameters"] | changes})
+
+    content = good["content"]
+    with zipfile.ZipFile(io.BytesIO(good["bytes"])) as archive: entries = {name: archive.read(name) for name in archive.namelist()}
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
+    calls = {"system": Call(os.system, TOUCH), "open": Call(open, "SENTINEL", "w"), "eval": Call(eval, "open('SENTINEL', 'w')"),
+             "exec": Call(exec, "open('SENTINEL', 'w')"), "unlink": Call(os.unlink, "x.ckpt"), "import": Call(__import__, "antigravity")}
+    huge = torch.zeros(1).expand(10**6, 10**6)
+    model = content["hyper_parameters"]["model"]
+    return {
+        **{f"{name} as a pickle": pickle.dumps(call) for name, call in calls.items()},
+        **{f"{name} in the settings": saved(content | {"hyper_parameters": {"x": call}}) for name, call in calls.items()},
+        **{f"{name} in the weights": saved(content | {"state_dict": {"x": call}}) for name, call in calls.items()},
+        **{f"{name} as the archive's pickle": zipped(entries | {pickled: pickle.dumps(call, 2)}) for name, call in calls.items()},
+        **{f"{name} in the old format": saved({"state_dict": call}, _use_new_zipfile_serialization=False) for name, call in calls.items()},
+        "packed": zipped(entries, zipfile.ZIP_DEFLATED), "packed zeros": zipped(entries | {"archive/data/0": ZEROS}, zipfile.ZIP_DEFLATED),
+        "a whole network": saved(torch.nn.Linear(2, 2)), "a list": saved([1, 2]), "a tensor": saved(torch.zeros(2)), "nothing": saved(None),
+        "old format": saved(content, _use_new_zipfile_serialization=False), "empty": b"", "empty archive": zipped({}), "text": b"hello", "PNG": PICTURES["stored"],
+        "knot": config(model=knot()), "bush": config(model=bush()), "knot as settings": saved(content | {"hyper_parameters": knot()}),
+        "no settings": saved({"state_dict": {}}), "settings that are a list": saved(content | {"hyper_parameters": [1]}),
+        "settings that are a tensor": saved(content | {"hyper_parameters": torch.zeros(3)}), "tensor as a setting": config(seed=torch.zeros(3)),
+        "tuple as a name": saved(content | {"hyper_parameters": content["hyper_parameters"] | {(1, 2): 3}}), "bytes": config(model=b"abc"),
+        "huge tensor": saved(content | {"state_dict": {"x": huge}}),
+        "huge weights": saved(content | {"state_dict": {name: huge for name in content["state_dict"]}}),
+        "huge network": config(model=model | {"hidden": [10**9, 10**9]}), "large network": config(model=model | {"hidden": [60_000, 60_000]}),
+        "deep network": config(model=model | {"hidden": [1] * 3000}), "negative network": config(model=model | {"hidden": [-1]}),
+        "text network": config(model=model | {"hidden": "many"}), "no network": config(model={}), "network of nothing": config(model=None),
+        "program as a network": config(model={"_target_": "os.system", "command": TOUCH}), "other class": config(model={"_target_": "torch.nn.Transformer"}),
+        "code from the network": config(model={"_target_": "torch.hub.load", "repo_or_dir": "x/y"}), "many classes": config(datamodule={"classes": ["x"] * 10**5}),
+        "large images": config(datamodule=content["hyper_parameters"]["datamodule"] | {"image_shape": [10**6, 10**6]}),
+        "no classes": config(datamodule={}), "wrong classes": config(datamodule={"classes": 3, "image_shape": "x"}), "text as steps": config(steps_per_call="x"),
+        "weights that are text": saved(content | {"state_dict": {name: "x" for name in content["state_dict"]}}),
+        "weights of another type": saved(content | {"state_dict": {name: weight.to(torch.complex64) for name, weight in content["state_dict"].items()}}),
+        "weights without storage": saved(content | {"state_dict": {name: weight.to("meta") for name, weight in content["state_dict"].items()}}),
+        "names that are numbers": saved(content | {"state_dict": dict(enumerate(content["state_dict"].values()))}),
+        "record that is text": saved(content | {"dlops_mnist": "x"}), "record of a list": saved(content | {"dlops_mnist": {"fingerprint": [1]}}),
+    }
+
+
+def test_strange_checkpoints(good, tmp_path, monkeypatch):
+    "Not one of them gets anything called, and none takes more memory than the machine has."
+    monkeypatch.chdir(tmp_path)
+    loaded = set()
+    for name, data in strange_checkpoints(good).items():
+        (tmp_path / "x.ckpt").write_bytes(data)
+        try: module = read_a_checkpoint(tmp_path / "x.ckpt")
+        except Exception as error: raise AssertionError(f"{name}: {type(error).__name__}: {str(error)[:300]}") from error
+        if not isinstance(module, UserError): loaded.add(name)
+        assert set(os.listdir()) == {"x.ckpt"}, name
+    # what is wrong with these harms no network
+    assert loaded == {"record that is text", "record of a list", "no classes", "text as steps", "weights of another type"}
+
+
+def test_a_checkpoint_to_continue_from_is_not_run(good, tmp_path, monkeypatch, program):
+    "Lightning would fetch an address and run what it finds; here it is a mistake, before a run is made."
+    for name, start in (("evil.ckpt", "evil.ckpt"), ("evil.ckpt", "http://127.0.0.1:9/evil.ckpt")):
+        (tmp_path / name).write_bytes(strange_checkpoints(good)["system in the weights"])
+        done = program("train", f"ckpt_path='{start}'", f"datamodule.path={ROOT / 'dataset'}", cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert os.listdir(tmp_path) == ["evil.ckpt"]
