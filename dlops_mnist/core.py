@@ -343,12 +343,13 @@ def _program() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec and spec.name.startswith("dlops_mnist") else ""
 
-# %% ../nbs/00_core.ipynb #3d09809f
+# %% ../nbs/00_core.ipynb #98ed96f7
 def console():
     "The rich console for results and progress (standard output)."
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    # in a notebook plain text: rich's HTML there is cut off where a line is long
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), force_jupyter=False)
 
 
 def show_table(
