@@ -4,6 +4,7 @@ One PNG is read by scikit-image for each item, a default DataLoader collates the
 torchmetrics. Only the paths and the sizes are arguments.
 """
 
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -99,3 +100,13 @@ def evaluate(module: SeriesModule, loader: DataLoader) -> float:
             predicted.append(logits.argmax(1) if module.classes > 2 else logits[:, 0].sigmoid() > 0.5)
             labels.append(targets)
     return (torch.cat(predicted) == torch.cat(labels)).float().mean().item()
+
+
+class Stopwatch(pl.Callback):
+    "Seconds from the beginning of the first epoch to the end of training."
+
+    seconds = 0.0
+
+    def on_train_start(self, trainer, module): Stopwatch.seconds = -time.perf_counter()
+
+    def on_fit_end(self, trainer, module): Stopwatch.seconds += time.perf_counter()
