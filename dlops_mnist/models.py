@@ -6,7 +6,7 @@
 __all__ = ['Classifier', 'SeveralSteps', 'count_steps', 'full_target', 'build_model', 'build_optimizer', 'build_scheduler',
            'complete', 'MNISTModule', 'load_module']
 
-# %% ../nbs/01_models.ipynb #bec335a4
+# %% ../nbs/01_models.ipynb #3d7a3375
 import inspect
 import math
 import os
@@ -16,6 +16,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -24,7 +26,7 @@ from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import EpochMetrics, classification_loss, to_input, to_logits
 from .targets import build, read_class
 
-# %% ../nbs/01_models.ipynb #f659fe87
+# %% ../nbs/01_models.ipynb #64062180
 class Classifier(pl.LightningModule):
     "What happens to a batch and at the end of an epoch; a subclass says which network, and how it learns."
 
@@ -33,18 +35,26 @@ class Classifier(pl.LightningModule):
         self.running: dict[str, EpochMetrics] = {}  # by prefix: "" (training), "val_", "test_"
         self.label_smoothing, self.augment = 0.0, None
 
-    def _measure(self, prefix: str, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> dict[str, Tensor]:
+    def learn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        "Loss, logits and labels of a batch of training images, which may be changed at random first."
+        logits = self(self.augment(images) if self.augment else images)
+        return classification_loss(logits, labels, self.label_smoothing), logits, labels
+
+    def count(self, prefix: str, *batches: tuple[Tensor, Tensor, Tensor]) -> None:
+        "Add batches (loss, logits, labels) to the metrics of the epoch."
+        self.running.setdefault(prefix, EpochMetrics()).update(*batches)
+
+    def _measure(self, prefix: str, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self(images)
-        loss = classification_loss(logits, labels, label_smoothing)
-        self.running.setdefault(prefix, EpochMetrics()).update(loss, logits, labels)
+        loss = classification_loss(logits, labels)
+        self.count(prefix, (loss, logits, labels))
         return {"loss": loss, "logits": logits, "labels": labels}
 
-    def training_loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        "The loss of a batch of training images, which may be changed at random first."
-        images = self.augment(images) if self.augment else images
-        return self._measure("", images, labels, self.label_smoothing)["loss"]
+    def training_step(self, batch, batch_idx: int) -> Tensor:
+        loss, logits, labels = self.learn(*batch)
+        self.count("", (loss, logits, labels))
+        return loss
 
-    def training_step(self, batch, batch_idx: int) -> Tensor: return self.training_loss(*batch)
     def validation_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return self._measure("val_", *batch)
     def test_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return self._measure("test_", *batch)
 
@@ -74,7 +84,7 @@ class Classifier(pl.LightningModule):
         # all processes hold the same means by now; without sync_dist Lightning would warn that they might not
         self.log_dict(means, on_step=False, on_epoch=True, prog_bar=True, batch_size=1, sync_dist=True)
 
-# %% ../nbs/01_models.ipynb #28650e10
+# %% ../nbs/01_models.ipynb #6391f742
 class SeveralSteps(Classifier):
     "Takes several optimizer steps in each call of Lightning: the same steps in the same order, less overhead."
 
@@ -85,17 +95,39 @@ class SeveralSteps(Classifier):
         super().__init__()
         self.steps_per_call, self.schedule_monitor = steps_per_call, "val_loss"
         self.automatic_optimization = steps_per_call == 1
+        self.heard = True  # whether somebody listens to what happens within a step
 
     def training_step(self, batch, batch_idx: int) -> Tensor | None:
         if self.automatic_optimization: return super().training_step(batch, batch_idx)
-        optimizer, size = self.optimizers(), _batch_size(self.trainer)
+        optimizer, size, done = self.optimizers(), _batch_size(self.trainer), []
         for images, labels in zip(*(part.split(size) for part in batch)):
             if self.trainer.global_step == self.trainer.max_steps: break
             optimizer.zero_grad()
-            self.manual_backward(self.training_loss(images, labels))
-            optimizer.step()
+            loss, logits, labels = self.learn(images, labels)
+            self.take_step(optimizer, loss)
             torch.clear_autocast_cache()  # autocast would go on with the weights that it rounded before this step
-            self.update_schedules("step", self.trainer.global_step)
+            if self.trainer.lr_scheduler_configs: self.update_schedules("step", self.trainer.global_step)
+            done.append((loss.detach(), logits.detach(), labels))
+        if done: self.count("", *done)
+
+    def take_step(self, optimizer: LightningOptimizer, loss: Tensor) -> None:
+        "Gradients and a step; by Lightning where somebody listens to what happens in between, else without its detours."
+        if self.heard:
+            self.manual_backward(loss)
+            optimizer.step()
+        else:
+            loss.backward()
+            optimizer.optimizer.step()
+            progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+            progress.increment_ready(), progress.increment_completed()  # `global_step` counts these
+
+    def on_train_start(self) -> None:
+        hooks = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+        heard = [getattr(type(callback), hook) is not getattr(pl.Callback, hook)
+                 for callback in self.trainer.callbacks for hook in hooks]
+        heard += [getattr(type(self), hook) is not getattr(pl.LightningModule, hook) for hook in hooks]
+        alone = isinstance(self.trainer.strategy, SingleDeviceStrategy)
+        self.heard = any(heard) or not alone or getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def on_train_epoch_end(self) -> None:
         super().on_train_epoch_end()

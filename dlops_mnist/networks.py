@@ -53,7 +53,7 @@ def predicted_labels(logits: Tensor) -> Tensor:
     "The most probable label of each image: int64 [B]."
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(dim=1)
 
-# %% ../nbs/01_networks.ipynb #c590b5a3
+# %% ../nbs/01_networks.ipynb #6fab4f46
 class EpochMetrics:
     "Loss and accuracy over the images of an epoch, kept as plain sums: a step costs a few microseconds."
 
@@ -64,14 +64,21 @@ class EpochMetrics:
         self.before, self.loss, self.correct = sums, None, None
         self.images = 0 if sums is None else int(sums[2])
 
-    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        "Add a batch: the mean loss of its images, their logits and their labels."
+    def update(
+        self,
+        *batches: tuple[Tensor, Tensor, Tensor],  # the mean loss of a batch's images, their logits and their labels
+    ) -> None:
+        "Add one or more batches."
+        losses, logits, labels = zip(*batches)
+        loss = losses[0]
         if self.loss is None:
             # many small numbers are added up: in double precision, where the device has it
             wide = torch.float32 if loss.device.type == "mps" else torch.float64
             before = torch.zeros(2) if self.before is None else self.before
             self.loss, self.correct = before[0].to(loss.device, wide, copy=True), before[1].to(loss.device, torch.int64)
-        self.loss.add_(loss.detach(), alpha=len(labels))
+        # losses one by one: the sum must not depend on how many batches come at once
+        for loss, part in zip(losses, labels): self.loss.add_(loss.detach(), alpha=len(part))
+        logits, labels = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (logits, labels))
         self.correct += (predicted_labels(logits.detach()) == labels).sum()
         self.images += len(labels)
 
@@ -85,7 +92,7 @@ class EpochMetrics:
         "Mean loss and accuracy over all images."
         return {"loss": (sums[0] / sums[2]).float(), "acc": (sums[1] / sums[2]).float()}
 
-# %% ../nbs/01_networks.ipynb #7cff0d86
+# %% ../nbs/01_networks.ipynb #5664c8a6
 def run_epoch(
     model: nn.Module,  # images in, logits out
     batches: Iterable[tuple[Tensor, Tensor]],  # (images, labels)
@@ -103,7 +110,7 @@ def run_epoch(
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            metrics.update(loss, logits, labels)
+            metrics.update((loss, logits, labels))
     return {name: value.item() for name, value in metrics.means(metrics.sums()).items()}
 
 

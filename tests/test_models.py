@@ -131,7 +131,7 @@ def test_metrics_are_means_over_images(sizes, classes, seed):
     labels = torch.randint(0, classes, (count,), generator=generator)
     metrics = EpochMetrics()
     for z, y in zip(logits.split(sizes), labels.split(sizes), strict=True):
-        metrics.update(classification_loss(z, y), z, y)
+        metrics.update((classification_loss(z, y), z, y))
     means = metrics.means(metrics.sums())
     assert means["loss"].item() == pytest.approx(classification_loss(logits, labels).item(), rel=1e-5)
     assert means["acc"].item() == pytest.approx((predicted_labels(logits) == labels).float().mean().item())
