@@ -6,11 +6,12 @@
 __all__ = ['image_hash', 'Decoded', 'decode_files', 'complain', 'first_shape', 'write_generation', 'shared_array', 'write_splits',
            'sorted_by', 'ImageArrays', 'image_table', 'cache_folders', 'writable', 'open_images']
 
-# %% ../nbs/00_images.ipynb #e218c6bc
+# %% ../nbs/00_images.ipynb #0d14ee52
 import hashlib
 import json
 import mmap
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -127,11 +128,14 @@ def write_generation(
             "fingerprint": combine(files, [digest for result in results for digest in result.digests])}
     (part / "meta.json").write_text(json.dumps(meta))
 
-# %% ../nbs/00_images.ipynb #c5a27186
+# %% ../nbs/00_images.ipynb #79a17b2d
 def shared_array(file: Path, shape: tuple, most: int = 2**30) -> np.ndarray:
     "A `uint8` array that processes share: in memory if it has no more than `most` bytes, else in a file."
     size = int(np.prod(shape))
-    if size > most: return np.memmap(file, np.uint8, "w+", shape=shape)
+    if size > most:
+        with open(file, "wb") as whole:  # all of its room now: the system kills who writes to a page that finds none
+            if hasattr(os, "posix_fallocate"): os.posix_fallocate(whole.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
     return np.frombuffer(mmap.mmap(-1, size), np.uint8).reshape(shape)  # nothing that the system would write to disk
 
 # %% ../nbs/00_images.ipynb #c1be565b
@@ -195,7 +199,7 @@ def image_table(
     names = np.array(classes, object)
     return pd.DataFrame({"image": [os.fsdecode(path) for path in arrays["paths"]], "label": names[arrays["labels"]]})
 
-# %% ../nbs/00_images.ipynb #dcd37215
+# %% ../nbs/00_images.ipynb #59fb9ef1
 def cache_folders(
     path: Path,  # the dataset
     cache: str | os.PathLike | None = None,  # somewhere else than the default
@@ -203,7 +207,8 @@ def cache_folders(
     "Where a dataset's cache may be, in the order of preference."
     if cache: return [Path(cache)]
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-    return [path / ".cache", user_cache() / name]
+    try: return [path / ".cache", user_cache() / name]
+    except UserError: return [path / ".cache"]  # nobody's home
 
 
 def writable(
@@ -214,7 +219,7 @@ def writable(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder): pass
-            (folder / ".gitignore").write_text("*\n")
+            if not any(folder.iterdir()): (folder / ".gitignore").write_text("*\n")  # a folder that was there may be anybody's
             return folder
         except OSError: pass
     raise UserError(f"No place for the decoded images: {', '.join(map(str, folders))} can't be written to. "
@@ -239,7 +244,7 @@ def open_images(
         except (OSError, ValueError): pass  # not there, or damaged
     return _decode(path, found, mode, writable(folders), color)
 
-# %% ../nbs/00_images.ipynb #e7a816f2
+# %% ../nbs/00_images.ipynb #6909e77f
 STATE = "folders.json"  # in a generation: what `unchanged` goes by
 
 
@@ -264,6 +269,12 @@ def _decode(path: Path, found: Scan, mode: str, folder: Path, color: bool | str)
     with FileLock(folder / "lock"):
         try: return ImageArrays.load(path, generation)  # somebody else was faster
         except (OSError, ValueError): pass
-        for old in [*folder.glob(f"{mode}-*"), *folder.glob(f".{mode}-*")]: shutil.rmtree(old, ignore_errors=True)
-        with atomic(generation) as part: write_generation(path, found, part, color)
+        ours = re.compile(rf"{mode}-[0-9a-f]{{20}}|\.{mode}-[0-9a-f]{{20}}\.[0-9a-f]{{8}}\.part")  # and nobody else's
+        for old in folder.iterdir():
+            if ours.fullmatch(old.name): shutil.rmtree(old, ignore_errors=True)
+        try:
+            with atomic(generation) as part: write_generation(path, found, part, color)
+        except OSError as error:
+            raise UserError(f"The decoded images of `{path}` can't be written to `{folder}`: {error.strerror or error}. "
+                            "Name a folder with more room: datamodule.cache=DIR.", key="cache") from error
         return _remembered(ImageArrays.load(path, generation), found, generation)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['parallel', 'cores', 'progress']
 
-# %% ../nbs/00_parallel.ipynb #435dd85e
+# %% ../nbs/00_parallel.ipynb #96b9129b
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -13,14 +14,18 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
-from .core import console
+from .core import UserError, console
 
-# %% ../nbs/00_parallel.ipynb #3d4ea713
+# %% ../nbs/00_parallel.ipynb #17de8263
 def _worker(function: Callable, jobs: list, answers: Any, inherited: list) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    # a parent that is killed can't: Linux ends them with it (1: PR_SET_PDEATHSIG), before the next start meets them
+    with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != multiprocessing.parent_process().pid: return  # gone already
     for receiver in inherited: receiver.close()  # so that writing fails when the parent is gone
     gc.freeze()  # what the parent made is never garbage here: looking for some would copy its memory, page by page
     for number, job in jobs:
@@ -58,7 +63,7 @@ def parallel(
             worker.terminate()
             worker.join()
 
-# %% ../nbs/00_parallel.ipynb #c4c0fea8
+# %% ../nbs/00_parallel.ipynb #5298755c
 def cores() -> int:
     "How many processes are worth starting here; 1 where forking is not safe."
     if sys.platform in ("win32", "darwin") or multiprocessing.current_process().daemon: return 1
@@ -76,7 +81,7 @@ def _answers(receivers: list, expected: int) -> Iterator[tuple[int, Any]]:
             if isinstance(answer, Exception): raise answer
             expected -= 1
             yield number, answer
-    if expected: raise RuntimeError("A worker process died; is there enough memory?")
+    if expected: raise UserError("A helper process was killed by the system; is there enough memory?")
 
 # %% ../nbs/00_parallel.ipynb #eec445d6
 def progress(items: Iterable, what: str, total: int) -> Iterable:

@@ -7,7 +7,7 @@ __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'check_name', 'package_version
            'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run',
            'write_config', 'reopen_run', 'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
 
-# %% ../nbs/03_runfolder.ipynb #dad809be
+# %% ../nbs/03_runfolder.ipynb #ba14a87e
 import csv
 import json
 import os
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from .core import UserError, atomic, plain
+from .core import UserError, atomic, plain, remove
 from .yamlfile import to_yaml
 
 # %% ../nbs/03_runfolder.ipynb #be9e0c8a
@@ -262,7 +262,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #e5eb7618
+# %% ../nbs/03_runfolder.ipynb #5bb9d101
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -273,10 +273,14 @@ def new_run(
     if is_helper(): return Run(os.environ.get("DLOPS_MNIST_RUN", parent / "unknown"))
     run = Run(claim_folder(parent, check_name(name, "name") if name else None))
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
-    write_config(run, config)
-    write_rows(run.metrics_file, [])
-    mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
-                 python=platform.python_version(), git=git_state(), hardware=hardware())
+    try:
+        write_config(run, config)
+        write_rows(run.metrics_file, [])
+        mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
+                     python=platform.python_version(), git=git_state(), hardware=hardware())
+    except OSError as error:
+        remove(run.path)
+        raise UserError(f"The run can't write its folder `{run.path}`: {error.strerror or error}.", key="paths.runs") from error
     return run
 
 

@@ -6,7 +6,7 @@
 __all__ = ['Plan', 'MNIST_FILES', 'MNIST_MIRRORS', 'load_digits', 'choose', 'take', 'sizes', 'plan_digits', 'user_cache',
            'build_lock', 'write_dataset', 'is_built', 'build_digits', 'read_idx', 'fetch', 'load_mnist', 'build_mnist']
 
-# %% ../nbs/00_sources.ipynb #1f883bbe
+# %% ../nbs/00_sources.ipynb #d10a36aa
 import gzip
 import hashlib
 import json
@@ -16,6 +16,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +96,25 @@ def plan_digits(
         plan["train"][name] = take(numbers[cut:], train, f"train/{name}")
     return plan
 
-# %% ../nbs/00_sources.ipynb #5a2dc59d
+# %% ../nbs/00_sources.ipynb #f5815f74
 def user_cache() -> Path:
-    "The folder for what can be made again, `~/.cache/dlops_mnist` unless `XDG_CACHE_HOME` says otherwise."
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dlops_mnist"
+    "The folder for what can be made again, `~/.cache/dlops_mnist` unless `XDG_CACHE_HOME` says otherwise; raises `UserError`."
+    try: return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dlops_mnist"
+    except RuntimeError as error:  # as in a container that runs for a user whom nobody has entered
+        raise UserError("You have no home folder here. Name one for caches: set XDG_CACHE_HOME.") from error
 
 
 def build_lock(path: Path):
-    "A lock for building `path`, kept in the user's cache: nothing is left beside the data."
+    "A lock for building `path`, kept in the user's cache, so that nothing is left beside the data; raises `UserError`."
     from filelock import FileLock
 
     folder = user_cache() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    try: folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"`{folder}` can't be made: {error.strerror}. Name another folder for caches: set XDG_CACHE_HOME.") from error
     return FileLock(folder / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16])
 
-# %% ../nbs/00_sources.ipynb #65233d50
+# %% ../nbs/00_sources.ipynb #a9b1bea8
 def write_dataset(
     path: str | os.PathLike,  # the folder to make
     images: dict[str, np.ndarray],  # split -> `uint8 [N, H, W]`
@@ -127,14 +132,17 @@ def write_dataset(
 
     with build_lock(path):
         if is_built(path, source): return path
-        for old in path.parent.glob(f".{path.name}.*.part"): shutil.rmtree(old, ignore_errors=True)
-        with atomic(path) as part:
-            for split, classes in plan.items():
-                for name in classes: (part / split / name).mkdir(parents=True)
-            (part / "source.json").write_text(json.dumps(source, indent=1) + "\n")
-            jobs = [files[start:start + 500] for start in range(0, len(files), 500)]
-            written = parallel(write, jobs, None if len(jobs) > 4 else 1)
-            for _ in progress(written, f"Writing {path.name}", len(jobs)): pass
+        for old in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}.part"): shutil.rmtree(old, ignore_errors=True)
+        try:
+            with atomic(path) as part:
+                for split, classes in plan.items():
+                    for name in classes: (part / split / name).mkdir(parents=True)
+                (part / "source.json").write_text(json.dumps(source, indent=1) + "\n")
+                jobs = [files[start:start + 500] for start in range(0, len(files), 500)]
+                written = parallel(write, jobs, None if len(jobs) > 4 else 1)
+                for _ in progress(written, f"Writing {path.name}", len(jobs)): pass
+        except OSError as error:
+            raise UserError(f"The dataset `{path}` can't be written: {error.strerror or error}.", key="path") from error
     return path
 
 

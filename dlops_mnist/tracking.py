@@ -37,7 +37,7 @@ from .runfolder import new_run  # noqa: F401
 from .runfolder import update_provenance, write_rows
 from .targets import build
 
-# %% ../nbs/03_tracking.ipynb #2f8f207b
+# %% ../nbs/03_tracking.ipynb #e272633d
 LOG = logging.getLogger("dlops_mnist")
 LOGGERS = ("dlops_mnist", "pytorch_lightning", "lightning_fabric")  # their messages go to the log as well
 
@@ -51,6 +51,7 @@ class LogFile:
     def start(self) -> "LogFile":
         if self._find(): return self
         self.handler = logging.FileHandler(self.run.log_file, encoding="utf-8")
+        self.handler.handleError = lambda record: None  # a disk that is full shall not print a traceback for each line
         self.handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         for name in LOGGERS: logging.getLogger(name).addHandler(self.handler)
         LOG.setLevel(logging.INFO)
@@ -61,7 +62,7 @@ class LogFile:
         if self.handler is None: return
         for name in LOGGERS: logging.getLogger(name).removeHandler(self.handler)
         if warnings.showwarning == self._show: warnings.showwarning = self.show
-        self.handler.close()
+        with suppress(OSError): self.handler.close()
         self.handler = None
 
     def write(self, text: str, level: int = logging.INFO) -> None:
@@ -119,7 +120,7 @@ def describe_training(trainer: pl.Trainer) -> dict[str, Any]:
     return {"accelerator": type(trainer.accelerator).__name__, "strategy": type(trainer.strategy).__name__,
             "processes": trainer.world_size, "precision": str(trainer.precision), "gpus": gpus}
 
-# %% ../nbs/03_tracking.ipynb #5a877310
+# %% ../nbs/03_tracking.ipynb #867a9428
 def save_checkpoint(
     trainer: pl.Trainer,
     run: Run,
@@ -128,14 +129,18 @@ def save_checkpoint(
     "Replace `last.ckpt`, and `best.ckpt` if it is, in one step each. Called by all processes of a run."
     run.checkpoints.mkdir(exist_ok=True)
     part, second = run.checkpoints / ".last.part", run.checkpoints / ".best.part"
-    trainer.save_checkpoint(part)
-    if not trainer.is_global_zero: return
-    if best:
-        second.unlink(missing_ok=True)
-        try: os.link(part, second)
-        except OSError: shutil.copyfile(part, second)  # a file system without links
-        os.replace(second, run.checkpoints / "best.ckpt")
-    os.replace(part, run.last_checkpoint)
+    try:
+        trainer.save_checkpoint(part)
+        if not trainer.is_global_zero: return
+        if best:
+            second.unlink(missing_ok=True)
+            try: os.link(part, second)
+            except OSError: shutil.copyfile(part, second)  # a file system without links
+            os.replace(second, run.checkpoints / "best.ckpt")
+        os.replace(part, run.last_checkpoint)
+    finally:  # what did not get whole takes no room on a disk that is full
+        if trainer.is_global_zero:
+            for file in (part, second): file.unlink(missing_ok=True)
 
 # %% ../nbs/03_tracking.ipynb #767d08dc
 def rewind_to_epoch_start(fit_loop: dict[str, Any]) -> None:

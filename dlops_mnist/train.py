@@ -89,7 +89,7 @@ def reopen(
     write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
     return run
 
-# %% ../nbs/04_train.ipynb #1d108edd
+# %% ../nbs/04_train.ipynb #775aeaea
 class Interrupted(KeyboardInterrupt):
     "Somebody stopped a run, which can go on later."
 
@@ -141,8 +141,10 @@ def _record_of(run: Run, started: bool = False) -> Iterator[None]:
             raise Interrupted(run, 143 if type(error).__name__ == "SIGTERMException" else 130) from None
         mistake = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
         if not started: remove(run.path)
-        elif run.status == "running": mark_ended(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error)
-        if mistake: raise UserError(str(error)) from error
+        elif run.status == "running":
+            with suppress(OSError):  # the disk may be what is wrong
+                mark_ended(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error)
+        if mistake or isinstance(error, OSError): raise UserError(str(error)) from error
         raise
 
 # %% ../nbs/04_train.ipynb #1b3627cd

@@ -51,6 +51,7 @@ def forked(function, *args, **kwargs):
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             os._exit(2)
+        except SystemExit as error: os._exit(error.code if isinstance(error.code, int) else 1)
         except BaseException:
             import traceback
 
@@ -187,7 +188,7 @@ def kill_at_random(function, numbers: random.Random, longest: float) -> int:
     "Start a process and kill it within so many seconds; its status."
     process = forked(function)
     process.join(numbers.uniform(0, longest))
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     return process.exitcode
 
@@ -197,11 +198,12 @@ def test_decoding_is_killed(kills, tmp_path):
     "What lies in the cache is whole, or it is not used."
     path, numbers, killed = make_images(tmp_path / "images", 600), random.Random(kills), 0
     began = time.monotonic()
-    wanted = open_images(path, False, tmp_path / "whole")
+    assert finish([forked(open_images, path, False, tmp_path / "whole")]) == [0]
     longest = time.monotonic() - began
+    wanted = open_images(path, False, tmp_path / "whole")
     for i in range(kills):
-        if i % 3 == 0: shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        killed += kill_at_random(lambda: open_images(path, False, tmp_path / "cache"), numbers, 1.5 * longest) == -signal.SIGKILL
+        for generation in (tmp_path / "cache").glob("plain-*"): shutil.rmtree(generation)
+        killed += kill_at_random(lambda: open_images(path, False, tmp_path / "cache"), numbers, longest) == -signal.SIGKILL
         for generation in (tmp_path / "cache").glob("plain-*"): same(ImageArrays.load(path, generation), wanted)
         if i % 5 == 4: same(open_images(path, False, tmp_path / "cache"), wanted)
     assert killed > kills / 3
@@ -225,8 +227,12 @@ def test_building_is_killed(kills, tmp_path, monkeypatch):
 
     def build(): write_dataset(path, {"train": images, "test": images}, plan, {"source": "digits"})
 
+    began = time.monotonic()
+    assert finish([forked(build)]) == [0]
+    longest = time.monotonic() - began
+    shutil.rmtree(path)
     for _ in range(kills):
-        killed += kill_at_random(build, numbers, 0.6) == -signal.SIGKILL
+        killed += kill_at_random(build, numbers, longest) == -signal.SIGKILL
         if path.exists():
             assert sum(1 for _ in path.rglob("*.png")) == 6000, "half of a dataset"
             shutil.rmtree(path)
