@@ -256,7 +256,7 @@ def _usage(parameters: Collection[inspect.Parameter]) -> str:
         elif p.kind == p.POSITIONAL_OR_KEYWORD and starred: words.append(f"[{p.name.upper()}]")
     return " ".join([*words, "[key=value ...]"])
 
-# %% ../nbs/00_core.ipynb #4cb7040e
+# %% ../nbs/00_core.ipynb #528f1f19
 def bind(
     function: Callable,  # what the command calls
     words: list[str],  # the command line: positional words and key=value settings, in any order
@@ -286,6 +286,8 @@ def _without_dashes(word: str, parameters: Mapping[str, inspect.Parameter]) -> s
     if not word.startswith("-") or os.path.exists(word): return word
     options = [f"--{name}" for name, p in parameters.items() if isinstance(p.default, bool)]
     if word in options: return f"{word[2:]}=true"
+    setting = word.lstrip("-")
+    if setting.partition("=")[0] in parameters: raise UserError(f"`{word}`: settings are written without dashes, as key=value.")
     raise UserError(f"Unknown option `{word}`.{nearest(word, [*options, '--help'])}")
 
 

@@ -50,7 +50,7 @@ def find_column(
     short = {column.removesuffix("._target_").rpartition(".")[2] for column in columns}
     raise UserError(f"The runs have no column `{name}`.{nearest(name, {*columns, *short})}")
 
-# %% ../nbs/06_runs.ipynb #c3a52aaa
+# %% ../nbs/06_runs.ipynb #690647bc
 def is_equal(
     value: Any,  # of a row
     text: str,  # as typed
@@ -60,6 +60,7 @@ def is_equal(
     if value is None: return text in ("", "null")
     if isinstance(value, bool): return text.lower() == str(value).lower()
     if is_number(value): return value == as_number(text)
+    value = str(value)
     if column in ("commit", "fingerprint"): return text != "" and value.startswith(text.rstrip("+"))
     return fnmatch.fnmatchcase(value, text) or value.rpartition(".")[2] == text
 
@@ -115,7 +116,7 @@ def sort_rows(
                    reverse=high_is_best(column, rows) != sort.startswith("-"))
     return [*found, *filter(is_missing, rows)]
 
-# %% ../nbs/06_runs.ipynb #dd0d33a6
+# %% ../nbs/06_runs.ipynb #e76def52
 def select_runs(
     dir: str | os.PathLike = "runs",  # the runs folder, or the folder of one experiment
     sort: str | None = None,  # a column; a metric begins with its best; None: by experiment and name
@@ -124,7 +125,7 @@ def select_runs(
 ) -> list[dict[str, Any]]:
     "One row for each run that is asked for; raises `UserError`."
     rows = read_runs(dir)
-    for condition in [where] if isinstance(where, str) else where: rows = matches(condition, rows)
+    for condition in [where] if isinstance(where, str) else where or (): rows = matches(condition, rows)
     if latest is not None: rows = sorted(rows, key=lambda row: str(row["started"] or ""))[max(len(rows) - latest, 0):]
     return sort_rows(rows, sort) if sort else rows
 
@@ -204,7 +205,7 @@ def runs_table(
     index = pandas.Index([row["path"] for row in rows], name="path", dtype=object)
     return pandas.DataFrame(data, index=index, columns=list(dict.fromkeys([*columns, *settings.values()])))
 
-# %% ../nbs/06_runs.ipynb #8775a97d
+# %% ../nbs/06_runs.ipynb #29f4f08e
 def plot_runs(
     runs="runs",  # a table from `runs_table`, a folder, or runs or paths (a mapping names them)
     metric: str = "val_acc",  # a column of their metrics
@@ -213,8 +214,9 @@ def plot_runs(
     from dlops_mnist.figures import COLORS, Picture
 
     rows = {name: Run(path).rows for name, path in _named_paths(runs).items()}
-    curves = {name: [(row["epoch"] + 1, row[metric]) for row in found if metric in row and "epoch" in row]
+    curves = {name: [(row["epoch"] + 1, row[metric]) for row in found if {metric, "epoch"} <= row.keys()]
               for name, found in rows.items()}
+    curves = {name: [(x, y) for x, y in points if y == y] for name, points in curves.items()}  # NaN has no place
     extreme = max if high_is_best(metric) else min
     order = sorted(filter(curves.get, curves), key=lambda name: extreme(y for _, y in curves[name]), reverse=extreme is max)
     if not order:
@@ -229,15 +231,16 @@ def plot_runs(
     axes.xaxis.get_major_locator().set_params(integer=True)
     return picture
 
-# %% ../nbs/06_runs.ipynb #83a3a185
+# %% ../nbs/06_runs.ipynb #a43c336f
 def _named_paths(runs: Any) -> dict[str, Path]:
     # a name for each run, as short as it can be
     if isinstance(runs, (str, os.PathLike)): runs = list(find_runs(runs)) or [runs]
     if hasattr(runs, "columns"): runs = list(runs.index)
     if isinstance(runs, Mapping): return {str(name): Path(getattr(run, "path", run)) for name, run in runs.items()}
     paths = [Path(getattr(run, "path", run)) for run in runs]
-    experiments = [path.parent.name for path in paths]
-    return {name if experiments.count(name) == 1 else f"{name}/{path.name}": path for name, path in zip(experiments, paths)}
+    for names in ([path.parent.name for path in paths], [f"{path.parent.name}/{path.name}" for path in paths], map(str, paths)):
+        if len(named := dict(zip(names, paths))) == len(set(paths)): return named
+    return {}
 
 
 def _label_ends(axes, ends: list[tuple[str, float, float, str]]) -> None:
@@ -264,7 +267,7 @@ def _config(run: Any) -> Mapping[str, Any]:
     if not config: raise UserError(f"{getattr(run, 'path', run)} is no run: there is no config.yaml that can be read.")
     return config
 
-# %% ../nbs/06_runs.ipynb #e96506f5
+# %% ../nbs/06_runs.ipynb #3ab5b6d8
 def print_runs(
     dir: str = "runs",  # the runs folder, or the folder of one experiment
     *where: str,  # conditions that all must hold, such as 'val_acc>0.9' or model=CNN
@@ -274,7 +277,7 @@ def print_runs(
     json: bool = False,  # or --json: all columns, as a list of objects
 ) -> None:
     "Print a table of all runs: what differs, best metrics, epochs, duration, origin and status."
-    if CONDITION.fullmatch(dir) and not os.path.isdir(dir): dir, where = "runs", (dir, *where)  # no folder was given
+    if CONDITION.fullmatch(str(dir)) and not os.path.isdir(dir): dir, where = "runs", (dir, *where)  # no folder was given
     rows = select_runs(dir, sort, where, latest)
     if json: return _print_json(rows)
     if csv: return _print_csv(rows)

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from dlops_mnist import evaluate as module_under_test
+from dlops_mnist.callbacks import Results, draw
 from dlops_mnist.compare import compare
 from dlops_mnist.core import UserError, run_command
 from dlops_mnist.dataset import MNISTDataModule
-from dlops_mnist.evaluate import command, evaluate, find_checkpoint, load, predict
+from dlops_mnist.evaluate import command, evaluate, figures, find_checkpoint, load, predict
 from dlops_mnist.models import MNISTModule
 
 SHIPPED = Path(__file__).parent.parent / "dataset"
@@ -96,6 +97,13 @@ def test_run_gets_all_files_and_agrees_with_the_series(run):
     assert written["metrics"]["accuracy"]["value"] == evaluation.accuracy and written["warnings"] == []
     assert np.array(written["confusion_matrix"]).sum() == written["images"] == 80
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (run / "evaluation").glob("*.png"))
+
+
+def test_roc_curves_are_drawn_from_probabilities(run):
+    e = evaluate(run, draws=20)
+    results = Results(e.labels, e.probabilities, dict(enumerate(e.images)), e.classes)
+    for picture in (figures(e)["roc"], draw(results)["roc"]):
+        assert max(len(line.get_xdata()) for line in picture.axes[0].lines) > 3, "decisions have a single corner"
 
 
 def test_report_is_one_safe_page(run):

@@ -39,13 +39,15 @@ def test_a_row_for_each_run_with_its_best_epoch(folder):
 
 @pytest.mark.parametrize("condition,count", [
     ("val_acc>0.87", 2), ("status=failed", 1), ("status!=failed", 2), ("model=CNN", 1), ("lr=3e-4", 1),
-    ("optimizer.lr<=0.001", 3), ("experiment=other", 1), ("seed=0", 3)])
+    ("optimizer.lr<=0.001", 3), ("experiment=other", 1), ("seed=0", 3), ("differs=*lr*", 1), ("dirty!=null", 3),
+    ("error=null", 3), ("started>2020", 3)])
 def test_conditions(folder, condition, count):
     assert len(select_runs(folder, where=condition)) == count
 
 
 @pytest.mark.parametrize("words", [
-    ["nowhere"], ["val_accc>1"], ["a b=c"], ["sort=val_ac"], ["latest=x"], ["--xml"], ["a", "b"]])
+    ["nowhere"], ["val_accc>1"], ["a b=c"], ["sort=val_ac"], ["latest=x"], ["--xml"], ["--sort=val_acc"],
+    ["a", "b"]])
 def test_mistakes_are_one_message(folder, words, capsys):
     if not {"nowhere", "a"} & set(words): words = [str(folder), *words]
     with pytest.raises(SystemExit) as exit: command(*words)
@@ -116,6 +118,19 @@ def test_difference_and_picture(folder):
     best, second, _ = runs_table(folder, sort="val_acc").index
     assert diff_runs(second, best)["optimizer.lr"] == (0.001, 0.0003)
     assert plot_runs([best, second]).axes[0].get_xlabel() == "epoch"
+
+
+def test_every_run_has_a_curve_whatever_the_names(tmp_path):
+    runs = [make_run(tmp_path / place, 0.9, "experiment=same") for place in "abc"]
+    for run in runs[1:]: run.path.rename(run.path.with_name(runs[0].path.name))
+    values = 0.8, float("nan"), 0.9
+    write_rows(runs[0].metrics_file, [{"epoch": i, "val_acc": value} for i, value in enumerate(values)])
+    paths = [run.path.with_name(runs[0].path.name) for run in runs]
+    lines = plot_runs(paths).axes[0].lines
+    assert len(lines) == 3 and sorted(len(line.get_xdata()) for line in lines) == [2, 2, 2]
+    assert len(plot_runs(paths * 2).axes[0].lines) == 3
+    many = [make_run(tmp_path / "d", 0.9, f"experiment=e{i}") for i in range(9)]
+    assert [line.get_color() for line in plot_runs(many).axes[0].lines].count("0.8") == 2
 
 
 def test_a_kilobyte_that_would_fill_the_memory_and_a_pipe_without_end(folder, capsys):
