@@ -242,3 +242,243 @@ def test_building_is_killed(kills, tmp_path, monkeypatch):
     time.sleep(0.5)  # helpers of the killed ones see that nobody listens any more
     build()
     assert os.listdir(path.parent) == ["data"], "something was left behind"
+
+
+def test_evaluating_is_killed(shipped, tmp_path):
+    "The files of an evaluation are each of them whole, at any moment."
+    from dlops_mnist.evaluate import evaluate
+
+    assert finish([forked(train_here, f"paths.runs={tmp_path}/runs", f"datamodule.path={shipped}", *SHORT)]) == [0]
+    run, numbers, killed = next((tmp_path / "runs/base").iterdir()), random.Random(1), 0
+
+    def work(): evaluate(run, draws=20)
+
+    began = time.monotonic()
+    assert finish([forked(work)]) == [0]
+    longest = time.monotonic() - began
+    for _ in range(6):
+        killed += kill_at_random(work, numbers, longest) == -signal.SIGKILL
+        json.loads((run / "evaluation/metrics.json").read_text())
+        assert (run / "evaluation/report.html").read_text().rstrip().endswith("</html>")
+        assert all(file.read_bytes().endswith(b"IEND\xaeB`\x82") for file in (run / "evaluation").glob("*.png"))
+    assert killed
+    assert finish([forked(work)]) == [0]
+    check_run(run, rows=3)
+
+
+# --- many at once ---
+
+
+def test_eight_runs_at_once(shipped, tmp_path, monkeypatch, capfd):
+    "All succeed, the cache is built by one of them, and each leaves a whole folder of its own."
+    import dlops_mnist.images as module
+
+    data = shutil.copytree(shipped, tmp_path / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    real, record = module.write_generation, tmp_path / "built"
+
+    def counted(*args, **kwargs):
+        with record.open("a") as file: file.write(f"{os.getpid()}\n")  # appended by the system in one piece
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "write_generation", counted)
+    words = [f"paths.runs={tmp_path}/runs", f"datamodule.path={data}", *SHORT]
+    codes = finish([forked(train_here, *words, f"seed={seed}") for seed in range(8)])
+    assert codes == [0] * 8, capfd.readouterr().err
+    assert len(record.read_text().split()) == 1, "the cache is built once"
+    runs = list((tmp_path / "runs/base").iterdir())
+    assert len(runs) == 8
+    assert {check_run(run, rows=3).provenance["seed"] for run in runs} == set(range(8))
+    assert {Run(run).status for run in runs} == {"finished"}
+    assert len(list((data / ".cache").glob("*-*"))) == 1
+
+
+@pytest.mark.slow
+def test_eight_programs_at_once(tmp_path):
+    "The same with eight programs started as a person does, counted by the folders that are renamed to their final name."
+    shutil.copytree(ROOT / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def note(event, args):\n"
+        "    if event == 'os.rename' and os.path.basename(str(args[1])).startswith('plain-'):\n"
+        "        with open(os.environ['NOTES'], 'a') as file: file.write('built\\n')\n"
+        "sys.addaudithook(note)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "NOTES": str(tmp_path / "notes")}
+    command = [sys.executable, "-m", "dlops_mnist.train", *SHORT]
+    programs = [subprocess.Popen([*command, f"seed={seed}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                for seed in range(8)]
+    for program in programs:
+        err = program.communicate(timeout=300)[1]
+        assert program.returncode == 0, err
+    assert (tmp_path / "notes").read_text() == "built\n"
+    assert {check_run(run, rows=3).status for run in (tmp_path / "runs/base").iterdir()} == {"finished"}
+    assert len(os.listdir(tmp_path / "runs/base")) == 8
+
+
+@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+def test_readers_while_runs_come_and_go(seconds, shipped, tmp_path, capfd):
+    "Tables and curves are made while runs are written, evaluated and deleted; no reader ever stumbles."
+    from dlops_mnist.evaluate import evaluate
+    from dlops_mnist.runfolder import mark_ended, new_run, write_rows
+    from dlops_mnist.runs import plot_runs, print_runs, runs_table
+
+    runs, end = tmp_path / "runs", time.monotonic() + seconds
+    assert finish([forked(train_here, f"paths.runs={runs}", f"datamodule.path={shipped}", *SHORT)]) == [0]
+    whole = next((runs / "base").iterdir())
+    config = Run(whole).config
+
+    def write(seed):
+        numbers = random.Random(seed)
+        while time.monotonic() < end:
+            run = new_run(config | {"seed": seed, "experiment": numbers.choice(("x", "y"))})
+            for epoch in range(5): write_rows(run.metrics_file, [{"epoch": e, "step": e, "val_acc": e / 9} for e in range(epoch + 1)])
+            mark_ended(run, "finished")
+            if numbers.random() < 0.7: shutil.rmtree(run.path)
+
+    def read():
+        count = 0
+        while time.monotonic() < end:
+            runs_table(runs)
+            print_runs(str(runs), "val_acc>0.1")
+            with plot_quietly(): plot_runs(runs)
+            for path in runs.glob("*/*"): Run(path).best, Run(path).metrics, repr(Run(path))
+            count += 1
+        assert count
+
+    def judge():
+        while time.monotonic() < end: evaluate(whole, draws=5)
+
+    @contextmanager
+    def plot_quietly():
+        try: yield
+        except UserError: pass  # a moment at which no run has a metric
+
+    tasks = [forked(write, 1), forked(write, 2), forked(read), forked(read), forked(judge)]
+    assert finish(tasks, seconds + 60) == [0] * 5, capfd.readouterr().err
+    check_run(whole, rows=3)
+
+
+# --- data that change, and folders that may not be written ---
+
+
+def test_a_damaged_cache_is_made_again(tmp_path):
+    path, numbers = make_images(tmp_path / "images"), random.Random(0)
+    wanted = open_images(path, False, tmp_path / "whole")
+    open_images(path, False, tmp_path / "cache")
+    for i in range(60):
+        generation, = (tmp_path / "cache").glob("plain-*")
+        file = numbers.choice(sorted(file for file in generation.iterdir() if file.suffix in (".npy", ".json")))
+        data = file.read_bytes()
+        match i % 4:  # what a machine leaves that lost its power, or a disk that fails
+            case 0: file.unlink()
+            case 1: file.write_bytes(b"")
+            case 2: file.write_bytes(data[:numbers.randrange(len(data))])
+            case 3: file.write_bytes(bytes(len(data)))
+        same(open_images(path, False, tmp_path / "cache"), wanted)
+
+
+def test_a_dataset_that_changes_is_always_seen(tmp_path):
+    "Whatever is done to the files, also behind the clock's back, the arrays are those of a fresh start."
+    path, numbers = make_images(tmp_path / "images", 8), random.Random(0)
+    for i in range(40):
+        files = sorted(path.glob("*/*/*.png"))
+        file, other = numbers.sample(files, 2)
+        status = file.stat()
+        match i % 5:
+            case 0: file.write_bytes(encode_png(np.full((28, 28), i, np.uint8)))
+            case 1:  # another picture of the same size, and the time set back
+                file.write_bytes(encode_png(np.full((28, 28), 100 + i, np.uint8)))
+                os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+            case 2: file.rename(tmp_path / "x"), other.rename(file), (tmp_path / "x").rename(other)
+            case 3: (file.parent / f"new{i}.png").write_bytes(file.read_bytes())
+            case 4: file.unlink()
+        same(open_images(path, False, tmp_path / "cache"), open_images(path, False, tmp_path / f"fresh{i}"))
+
+
+def test_a_dataset_that_changes_while_it_is_read(tmp_path):
+    "A reader gets what was there, or a message; the next one, when all is quiet, gets what is there."
+    path, end = make_images(tmp_path / "images", 300), time.monotonic() + 3
+
+    def change():
+        numbers = random.Random(0)
+        while time.monotonic() < end:
+            file = path / numbers.choice(("train", "test")) / numbers.choice("ab") / f"{numbers.randrange(300)}.png"
+            if numbers.random() < 0.3: file.unlink(missing_ok=True)
+            else: file.write_bytes(encode_png(np.full((28, 28), numbers.randrange(256), np.uint8)))
+
+    def read():
+        while time.monotonic() < end:
+            try: open_images(path, False, tmp_path / "cache")
+            except UserError as error: assert "images can't be used" in str(error)
+
+    assert finish([forked(change), forked(read), forked(read)]) == [0, 0, 0]
+    same(open_images(path, False, tmp_path / "cache"), open_images(path, False, tmp_path / "fresh"))
+
+
+def test_a_dataset_that_is_removed(shipped, tmp_path, capfd):
+    data = shutil.copytree(shipped, tmp_path / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    open_images(data, False, tmp_path / "cache")
+    shutil.rmtree(data)
+    words = [f"paths.runs={tmp_path}/runs", f"datamodule.path={data}", f"datamodule.cache={tmp_path}/cache", *SHORT]
+    assert finish([forked(train_here, *words)]) == [2]
+    assert f"There is no folder `{data}`" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def as_nobody(function, *args, **environment):
+    "Call the function without the rights of an administrator, and with another environment."
+
+    def body():
+        os.environ.update(environment)
+        for name in [name for name, value in environment.items() if value == ""]: del os.environ[name]
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65_533)
+            os.setuid(65_533)  # whom no list of users knows
+        function(*args)
+
+    return forked(body)
+
+
+@pytest.fixture
+def public(tmp_path):
+    "A folder that everybody can reach, and whose files nobody else can write."
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    for path in folder.rglob("*"):
+        if path.is_dir(): path.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def seal(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]: path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def test_data_that_may_not_be_written_and_no_home(shipped, public, capfd):
+    data = shutil.copytree(shipped, public / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    seal(data)
+    (public / "open").mkdir()
+    (public / "open").chmod(0o777)
+    words = [f"paths.runs={public}/open/runs", f"datamodule.path={data}", *SHORT]
+    no_home = {"HOME": "", "XDG_CACHE_HOME": ""}
+    code, = finish([as_nobody(train_here, *words, **no_home)])
+    err = capfd.readouterr().err
+    assert code == 2 and "datamodule.cache=" in err and "Traceback" not in err, err
+    assert finish([as_nobody(train_here, *words, f"datamodule.cache={public}/open/cache", **no_home)]) == [0], capfd.readouterr().err
+    assert finish([as_nobody(train_here, *words, HOME="", XDG_CACHE_HOME=f"{public}/open")]) == [0], capfd.readouterr().err
+    code, = finish([as_nobody(build_digits, public / "open/digits", 3, **no_home)])
+    err = capfd.readouterr().err
+    assert code == 2 and "XDG_CACHE_HOME" in err, err
+    assert sorted(os.listdir(data)) == ["source.json", "test", "train"] or sorted(os.listdir(data)) == ["test", "train"]
+
+
+def test_runs_that_may_not_be_written(shipped, public, capfd):
+    (public / "runs").mkdir()
+    seal(public)
+    data = shutil.copytree(shipped, public / "dataset") if os.geteuid() == 0 else shipped
+    code, = finish([as_nobody(train_here, f"paths.runs={public}/runs", f"datamodule.path={data}", *SHORT)])
+    err = capfd.readouterr().err
+    assert code == 2 and err.count("error: ") == 1 and "can't be written" in err and "Traceback" not in err, err
+    assert not os.listdir(public / "runs")
