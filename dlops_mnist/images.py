@@ -169,7 +169,7 @@ def sorted_by(hashes: np.ndarray, names: np.ndarray) -> np.ndarray:
     order[places] = some[np.lexsort((names[some], hashes[some]))]
     return order
 
-# %% ../nbs/00_images.ipynb #f2cdba5e
+# %% ../nbs/00_images.ipynb #af11c56b
 @dataclass
 class ImageArrays:
     "A decoded dataset: one set of arrays for each split, memory-mapped."
@@ -182,11 +182,14 @@ class ImageArrays:
     @classmethod
     def load(cls, path: Path, generation: Path) -> "ImageArrays":
         "Open what `write_generation` wrote; raises `OSError` or `ValueError` if it is not there or damaged."
-        meta = json.loads((generation / "meta.json").read_text())
-        # plain arrays over the map: `np.memmap` itself is slow to index
-        splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
-                          for what in ("images", "labels", "hashes", "paths")} for split in meta.pop("splits")}
-        return cls(path, splits=splits, **meta)
+        try:
+            meta = json.loads((generation / "meta.json").read_text())
+            # plain arrays over the map: `np.memmap` itself is slow to index
+            splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
+                              for what in ("images", "labels", "hashes", "paths")} for split in meta.pop("splits")}
+            if any(len(arrays[what]) != len(arrays["images"]) for arrays in splits.values() for what in arrays): raise ValueError("cut")
+            return cls(path, splits=splits, **meta)
+        except (EOFError, LookupError, TypeError, AttributeError) as error: raise ValueError(f"{generation} is damaged") from error
 
 # %% ../nbs/00_images.ipynb #767c0931
 def image_table(
