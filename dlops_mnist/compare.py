@@ -69,7 +69,7 @@ class Comparison:
                              "truth": [self.a.classes[k] for k in self.a.labels[rows]],
                              "A": says(self.a), "B": says(self.b), "right": right})
 
-# %% ../nbs/05_compare.ipynb #4a79caa8
+# %% ../nbs/05_compare.ipynb #aeba1e89
 def plot_disagreements(comparison: Comparison, count: int = 18):
     "A grid of the images to which the two models give different classes."
     from dlops_mnist.figures import Picture
@@ -77,7 +77,7 @@ def plot_disagreements(comparison: Comparison, count: int = 18):
     shown, table = contested_images(comparison)[:count], comparison.disagreements
     columns = min(6, max(len(shown), 3))
     rows = max(-(-len(shown) // columns), 1)
-    picture = Picture(1.5 * columns, 1.75 * rows + 0.4)
+    picture = Picture(1.5 * columns, 2.1 * rows + 0.4)
     grid = picture.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid: axes.axis("off")
     for axes, i, image in zip(grid, shown, table.itertuples()):
