@@ -585,3 +585,87 @@ def test_a_checkpoint_to_continue_from_is_not_run(good, tmp_path, monkeypatch, p
         done = program("train", f"ckpt_path='{start}'", f"datamodule.path={ROOT / 'dataset'}", cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert os.listdir(tmp_path) == ["evil.ckpt"]
+
+
+# --- the folders of runs ---
+
+METRIC_WORDS = ["epoch", "step", "val_acc", "loss", "val_loss", ",", "\n", "\r", '"', "0", "1", "nan", "inf", "-inf", "1e999", "x", "", "\0", "é", "9" * 5000, "=1+1",
+                "0x1", "True", "1_0", "٣", "\x1b[31m"]
+PROVENANCE = ["status", "process", "seconds", "git", "started", "ended", "resumed", "fingerprint", "error", "packages", "python", "hardware", "experiment"]
+ODD_JSON = ["running", "finished", "dead", "2026-11-20T10:00:00+00:00", "x", "\ud800", "\x1b[31m", "${seed}", "a" * 2000]
+jsons = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(ODD_JSON), st.text(max_size=5)), lambda inner: st.one_of(
+    st.lists(inner, max_size=3), st.dictionaries(st.sampled_from([*PROVENANCE, "pid", "host", "boot", "began", "commit", "dirty", "cpu"]), inner, max_size=3)), max_leaves=5)
+
+
+@st.composite
+def run_files(draw) -> dict[str, bytes]:
+    "What may lie in the folder of a run, by name."
+    config = draw(st.one_of(experiment_files(), st.sampled_from([NAMED_FILES[n] if isinstance(NAMED_FILES[n], bytes) else NAMED_FILES[n].encode()
+                                                                 for n in NAMED_FILES if len(NAMED_FILES[n]) < 5000])))
+    metrics = draw(st.one_of(st.binary(max_size=100), st.lists(st.sampled_from(METRIC_WORDS), max_size=30).map(lambda w: ",".join(w).encode())))
+    provenance = draw(st.one_of(st.binary(max_size=60), st.just(b"[" * 100_000), st.just(b"{}"),
+                                st.dictionaries(st.sampled_from(PROVENANCE), jsons, max_size=5).map(lambda data: json.dumps(data).encode())))
+    return {"config.yaml": config, "metrics.csv": metrics, "provenance.json": provenance}
+
+
+def read_runs_folder(runs: Path) -> None:
+    "A folder of runs read by all that read runs."
+    from dlops_mnist.repeat import origin
+
+    for run in (Run(path) for path in runs.glob("*/*")):
+        assert isinstance(run.config, dict) and isinstance(run.provenance, dict) and isinstance(run.rows, list)
+        repr(run), run.metrics, run.status
+        outcome(lambda run=run: run.best), outcome(diff, run.config, {}), outcome(load_config, run.path), outcome(origin, run.path)
+    assert len(list(find_runs(runs))) == sum((path / "provenance.json").exists() for path in runs.glob("*/*"))
+    with redirect_stdout(io.StringIO()):
+        for form in ({}, {"csv": True}, {"json": True}, {"sort": "val_acc"}, {"latest": 1}): outcome(print_runs, str(runs), **form)
+        outcome(print_runs, str(runs), "val_acc>0"), outcome(print_runs, str(runs), "status=finished")
+    repr(outcome(runs_table, runs)), outcome(plot_runs, runs)
+
+
+@fuzz(50, 3000, run_files(), run_files())
+def test_run_folders(a, b, folder):
+    shutil.rmtree(folder / "runs", ignore_errors=True)
+    for name, files in {"x/1": a, "x/2": b}.items():
+        (folder / "runs" / name).mkdir(parents=True)
+        for file, data in files.items(): (folder / "runs" / name / file).write_bytes(data)
+    with harmless(): read_runs_folder(folder / "runs")
+    assert not (folder / "SENTINEL").exists()
+
+
+def test_folders_that_are_no_files_of_a_run(tmp_path, monkeypatch):
+    "Folders, pipes and links in place of a run's files."
+    monkeypatch.chdir(tmp_path)
+    for i, make in enumerate((lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to(path), lambda path: path.symlink_to("/dev/zero"),
+                              lambda path: path.symlink_to("/nonexistent"), lambda path: path.symlink_to("/proc/self/mem"))):
+        run = tmp_path / "runs" / "x" / str(i)
+        (run / "checkpoints").mkdir(parents=True)
+        for name in ("config.yaml", "metrics.csv", "provenance.json", "train.log", "checkpoints/best.ckpt"): make(run / name)
+    with harmless(): read_runs_folder(tmp_path / "runs")
+
+
+ESCAPES = ["../../x", "..", ".", "/tmp/x", "a/b", "a\\b", "\0", "a\0b", "\n", "x" * 201, "é" * 101, "", " ", "~", "~root", "-rf", ".hidden", "a.", "a ", "con:",
+           "C:\\x", "a*", "a?", "<x>", "|", '"', "\x7f", "\x1b[31m"]
+
+
+@pytest.mark.parametrize("name", ESCAPES)
+@pytest.mark.parametrize("key", ["experiment", "name"])
+def test_names_that_lead_elsewhere(name, key, tmp_path, monkeypatch):
+    "Refused where they are checked, and where the folder is made."
+    monkeypatch.chdir(tmp_path)
+    config = {"experiment": name if key == "experiment" else "x", "paths": {"runs": str(tmp_path / "runs")}, "seed": 0}
+    with harmless(tmp_path / "runs"):
+        assert isinstance(outcome(check_name, name), UserError)
+        if name or key == "name": made = outcome(new_run, config, name if key == "name" else None)
+        if key == "experiment" and name: assert isinstance(made, UserError)
+    assert all(path.name in ("runs", "x") or path.parent.parent.name == "x" or path.parent.name == "x" for path in tmp_path.rglob("*"))
+
+
+@fuzz(300, 10_000, st.one_of(st.text(max_size=20), st.text(alphabet="./\\~\0 -ab\u202e\ufeffé", max_size=12), st.text(min_size=60, max_size=300)))
+def test_names(name, folder):
+    "A name is refused, or makes just one folder, here."
+    if isinstance(outcome(check_name, name), UserError): return
+    with harmless(folder):
+        made = outcome(os.mkdir, folder / name)
+    assert made is None and (folder / name).parent == folder and os.listdir(folder) == [name]
+    (folder / name).rmdir()
