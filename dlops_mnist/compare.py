@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['confidence', 'contested_images', 'Comparison', 'plot_disagreements', 'compare', 'save_comparison', 'show_comparison']
 
-# %% ../nbs/05_compare.ipynb #ee6d6f1a
+# %% ../nbs/05_compare.ipynb #6690b3bd
 import json
 import os
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np
 from .checkpoint import load, open_dataset
 from .core import UserError, show_table
 from .evaluate import OVERALL, Evaluation, as_json, check_arguments, measure, say, with_interval, write_files
-from .runfolder import Run
+from .runfolder import Run, check_links
 
 # %% ../nbs/05_compare.ipynb #67bf326e
 def confidence(evaluation: Evaluation) -> np.ndarray:
@@ -88,7 +88,7 @@ def plot_disagreements(comparison: Comparison, count: int = 18):
     picture.suptitle(f"{len(table)} images on which the two disagree", fontsize=10)
     return picture
 
-# %% ../nbs/05_compare.ipynb #c54ed1ef
+# %% ../nbs/05_compare.ipynb #3ae84ed2
 def compare(
     a: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder
     b: str | os.PathLike | Run,  # another one
@@ -109,6 +109,7 @@ def compare(
     one, two = (measure(model, images, split, draws) for model in (first, second))
     comparison = Comparison(one, two, *mcnemar(one.right, two.right))
     folder = Path(out) if out else first.run and first.run.evaluation
+    if folder and not out: check_links(first.run)
     if folder: save_comparison(comparison, folder)
     return comparison
 

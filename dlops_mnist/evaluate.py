@@ -7,7 +7,7 @@ __all__ = ['PERCENT', 'CLASS_HEADER', 'OVERALL', 'SPLITS', 'Evaluation', 'figure
            'class_rows', 'report', 'as_json', 'write_files', 'save', 'evaluate', 'check_arguments', 'say', 'show',
            'command']
 
-# %% ../nbs/05_evaluate.ipynb #b0235e09
+# %% ../nbs/05_evaluate.ipynb #58b2c1f9
 import json
 import os
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ import numpy as np
 
 from .checkpoint import Trained, fairness, find_checkpoint, image_losses, load, nearest_path, open_dataset, predict
 from .core import UserError, atomic, console, nearest, run_command, show_table
-from .runfolder import Run
+from .runfolder import Run, check_links
 from .targets import check_section
 
 # %% ../nbs/05_evaluate.ipynb #18aa28c8
@@ -194,7 +194,7 @@ def save(evaluation: Evaluation, folder: Path) -> None:
     write_files(folder, files)
     evaluation.folder = folder
 
-# %% ../nbs/05_evaluate.ipynb #3b4c7dca
+# %% ../nbs/05_evaluate.ipynb #a0a1f5cc
 def evaluate(
     checkpoint: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder (its best checkpoint)
     split: str = "test",  # test, val or train
@@ -207,6 +207,7 @@ def evaluate(
     trained = load(checkpoint)
     evaluation = measure(trained, open_dataset(trained.config["datamodule"], datamodule), split, draws)
     folder = Path(out) if out else trained.run and trained.run.evaluation
+    if folder and not out: check_links(trained.run)
     if folder: save(evaluation, folder)
     return evaluation
 

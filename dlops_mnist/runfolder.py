@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'check_name', 'package_versions', 'git_state', 'hardware', 'process_identity',
            'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run',
-           'write_config', 'reopen_run', 'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'find_runs']
+           'write_config', 'reopen_run', 'is_helper', 'check_links', 'update_provenance', 'mark_running', 'mark_ended',
+           'find_runs']
 
-# %% ../nbs/03_runfolder.ipynb #ba14a87e
+# %% ../nbs/03_runfolder.ipynb #e629257c
 import csv
 import json
 import os
@@ -29,7 +30,7 @@ import yaml
 from filelock import FileLock
 
 from .core import UserError, atomic, plain, remove
-from .yamlfile import to_yaml
+from .yamlfile import QuickLoader, to_yaml
 
 # %% ../nbs/03_runfolder.ipynb #be9e0c8a
 def claim_folder(
@@ -131,7 +132,7 @@ def _process_start(pid: int) -> int | None:
     except OSError: return None
     return None if state == "Z" else int(fields[18])
 
-# %% ../nbs/03_runfolder.ipynb #d151c8b2
+# %% ../nbs/03_runfolder.ipynb #17b566b2
 class RunFiles:
     "The files of a run's folder, and what they hold. Reading never fails: what is missing or broken is empty."
 
@@ -151,8 +152,7 @@ class RunFiles:
     @property
     def config(self) -> dict[str, Any]:
         "The complete config of the run."
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
-        try: config = yaml.load(_read(self.config_file), loader)
+        try: config = yaml.load(_read(self.config_file), QuickLoader)
         except (OSError, yaml.YAMLError, ValueError, RecursionError): return {}
         return config if isinstance(config, dict) else {}
 
@@ -262,7 +262,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #5bb9d101
+# %% ../nbs/03_runfolder.ipynb #7d0f540a
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -296,6 +296,7 @@ def reopen_run(
     run = Run(path)
     if is_helper(): return run
     if not run.provenance: raise UserError(f"`{path}` is not the folder of a run.", key="resume")
+    check_links(run)
     # two processes that go on with the same run would each take the other's steps for its own
     with FileLock(run.path / ".lock", timeout=60):
         if run.status == "running":
@@ -314,7 +315,16 @@ def is_helper() -> bool:
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
     return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
-# %% ../nbs/03_runfolder.ipynb #5e464686
+# %% ../nbs/03_runfolder.ipynb #942dd76b
+def check_links(run: Run) -> None:
+    "Refuse a run's folder out of which a link leads, before anything is written into it; raises `UserError`."
+    home = run.path.resolve()
+    for path in run.path.rglob("*"):
+        if path.is_symlink() and home not in Path(os.path.realpath(path)).parents:
+            raise UserError(f"`{path}` is a link that leads out of the run's folder, to `{os.readlink(path)}`. Remove it first: "
+                            "what is written here must stay here.")
+
+
 def update_provenance(run: Run, **changes: Any) -> None:
     "Change some entries of a run's provenance."
     provenance = run.provenance | plain(changes)

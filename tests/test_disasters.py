@@ -36,22 +36,29 @@ def small_disk(folder: Path, size: int):
     "A file system of so many bytes; skips the test where none can be made."
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
-    try: mounted = subprocess.run(command, capture_output=True, timeout=10).returncode == 0
-    except OSError: mounted = False
-    if not mounted: pytest.skip("a small disk needs the right to mount a tmpfs")
-    try: yield folder
-    finally: subprocess.run(["umount", "-l", str(folder)], check=True)
+    try:
+        mounted = subprocess.run(command, capture_output=True, timeout=10).returncode == 0
+    except OSError:
+        mounted = False
+    if not mounted:
+        pytest.skip("a small disk needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def forked(function, *args, **kwargs):
     "A process, started, that calls the function; its exit status is 0, 2 for a `UserError`, and 1 for a crash."
 
     def body():
-        try: function(*args, **kwargs)
+        try:
+            function(*args, **kwargs)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             os._exit(2)
-        except SystemExit as error: os._exit(error.code if isinstance(error.code, int) else 1)
+        except SystemExit as error:
+            os._exit(error.code if isinstance(error.code, int) else 1)
         except BaseException:
             import traceback
 
@@ -67,9 +74,11 @@ def forked(function, *args, **kwargs):
 def finish(processes, seconds: float = 120) -> list[int]:
     "The exit statuses of processes, which must end in time."
     end = time.monotonic() + seconds
-    for process in processes: process.join(max(0.1, end - time.monotonic()))
+    for process in processes:
+        process.join(max(0.1, end - time.monotonic()))
     codes = [process.exitcode for process in processes]
-    for process in processes: process.kill()
+    for process in processes:
+        process.kill()
     assert None not in codes, "not done in time"
     return codes
 
@@ -102,8 +111,10 @@ def check_run(path: Path, rows: int | None = None) -> Run:
     assert run.config["datamodule"]["classes"]
     found = list(csv.DictReader(run.metrics_file.open()))
     assert all(None not in row.values() and None not in row for row in found)
-    if rows is not None: assert len(found) == rows
-    for checkpoint in run.checkpoints.glob("*.ckpt"): load_module(checkpoint)
+    if rows is not None:
+        assert len(found) == rows
+    for checkpoint in run.checkpoints.glob("*.ckpt"):
+        load_module(checkpoint)
     return run
 
 
@@ -114,7 +125,9 @@ def shipped(tmp_path_factory) -> Path:
 
     from dlops_mnist import dataset, evaluate, models, recipe, tracking, train  # noqa: F401
 
-    path = shutil.copytree(ROOT / "dataset", tmp_path_factory.mktemp("shipped") / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    path = shutil.copytree(
+        ROOT / "dataset", tmp_path_factory.mktemp("shipped") / "dataset", ignore=shutil.ignore_patterns(".cache")
+    )
     open_images(path)
     return path
 
@@ -122,20 +135,31 @@ def shipped(tmp_path_factory) -> Path:
 # --- a full disk ---
 
 
-@pytest.mark.parametrize("size", [150_000, 400_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(20_000, 1_000_000, 40_000))])
+@pytest.mark.parametrize(
+    "size",
+    [150_000, 400_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(20_000, 1_000_000, 40_000))],
+)
 def test_training_on_a_full_disk(size, shipped, tmp_path, capfd):
     "The last good checkpoint stays, and one message says what happened."
     with small_disk(tmp_path / "runs", size) as runs:
-        words = [f"paths.runs={runs}", f"datamodule.path={shipped}", "trainer.max_epochs=12", "model.hidden=[64]", *SHORT[1:2]]
-        code, = finish([forked(train_here, *words)])
+        words = [
+            f"paths.runs={runs}",
+            f"datamodule.path={shipped}",
+            "trainer.max_epochs=12",
+            "model.hidden=[64]",
+            *SHORT[1:2],
+        ]
+        (code,) = finish([forked(train_here, *words)])
         out, err = capfd.readouterr()
-        if code == 0: assert size > 300_000
+        if code == 0:
+            assert size > 300_000
         else:
             assert code == 2 and err.count("error: ") == 1 and "Traceback" not in err + out, out + err
             assert "space" in err
             assert not list(runs.rglob("*.part")), "what could not be finished takes no room"
         for run in runs.glob("*/*"):
-            if run.is_dir(): check_run(run)
+            if run.is_dir():
+                check_run(run)
 
 
 def limit_files(size: int) -> None:
@@ -146,23 +170,27 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-@pytest.mark.parametrize("limit", [30_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (100, 2000, 9000, 100_000))])
+@pytest.mark.parametrize(
+    "limit", [30_000, *(pytest.param(limit, marks=pytest.mark.slow) for limit in (100, 2000, 9000, 100_000))]
+)
 def test_training_where_no_file_may_grow(limit, shipped, tmp_path, capfd):
     def limited():
         limit_files(limit)
         train_here(f"paths.runs={tmp_path}/runs", f"datamodule.path={shipped}", *SHORT)
 
-    code, = finish([forked(limited)])
+    (code,) = finish([forked(limited)])
     out, err = capfd.readouterr()
     assert code == 2 and err.count("error: ") == 1 and "Traceback" not in err + out, out + err
     assert not list(tmp_path.rglob("*.part"))
 
 
-@pytest.mark.parametrize("size", [20_000, 60_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4096, 400_000, 12_288))])
+@pytest.mark.parametrize(
+    "size", [20_000, 60_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4096, 400_000, 12_288))]
+)
 def test_decoding_on_a_full_disk(size, tmp_path, capfd):
     path = make_images(tmp_path / "images")
     with small_disk(tmp_path / "cache", size) as cache:
-        code, = finish([forked(open_images, path, False, cache)])
+        (code,) = finish([forked(open_images, path, False, cache)])
         out, err = capfd.readouterr()
         assert code == (0 if size > 300_000 else code)
         assert code in (0, 2) and "Traceback" not in err + out, err
@@ -172,10 +200,12 @@ def test_decoding_on_a_full_disk(size, tmp_path, capfd):
     assert len(open_images(path, False, tmp_path / "other").splits["train"]["images"]) == 80
 
 
-@pytest.mark.parametrize("size", [100_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4096, 400_000, 50_000))])
+@pytest.mark.parametrize(
+    "size", [100_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(4096, 400_000, 50_000))]
+)
 def test_building_on_a_full_disk(size, tmp_path, capfd):
     with small_disk(tmp_path / "disk", size) as disk:
-        code, = finish([forked(build_digits, disk / "digits", binary=3)])
+        (code,) = finish([forked(build_digits, disk / "digits", binary=3)])
         out, err = capfd.readouterr()
         assert code == 2 and "space" in err and "Traceback" not in err + out, err
         assert not os.listdir(disk)
@@ -202,19 +232,28 @@ def test_decoding_is_killed(kills, tmp_path):
     longest = time.monotonic() - began
     wanted = open_images(path, False, tmp_path / "whole")
     for i in range(kills):
-        for generation in (tmp_path / "cache").glob("plain-*"): shutil.rmtree(generation)
-        killed += kill_at_random(lambda: open_images(path, False, tmp_path / "cache"), numbers, longest) == -signal.SIGKILL
-        for generation in (tmp_path / "cache").glob("plain-*"): same(ImageArrays.load(path, generation), wanted)
-        if i % 5 == 4: same(open_images(path, False, tmp_path / "cache"), wanted)
+        for generation in (tmp_path / "cache").glob("plain-*"):
+            shutil.rmtree(generation)
+        killed += (
+            kill_at_random(lambda: open_images(path, False, tmp_path / "cache"), numbers, longest) == -signal.SIGKILL
+        )
+        for generation in (tmp_path / "cache").glob("plain-*"):
+            same(ImageArrays.load(path, generation), wanted)
+        if i % 5 == 4:
+            same(open_images(path, False, tmp_path / "cache"), wanted)
     assert killed > kills / 3
     same(open_images(path, False, tmp_path / "cache"), wanted)
-    assert sorted(name[:6] for name in os.listdir(tmp_path / "cache")) in (["." "gitig", "lock", "plain-"], [".gitig", "plain-"])
+    assert sorted(name[:6] for name in os.listdir(tmp_path / "cache")) in (
+        [".gitig", "lock", "plain-"],
+        [".gitig", "plain-"],
+    )
 
 
 def same(a: ImageArrays, b: ImageArrays) -> None:
     assert a.fingerprint == b.fingerprint and a.classes == b.classes
     for split, arrays in a.splits.items():
-        for what, values in arrays.items(): assert np.array_equal(values, b.splits[split][what]), (split, what)
+        for what, values in arrays.items():
+            assert np.array_equal(values, b.splits[split][what]), (split, what)
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
@@ -225,7 +264,8 @@ def test_building_is_killed(kills, tmp_path, monkeypatch):
     path, numbers, killed = tmp_path / "built" / "data", random.Random(kills), 0
     path.parent.mkdir()
 
-    def build(): write_dataset(path, {"train": images, "test": images}, plan, {"source": "digits"})
+    def build():
+        write_dataset(path, {"train": images, "test": images}, plan, {"source": "digits"})
 
     began = time.monotonic()
     assert finish([forked(build)]) == [0]
@@ -251,7 +291,8 @@ def test_evaluating_is_killed(shipped, tmp_path):
     assert finish([forked(train_here, f"paths.runs={tmp_path}/runs", f"datamodule.path={shipped}", *SHORT)]) == [0]
     run, numbers, killed = next((tmp_path / "runs/base").iterdir()), random.Random(1), 0
 
-    def work(): evaluate(run, draws=20)
+    def work():
+        evaluate(run, draws=20)
 
     began = time.monotonic()
     assert finish([forked(work)]) == [0]
@@ -277,7 +318,8 @@ def test_eight_runs_at_once(shipped, tmp_path, monkeypatch, capfd):
     real, record = module.write_generation, tmp_path / "built"
 
     def counted(*args, **kwargs):
-        with record.open("a") as file: file.write(f"{os.getpid()}\n")  # appended by the system in one piece
+        with record.open("a") as file:
+            file.write(f"{os.getpid()}\n")  # appended by the system in one piece
         return real(*args, **kwargs)
 
     monkeypatch.setattr(module, "write_generation", counted)
@@ -301,11 +343,16 @@ def test_eight_programs_at_once(tmp_path):
         "def note(event, args):\n"
         "    if event == 'os.rename' and os.path.basename(str(args[1])).startswith('plain-'):\n"
         "        with open(os.environ['NOTES'], 'a') as file: file.write('built\\n')\n"
-        "sys.addaudithook(note)\n")
+        "sys.addaudithook(note)\n"
+    )
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "NOTES": str(tmp_path / "notes")}
     command = [sys.executable, "-m", "dlops_mnist.train", *SHORT]
-    programs = [subprocess.Popen([*command, f"seed={seed}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-                for seed in range(8)]
+    programs = [
+        subprocess.Popen(
+            [*command, f"seed={seed}"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        for seed in range(8)
+    ]
     for program in programs:
         err = program.communicate(timeout=300)[1]
         assert program.returncode == 0, err
@@ -330,27 +377,34 @@ def test_readers_while_runs_come_and_go(seconds, shipped, tmp_path, capfd):
         numbers = random.Random(seed)
         while time.monotonic() < end:
             run = new_run(config | {"seed": seed, "experiment": numbers.choice(("x", "y"))})
-            for epoch in range(5): write_rows(run.metrics_file, [{"epoch": e, "step": e, "val_acc": e / 9} for e in range(epoch + 1)])
+            for epoch in range(5):
+                write_rows(run.metrics_file, [{"epoch": e, "step": e, "val_acc": e / 9} for e in range(epoch + 1)])
             mark_ended(run, "finished")
-            if numbers.random() < 0.7: shutil.rmtree(run.path)
+            if numbers.random() < 0.7:
+                shutil.rmtree(run.path)
 
     def read():
         count = 0
         while time.monotonic() < end:
             runs_table(runs)
             print_runs(str(runs), "val_acc>0.1")
-            with plot_quietly(): plot_runs(runs)
-            for path in runs.glob("*/*"): Run(path).best, Run(path).metrics, repr(Run(path))
+            with plot_quietly():
+                plot_runs(runs)
+            for path in runs.glob("*/*"):
+                Run(path).best, Run(path).metrics, repr(Run(path))
             count += 1
         assert count
 
     def judge():
-        while time.monotonic() < end: evaluate(whole, draws=5)
+        while time.monotonic() < end:
+            evaluate(whole, draws=5)
 
     @contextmanager
     def plot_quietly():
-        try: yield
-        except UserError: pass  # a moment at which no run has a metric
+        try:
+            yield
+        except UserError:
+            pass  # a moment at which no run has a metric
 
     tasks = [forked(write, 1), forked(write, 2), forked(read), forked(read), forked(judge)]
     assert finish(tasks, seconds + 60) == [0] * 5, capfd.readouterr().err
@@ -365,14 +419,18 @@ def test_a_damaged_cache_is_made_again(tmp_path):
     wanted = open_images(path, False, tmp_path / "whole")
     open_images(path, False, tmp_path / "cache")
     for i in range(60):
-        generation, = (tmp_path / "cache").glob("plain-*")
+        (generation,) = (tmp_path / "cache").glob("plain-*")
         file = numbers.choice(sorted(file for file in generation.iterdir() if file.suffix in (".npy", ".json")))
         data = file.read_bytes()
         match i % 4:  # what a machine leaves that lost its power, or a disk that fails
-            case 0: file.unlink()
-            case 1: file.write_bytes(b"")
-            case 2: file.write_bytes(data[:numbers.randrange(len(data))])
-            case 3: file.write_bytes(bytes(len(data)))
+            case 0:
+                file.unlink()
+            case 1:
+                file.write_bytes(b"")
+            case 2:
+                file.write_bytes(data[: numbers.randrange(len(data))])
+            case 3:
+                file.write_bytes(bytes(len(data)))
         same(open_images(path, False, tmp_path / "cache"), wanted)
 
 
@@ -384,13 +442,17 @@ def test_a_dataset_that_changes_is_always_seen(tmp_path):
         file, other = numbers.sample(files, 2)
         status = file.stat()
         match i % 5:
-            case 0: file.write_bytes(encode_png(np.full((28, 28), i, np.uint8)))
+            case 0:
+                file.write_bytes(encode_png(np.full((28, 28), i, np.uint8)))
             case 1:  # another picture of the same size, and the time set back
                 file.write_bytes(encode_png(np.full((28, 28), 100 + i, np.uint8)))
                 os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-            case 2: file.rename(tmp_path / "x"), other.rename(file), (tmp_path / "x").rename(other)
-            case 3: (file.parent / f"new{i}.png").write_bytes(file.read_bytes())
-            case 4: file.unlink()
+            case 2:
+                file.rename(tmp_path / "x"), other.rename(file), (tmp_path / "x").rename(other)
+            case 3:
+                (file.parent / f"new{i}.png").write_bytes(file.read_bytes())
+            case 4:
+                file.unlink()
         same(open_images(path, False, tmp_path / "cache"), open_images(path, False, tmp_path / f"fresh{i}"))
 
 
@@ -402,13 +464,17 @@ def test_a_dataset_that_changes_while_it_is_read(tmp_path):
         numbers = random.Random(0)
         while time.monotonic() < end:
             file = path / numbers.choice(("train", "test")) / numbers.choice("ab") / f"{numbers.randrange(300)}.png"
-            if numbers.random() < 0.3: file.unlink(missing_ok=True)
-            else: file.write_bytes(encode_png(np.full((28, 28), numbers.randrange(256), np.uint8)))
+            if numbers.random() < 0.3:
+                file.unlink(missing_ok=True)
+            else:
+                file.write_bytes(encode_png(np.full((28, 28), numbers.randrange(256), np.uint8)))
 
     def read():
         while time.monotonic() < end:
-            try: open_images(path, False, tmp_path / "cache")
-            except UserError as error: assert "images can't be used" in str(error)
+            try:
+                open_images(path, False, tmp_path / "cache")
+            except UserError as error:
+                assert "images can't be used" in str(error)
 
     assert finish([forked(change), forked(read), forked(read)]) == [0, 0, 0]
     same(open_images(path, False, tmp_path / "cache"), open_images(path, False, tmp_path / "fresh"))
@@ -428,9 +494,14 @@ def without_rights() -> None:
     "Give up the administrator's right to write what may not be written (CAP_DAC_OVERRIDE)."
     import ctypes
 
-    libc, header, data = ctypes.CDLL(None, use_errno=True), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc, header, data = (
+        ctypes.CDLL(None, use_errno=True),
+        (ctypes.c_uint32 * 2)(0x20080522, 0),
+        (ctypes.c_uint32 * 6)(),
+    )
     assert libc.capget(header, data) == 0
-    for i in (0, 1): data[i] &= ~0b110  # effective, permitted
+    for i in (0, 1):
+        data[i] &= ~0b110  # effective, permitted
     assert libc.capset(header, data) == 0, "capset"
 
 
@@ -440,12 +511,16 @@ def as_nobody(function, *args, **environment):
     def body():
         import pwd
 
-        def unknown(number): raise KeyError(number)
+        def unknown(number):
+            raise KeyError(number)
 
         os.environ.update(environment)
-        for name in [name for name, value in environment.items() if value == ""]: del os.environ[name]
-        if environment.get("HOME") == "": pwd.getpwuid = unknown
-        if os.geteuid() == 0: without_rights()
+        for name in [name for name, value in environment.items() if value == ""]:
+            del os.environ[name]
+        if environment.get("HOME") == "":
+            pwd.getpwuid = unknown
+        if os.geteuid() == 0:
+            without_rights()
         function(*args)
 
     return forked(body)
@@ -460,12 +535,14 @@ def public():
     folder.chmod(0o755)
     yield folder
     for path in folder.rglob("*"):
-        if path.is_dir(): path.chmod(0o755)
+        if path.is_dir():
+            path.chmod(0o755)
     shutil.rmtree(folder)
 
 
 def seal(folder: Path) -> None:
-    for path in [folder, *folder.rglob("*")]: path.chmod(0o555 if path.is_dir() else 0o444)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
 
 
 def test_data_that_may_not_be_written_and_no_home(shipped, public, capfd):
@@ -475,12 +552,16 @@ def test_data_that_may_not_be_written_and_no_home(shipped, public, capfd):
     (public / "open").chmod(0o777)
     words = [f"paths.runs={public}/open/runs", f"datamodule.path={data}", *SHORT]
     no_home = {"HOME": "", "XDG_CACHE_HOME": ""}
-    code, = finish([as_nobody(train_here, *words, **no_home)])
+    (code,) = finish([as_nobody(train_here, *words, **no_home)])
     err = capfd.readouterr().err
     assert code == 2 and "datamodule.cache=" in err and "Traceback" not in err, err
-    assert finish([as_nobody(train_here, *words, f"datamodule.cache={public}/open/cache", **no_home)]) == [0], capfd.readouterr().err
-    assert finish([as_nobody(train_here, *words, HOME="", XDG_CACHE_HOME=f"{public}/open")]) == [0], capfd.readouterr().err
-    code, = finish([as_nobody(build_digits, public / "open/digits", 3, **no_home)])
+    assert finish([as_nobody(train_here, *words, f"datamodule.cache={public}/open/cache", **no_home)]) == [0], (
+        capfd.readouterr().err
+    )
+    assert finish([as_nobody(train_here, *words, HOME="", XDG_CACHE_HOME=f"{public}/open")]) == [0], (
+        capfd.readouterr().err
+    )
+    (code,) = finish([as_nobody(build_digits, public / "open/digits", 3, **no_home)])
     err = capfd.readouterr().err
     assert code == 2 and "XDG_CACHE_HOME" in err, err
     assert sorted(os.listdir(data)) == ["source.json", "test", "train"] or sorted(os.listdir(data)) == ["test", "train"]
@@ -490,7 +571,7 @@ def test_runs_that_may_not_be_written(shipped, public, capfd):
     (public / "runs").mkdir()
     seal(public / "runs")
     data = shipped
-    code, = finish([as_nobody(train_here, f"paths.runs={public}/runs", f"datamodule.path={data}", *SHORT)])
+    (code,) = finish([as_nobody(train_here, f"paths.runs={public}/runs", f"datamodule.path={data}", *SHORT)])
     err = capfd.readouterr().err
     assert code == 2 and err.count("error: ") == 1 and "can't be written" in err and "Traceback" not in err, err
     assert not os.listdir(public / "runs")

@@ -33,31 +33,44 @@ from dlops_mnist.launch import plan, split_command
 from dlops_mnist.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
 from dlops_mnist.runfolder import Run, check_name, find_runs, new_run
 from dlops_mnist.runs import plot_runs, print_runs, runs_table
-from dlops_mnist.yamlfile import read_yaml, to_yaml
+from dlops_mnist.yamlfile import to_yaml
 
 ROOT = Path(__file__).parents[1]
 
 # --- the harness ---
 
-HARMLESS = {"find", "git"}  # programs that the package itself starts
+HARMLESS = {"find", "git", "uname"}  # programs that the package itself starts
 WATCHED = {"allowed": None, "seen": []}
 
 
 def _watch(event: str, args: tuple) -> None:
     allowed = WATCHED["allowed"]
-    if allowed is None: return
-    if event in ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "code.__new__"): WATCHED["seen"].append((event, args))
-    if event == "subprocess.Popen" and os.path.basename(os.fspath(args[1][0])) not in HARMLESS: WATCHED["seen"].append((event, args))
+    if allowed is None:
+        return
+    if event in ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn", "code.__new__"):
+        WATCHED["seen"].append((event, args))
+    if event == "subprocess.Popen" and os.path.basename(os.fspath(args[1][0])) not in HARMLESS:
+        WATCHED["seen"].append((event, args))
     paths = ()
     if event == "open" and isinstance(args[0], (str, bytes)) and isinstance(args[2], int):
-        if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT): paths = args[:1]
-    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "shutil.rmtree"): paths = args[:1]
-    elif event in ("os.rename", "os.link", "os.symlink"): paths = args[:2]
+        if args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            paths = args[:1]
+    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "shutil.rmtree"):
+        paths = args[:1]
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        paths = args[:2]
     for path in paths:
-        if isinstance(path, int): continue
-        path = os.path.join(os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(path)))), os.path.basename(os.fsdecode(path)))
+        if isinstance(path, int):
+            continue
+        path = os.path.join(
+            os.path.realpath(os.path.dirname(os.path.abspath(os.fsdecode(path)))), os.path.basename(os.fsdecode(path))
+        )
         # bytecode of modules that are imported late is Python's own business
-        if path != os.devnull and "__pycache__" not in path and not any(path.startswith(f"{folder}{os.sep}") or path == folder for folder in allowed):
+        if (
+            path != os.devnull
+            and "__pycache__" not in path
+            and not any(path.startswith(f"{folder}{os.sep}") or path == folder for folder in allowed)
+        ):
             WATCHED["seen"].append((event, path))
 
 
@@ -68,14 +81,17 @@ sys.addaudithook(_watch)
 def harmless(*folders: Path):
     "Nothing may be executed here, and nothing be written but in these folders."
     WATCHED.update(allowed=[os.path.realpath(folder) for folder in folders], seen=[])
-    try: yield
-    finally: WATCHED["allowed"] = None
+    try:
+        yield
+    finally:
+        WATCHED["allowed"] = None
     assert not WATCHED["seen"], WATCHED["seen"]
 
 
 def outcome(function, *args, **kwargs):
     "What a function returns, or the `UserError` that it raises; anything else that it raises is a crash."
-    try: return function(*args, **kwargs)
+    try:
+        return function(*args, **kwargs)
     except UserError as error:
         assert str(error).strip(), "a mistake without a message"
         assert len(str(error)) < 20_000, f"a message of {len(str(error)):,} characters"
@@ -90,12 +106,19 @@ def fuzz(quick: int, slow: int, *strategies):
         def test(cases, tmp_path, monkeypatch):
             monkeypatch.chdir(tmp_path)
 
-            def one(case): check(*case, tmp_path)
+            def one(case):
+                check(*case, tmp_path)
 
             one = given(st.tuples(*strategies))(one)
-            for example_ in getattr(check, "examples", ()): one = example(example_)(one)
-            settings(max_examples=cases, deadline=None, database=None, derandomize=cases == quick,
-                     suppress_health_check=list(HealthCheck))(one)()
+            for example_ in getattr(check, "examples", ()):
+                one = example(example_)(one)
+            settings(
+                max_examples=cases,
+                deadline=None,
+                database=None,
+                derandomize=cases == quick,
+                suppress_health_check=list(HealthCheck),
+            )(one)()
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
         return test
@@ -107,15 +130,21 @@ def cut_and_flip(data: bytes, numbers: random.Random) -> bytes:
     "Bytes that are nearly the same: bits flipped, a piece cut out, doubled or overwritten, or the end missing."
     data = bytearray(data)
     for _ in range(numbers.choice((1, 1, 1, 2, 5, 30))):
-        if not data: break
+        if not data:
+            break
         start = numbers.randrange(len(data))
         stop = min(len(data), start + numbers.choice((1, 2, 4, 30, 400)))
         match numbers.randrange(6):
-            case 0 | 1: data[start] ^= 1 << numbers.randrange(8)
-            case 2: del data[start:stop]
-            case 3: data[start:start] = data[start:stop]
-            case 4: data[start:stop] = numbers.randbytes(stop - start)
-            case 5: del data[start:]
+            case 0 | 1:
+                data[start] ^= 1 << numbers.randrange(8)
+            case 2:
+                del data[start:stop]
+            case 3:
+                data[start:start] = data[start:stop]
+            case 4:
+                data[start:stop] = numbers.randbytes(stop - start)
+            case 5:
+                del data[start:]
     return bytes(data)
 
 
@@ -125,37 +154,131 @@ randoms = st.integers(0, 2**32).map(random.Random)
 
 TOUCH = "touch SENTINEL"
 KEYS = [*flatten(load_config({}))] + [*GROUPS] + [f"{group}._target_" for group in GROUPS]
-ODD_KEYS = ["hydra", "hydra.run.dir", "hydra.callbacks.x._target_", "_target_", "defaults", "", ".", "a..b", "a b", "é", "<<", "=", "~",
-            "__class__", "callbacks.x._target_", "callbacks.x", "logger.x", "paths", "model._args_", "model._partial_", "experiment", "name",
-            "optimizer.params", "trainer.callbacks", "trainer.strategy", "trainer.plugins", "datamodule", "_convert_", "@", "a@b", "a/b"]
-ODD_TEXT = ["os.system", "subprocess.Popen", "builtins.eval", "builtins.exec", "torch.hub.load", "torch.load", "pickle.loads", "__main__.x",
-            "${oc.env:HOME}", "${seed}", "${hydra:run.dir}", "${oc.create:{_target_:os.system}}", "???", "../../x", "/etc/passwd", "\x00",
-            "\ud800", "é" * 50, "none", "null", "true", "1e400", "0x10", "[1,2", "{a:1", "'", '"', "\\", "a=b", "choice(1,2)", "range(1,3)",
-            "dlops_mnist.networks.MLP", "torch.nn.Linear", "pytorch_lightning.callbacks.ModelCheckpoint", "torch.optim.SGD", "dlops_mnist",
-            "pytorch_lightning.callbacks.LambdaCallback", "pytorch_lightning.Trainer", ".", "..", "a.", ".a", "torch..nn", "1.2", "-", "~"]
+ODD_KEYS = [
+    "hydra",
+    "hydra.run.dir",
+    "hydra.callbacks.x._target_",
+    "_target_",
+    "defaults",
+    "",
+    ".",
+    "a..b",
+    "a b",
+    "é",
+    "<<",
+    "=",
+    "~",
+    "__class__",
+    "callbacks.x._target_",
+    "callbacks.x",
+    "logger.x",
+    "paths",
+    "model._args_",
+    "model._partial_",
+    "experiment",
+    "name",
+    "optimizer.params",
+    "trainer.callbacks",
+    "trainer.strategy",
+    "trainer.plugins",
+    "datamodule",
+    "_convert_",
+    "@",
+    "a@b",
+    "a/b",
+]
+ODD_TEXT = [
+    "os.system",
+    "subprocess.Popen",
+    "builtins.eval",
+    "builtins.exec",
+    "torch.hub.load",
+    "torch.load",
+    "pickle.loads",
+    "__main__.x",
+    "${oc.env:HOME}",
+    "${seed}",
+    "${hydra:run.dir}",
+    "${oc.create:{_target_:os.system}}",
+    "???",
+    "../../x",
+    "/etc/passwd",
+    "\x00",
+    "\ud800",
+    "é" * 50,
+    "none",
+    "null",
+    "true",
+    "1e400",
+    "0x10",
+    "[1,2",
+    "{a:1",
+    "'",
+    '"',
+    "\\",
+    "a=b",
+    "choice(1,2)",
+    "range(1,3)",
+    "dlops_mnist.networks.MLP",
+    "torch.nn.Linear",
+    "pytorch_lightning.callbacks.ModelCheckpoint",
+    "torch.optim.SGD",
+    "dlops_mnist",
+    "pytorch_lightning.callbacks.LambdaCallback",
+    "pytorch_lightning.Trainer",
+    ".",
+    "..",
+    "a.",
+    ".a",
+    "torch..nn",
+    "1.2",
+    "-",
+    "~",
+]
 
 keys = st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(ODD_KEYS), st.text(max_size=8))
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.integers(-3, 300), st.floats(), st.sampled_from(ODD_TEXT), st.text(max_size=12))
-values = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(
-    st.one_of(keys, st.sampled_from(["_target_", "name", "params", "lib", "path", "hidden"])), inner, max_size=3)), max_leaves=6)
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-3, 300),
+    st.floats(),
+    st.sampled_from(ODD_TEXT),
+    st.text(max_size=12),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(keys, st.sampled_from(["_target_", "name", "params", "lib", "path", "hidden"])), inner, max_size=3
+        ),
+    ),
+    max_leaves=6,
+)
 experiments = st.dictionaries(keys, values, min_size=1, max_size=4)
 
 
 @st.composite
 def experiment_files(draw) -> bytes:
     kind = draw(st.integers(0, 9))
-    if kind < 6: return yaml.safe_dump(draw(experiments), allow_unicode=draw(st.booleans())).encode(errors="surrogatepass")
-    if kind == 9: return draw(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: t.encode(errors="replace"))))
+    if kind < 6:
+        return yaml.safe_dump(draw(experiments), allow_unicode=draw(st.booleans())).encode(errors="surrogatepass")
+    if kind == 9:
+        return draw(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(lambda t: t.encode(errors="replace"))))
     source = draw(st.sampled_from(sorted((ROOT / "experiments").glob("*.yml")))).read_bytes()
     return cut_and_flip(source, draw(randoms))
 
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk"))
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghij", "bcdefghijk")
+)
 NAMED_FILES = {
     "billion laughs": BOMB,
-    "billion laughs in mappings": "a: &a {x: 1, y: 2}\n" + "".join(
-        f"{b}: &{b} {{" + ", ".join(f"k{i}: *{a}" for i in range(9)) + "}\n" for a, b in zip("abcdefghij", "bcdefghijk")),
+    "billion laughs in mappings": "a: &a {x: 1, y: 2}\n"
+    + "".join(
+        f"{b}: &{b} {{" + ", ".join(f"k{i}: *{a}" for i in range(9)) + "}\n" for a, b in zip("abcdefghij", "bcdefghijk")
+    ),
     "contains itself": "model: &a {x: *a}",
     "list in itself": "model: &a [*a]",
     "merge in itself": "model: &a {<<: *a}",
@@ -168,7 +291,7 @@ NAMED_FILES = {
     "hydra launcher": f"hydra.launcher: {{_target_: os.system, command: {TOUCH}}}",
     "call": f"model: {{_target_: os.system, command: {TOUCH}}}",
     "call in a list": f"callbacks.x: {{_target_: pytorch_lightning.callbacks.Timer, duration: [{{_target_: os.system, _args_: ['{TOUCH}']}}]}}",
-    "eval": "optimizer: {_target_: builtins.eval, _args_: ['open(\"SENTINEL\", \"w\")']}",
+    "eval": 'optimizer: {_target_: builtins.eval, _args_: [\'open("SENTINEL", "w")\']}',
     "late target": "model: {_target_: '${name}', command: x}\nname: os.system",
     "resolver": "model: '${oc.create:{_target_:os.system}}'",
     "environment": "experiment: ${oc.env:HOME}",
@@ -218,7 +341,8 @@ def read_a_file(data: bytes, folder: Path):
     file.write_bytes(data)
     with harmless(folder):
         config = outcome(load_config, file)
-        if not isinstance(config, UserError): outcome(plan, str(file), [], False)
+        if not isinstance(config, UserError):
+            outcome(plan, str(file), [], False)
         found = set(os.listdir(folder))
     assert found == {"experiment.yml"}, "reading a file must write nothing"
     return config
@@ -241,15 +365,88 @@ def test_experiment_file(name, tmp_path, monkeypatch):
     read_a_file(data if isinstance(data, bytes) else data.encode(), tmp_path)
 
 
-WORDS = ["seed=", "model=", "~model", "~scheduler", "+x=", "++x=", "trainer.max_epochs=", "callbacks=", "logger=", "optimizer.lr=", "experiment=",
-         "name=", "hydra.verbose=", "model@x=", "hydra/launcher=", "paths.runs=", "datamodule.path=", "model.hidden=", "--cfg", "-m", "debug=",
-         "augment=", "scheduler.", "resume=", "ckpt_path=", "001", "--config-dir", "callbacks.early_stopping.patience="]
-VALUES = ["1", "1,2", "a,b", "[1,2]", "{a:1}", "choice(1,2)", "range(1,4)", "glob(*)", "interval(0,1)", "shuffle(1,2)", "sort(3,1)", "int(x)", "str(1)",
-          "json_str('{}')", "extend_list(1)", "${seed}", "${oc.env:HOME}", "'", '"x', "\\", "[", "{", "(", "mlp", "cnn", "[early_stopping]", "null", "???",
-          "1e-3", "nan", "-inf", "0x1f", "10_0", "a b", "a=b", "../../x", "os.system", "{_target_:os.system}", "\x00", "é", "=", "==", ":", "tag(a,1)"]
+WORDS = [
+    "seed=",
+    "model=",
+    "~model",
+    "~scheduler",
+    "+x=",
+    "++x=",
+    "trainer.max_epochs=",
+    "callbacks=",
+    "logger=",
+    "optimizer.lr=",
+    "experiment=",
+    "name=",
+    "hydra.verbose=",
+    "model@x=",
+    "hydra/launcher=",
+    "paths.runs=",
+    "datamodule.path=",
+    "model.hidden=",
+    "--cfg",
+    "-m",
+    "debug=",
+    "augment=",
+    "scheduler.",
+    "resume=",
+    "ckpt_path=",
+    "001",
+    "--config-dir",
+    "callbacks.early_stopping.patience=",
+]
+VALUES = [
+    "1",
+    "1,2",
+    "a,b",
+    "[1,2]",
+    "{a:1}",
+    "choice(1,2)",
+    "range(1,4)",
+    "glob(*)",
+    "interval(0,1)",
+    "shuffle(1,2)",
+    "sort(3,1)",
+    "int(x)",
+    "str(1)",
+    "json_str('{}')",
+    "extend_list(1)",
+    "${seed}",
+    "${oc.env:HOME}",
+    "'",
+    '"x',
+    "\\",
+    "[",
+    "{",
+    "(",
+    "mlp",
+    "cnn",
+    "[early_stopping]",
+    "null",
+    "???",
+    "1e-3",
+    "nan",
+    "-inf",
+    "0x1f",
+    "10_0",
+    "a b",
+    "a=b",
+    "../../x",
+    "os.system",
+    "{_target_:os.system}",
+    "\x00",
+    "é",
+    "=",
+    "==",
+    ":",
+    "tag(a,1)",
+]
 words = st.one_of(
-    st.builds(str.__add__, st.sampled_from(WORDS), st.sampled_from(VALUES)), st.builds(str.__add__, st.sampled_from(WORDS), st.text(max_size=6)),
-    st.builds("{}={}".format, keys, scalars), st.text(min_size=1, max_size=10))
+    st.builds(str.__add__, st.sampled_from(WORDS), st.sampled_from(VALUES)),
+    st.builds(str.__add__, st.sampled_from(WORDS), st.text(max_size=6)),
+    st.builds("{}={}".format, keys, scalars),
+    st.text(min_size=1, max_size=10),
+)
 
 
 @fuzz(60, 2000, st.lists(words, min_size=1, max_size=3), st.booleans())
@@ -258,15 +455,27 @@ def test_words_of_a_command_line(typed, multirun, folder):
         experiment, overrides, _ = split_command(typed)
         return plan(experiment, overrides, multirun)
 
-    with harmless(folder): outcome(command)
+    with harmless(folder):
+        outcome(command)
     assert not os.listdir(folder)
 
 
-@pytest.mark.parametrize("word", ["seed=range(1000000000)", "seed=range(0,1,1e-9)", "seed=" + ",".join(map(str, range(3000))),
-                                  "model.hidden=" + "[" * 3000, "seed=" + "9" * 10_000, "x" * 100_000, "a=" * 10_000])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "seed=range(1000000000)",
+        "seed=range(0,1,1e-9)",
+        "seed=" + ",".join(map(str, range(3000))),
+        "model.hidden=" + "[" * 3000,
+        "seed=" + "9" * 10_000,
+        "x" * 100_000,
+        "a=" * 10_000,
+    ],
+)
 def test_words_that_ask_for_too_much(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with harmless(tmp_path): assert isinstance(outcome(plan, None, [word], False), UserError)
+    with harmless(tmp_path):
+        assert isinstance(outcome(plan, None, [word], False), UserError)
 
 
 # --- pictures ---
@@ -296,21 +505,50 @@ def png(width=28, height=28, depth=8, kind=0, interlaced=0, rows=None, between=b
 GREY, COLOUR = Image.fromarray(PIXELS), Image.fromarray(np.stack([PIXELS] * 3, -1))
 ZEROS = b"\0" * 50_000_000  # 50 kB when they are compressed
 PICTURES = {
-    "stored": encode_png(PIXELS), "filtered": saved(GREY), "colour": saved(COLOUR), "alpha": saved(COLOUR.convert("RGBA")),
-    "grey with alpha": saved(GREY.convert("LA")), "palette": saved(COLOUR.quantize(16)), "one bit": saved(GREY.convert("1")),
-    "16 bits": saved(Image.fromarray(PIXELS.astype(np.uint16) * 257)), "transparent": saved(GREY, transparency=3),
-    "animated": saved(GREY, save_all=True, append_images=[GREY.rotate(90)]), "interlaced": png(interlaced=1),
-    "JPEG": saved(GREY, "JPEG"), "GIF": saved(GREY, "GIF"), "BMP": saved(GREY, "BMP"), "TIFF": saved(GREY, "TIFF"), "WebP": saved(GREY, "WEBP"),
-    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n(SENTINEL) (w) file\n", "HTML": b"<html></html>", "empty": b"",
-    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>", "signature": SIGNATURE, "no end": encode_png(PIXELS)[:-12],
-    "bomb of rows": png(rows=ZEROS), "bomb of size": png(2**31 - 1, 2**31 - 1), "wide": png(2**31 - 1, 1), "large and empty": png(8192, 8192, rows=b""),
-    "large and real": png(8192, 8192, rows=b"\0" * (8192 * 8193)), "too large": png(8193, 8192, rows=b"\0" * 100),
-    "colour bomb": png(8192, 8192, kind=2, rows=ZEROS), "palette without colours": png(kind=3), "1x1": png(1, 1, rows=b"\0\7"), "0x0": png(0, 0),
-    "text bomb": png(between=chunk(b"zTXt", b"x\0\0" + zlib.compress(ZEROS))), "profile bomb": png(between=chunk(b"iCCP", b"x\0\0" + zlib.compress(ZEROS))),
-    "text bomb in colour": png(kind=2, rows=b"".join(b"\0" + bytes(84) for _ in range(28)), between=chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(ZEROS))),
+    "stored": encode_png(PIXELS),
+    "filtered": saved(GREY),
+    "colour": saved(COLOUR),
+    "alpha": saved(COLOUR.convert("RGBA")),
+    "grey with alpha": saved(GREY.convert("LA")),
+    "palette": saved(COLOUR.quantize(16)),
+    "one bit": saved(GREY.convert("1")),
+    "16 bits": saved(Image.fromarray(PIXELS.astype(np.uint16) * 257)),
+    "transparent": saved(GREY, transparency=3),
+    "animated": saved(GREY, save_all=True, append_images=[GREY.rotate(90)]),
+    "interlaced": png(interlaced=1),
+    "JPEG": saved(GREY, "JPEG"),
+    "GIF": saved(GREY, "GIF"),
+    "BMP": saved(GREY, "BMP"),
+    "TIFF": saved(GREY, "TIFF"),
+    "WebP": saved(GREY, "WEBP"),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 28 28\n(SENTINEL) (w) file\n",
+    "HTML": b"<html></html>",
+    "empty": b"",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "signature": SIGNATURE,
+    "no end": encode_png(PIXELS)[:-12],
+    "bomb of rows": png(rows=ZEROS),
+    "bomb of size": png(2**31 - 1, 2**31 - 1),
+    "wide": png(2**31 - 1, 1),
+    "large and empty": png(8192, 8192, rows=b""),
+    "large and real": png(8192, 8192, rows=b"\0" * (8192 * 8193)),
+    "too large": png(8193, 8192, rows=b"\0" * 100),
+    "colour bomb": png(8192, 8192, kind=2, rows=ZEROS),
+    "palette without colours": png(kind=3),
+    "1x1": png(1, 1, rows=b"\0\7"),
+    "0x0": png(0, 0),
+    "text bomb": png(between=chunk(b"zTXt", b"x\0\0" + zlib.compress(ZEROS))),
+    "profile bomb": png(between=chunk(b"iCCP", b"x\0\0" + zlib.compress(ZEROS))),
+    "text bomb in colour": png(
+        kind=2,
+        rows=b"".join(b"\0" + bytes(84) for _ in range(28)),
+        between=chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(ZEROS)),
+    ),
     "two headers": SIGNATURE + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 9, 8, 0, 0, 0, 0)) + encode_png(PIXELS)[8:],
-    "filter 9": png(rows=b"".join(b"\x09" + row.tobytes() for row in PIXELS)), "many empty parts": png(between=chunk(b"tEXt", b"") * 20_000),
-    "negative length": SIGNATURE + b"\xff\xff\xff\xff" + b"IHDR" + bytes(20), "garbage behind": encode_png(PIXELS) + ZEROS[:100],
+    "filter 9": png(rows=b"".join(b"\x09" + row.tobytes() for row in PIXELS)),
+    "many empty parts": png(between=chunk(b"tEXt", b"") * 20_000),
+    "negative length": SIGNATURE + b"\xff\xff\xff\xff" + b"IHDR" + bytes(20),
+    "garbage behind": encode_png(PIXELS) + ZEROS[:100],
 }
 
 
@@ -319,9 +557,17 @@ def pictures(draw) -> bytes:
     if draw(st.integers(0, 3)) == 0:  # whatever a header can claim, with checksums that are right
         size = st.one_of(st.just(28), st.integers(0, 60), st.integers(0, 2**32 - 1))
         small = st.integers(0, 255)
-        return png(draw(size), draw(size), draw(st.sampled_from([8, 8, 1, 2, 4, 16, 0, 255])), draw(st.sampled_from([0, 0, 2, 3, 4, 6, 7])),
-                   draw(st.sampled_from([0, 0, 1, 2])), cut_and_flip(b"".join(b"\0" + r.tobytes() for r in PIXELS), draw(randoms)), b"", draw(st.sampled_from([0, 0, 1])),
-                   draw(st.one_of(st.just(0), small)))
+        return png(
+            draw(size),
+            draw(size),
+            draw(st.sampled_from([8, 8, 1, 2, 4, 16, 0, 255])),
+            draw(st.sampled_from([0, 0, 2, 3, 4, 6, 7])),
+            draw(st.sampled_from([0, 0, 1, 2])),
+            cut_and_flip(b"".join(b"\0" + r.tobytes() for r in PIXELS), draw(randoms)),
+            b"",
+            draw(st.sampled_from([0, 0, 1])),
+            draw(st.one_of(st.just(0), small)),
+        )
     name = draw(st.sampled_from([name for name, data in PICTURES.items() if len(data) < 5000]))
     numbers = draw(randoms)
     data = cut_and_flip(PICTURES[name], numbers)
@@ -329,7 +575,7 @@ def pictures(draw) -> bytes:
         parts, position = [SIGNATURE], 8
         while position + 12 <= len(data):
             length, kind = struct.unpack_from(">I4s", data, position)
-            body = data[position + 8:position + 8 + min(length, 10_000)]
+            body = data[position + 8 : position + 8 + min(length, 10_000)]
             parts.append(chunk(kind, cut_and_flip(body, numbers) if numbers.random() < 0.3 else body))
             position += 12 + len(body)
         data = b"".join(parts)
@@ -337,7 +583,8 @@ def pictures(draw) -> bytes:
 
 
 def decoded(data: bytes, color):
-    try: return decode_png(data, color)
+    try:
+        return decode_png(data, color)
     except BadImage as error:
         assert 0 < len(str(error)) < 300
         return None
@@ -345,8 +592,10 @@ def decoded(data: bytes, color):
 
 @fuzz(500, 20_000, pictures(), st.sampled_from([False, True, "grey"]))
 def test_pictures(data, color, folder):
-    with harmless(): pixels = decoded(data, color)
-    if pixels is None: return
+    with harmless():
+        pixels = decoded(data, color)
+    if pixels is None:
+        return
     assert pixels.dtype == np.uint8 and pixels.ndim == (3 if color is True else 2)
     # whatever we read, Pillow, which the world trusts, reads as well, and to the same
     there = np.asarray(Image.open(io.BytesIO(data), formats=["PNG"]).convert("RGB" if color is True else "L"))
@@ -356,7 +605,8 @@ def test_pictures(data, color, folder):
 @pytest.mark.parametrize("name", PICTURES)
 def test_picture(name):
     for color in (False, True, "grey"):
-        with harmless(): decoded(PICTURES[name], color)
+        with harmless():
+            decoded(PICTURES[name], color)
 
 
 def in_a_process(function, memory: int | None = None, seconds: int = 60):
@@ -368,26 +618,34 @@ def in_a_process(function, memory: int | None = None, seconds: int = 60):
         if memory:
             taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             resource.setrlimit(resource.RLIMIT_AS, (taken + memory, taken + memory))
-        try: sender.send(function())
-        except BaseException as error: sender.send(error)
+        try:
+            sender.send(function())
+        except BaseException as error:
+            sender.send(error)
 
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=run, args=(sender,), daemon=False)
     process.start()
     sender.close()
-    try: answer = receiver.recv() if receiver.poll(seconds) else TimeoutError(f"not done in {seconds} s")
-    except EOFError: answer = RuntimeError("the process died")
+    try:
+        answer = receiver.recv() if receiver.poll(seconds) else TimeoutError(f"not done in {seconds} s")
+    except EOFError:
+        answer = RuntimeError("the process died")
     process.kill()
     process.join()
-    if isinstance(answer, BaseException): raise answer
+    if isinstance(answer, BaseException):
+        raise answer
     return answer
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
 def test_pictures_that_burst_stay_small():
     "None of the bombs takes more than a gigabyte, the size of the largest picture that is allowed, in colour, and a few copies."
-    assert in_a_process(lambda: [decoded(data, color) is None for data in PICTURES.values() for color in (False, True, "grey")], memory=10**9)
+    assert in_a_process(
+        lambda: [decoded(data, color) is None for data in PICTURES.values() for color in (False, True, "grey")],
+        memory=10**9,
+    )
 
 
 @fuzz(25, 1000, st.lists(pictures(), min_size=1, max_size=4), st.sampled_from([False, "grey"]))
@@ -396,8 +654,10 @@ def test_datasets_with_bad_pictures(odd, color, folder):
     for split in ("train", "test"):
         for name in ("a", "b"):
             (folder / "images" / split / name).mkdir(parents=True)
-            for i in range(2): (folder / "images" / split / name / f"{i}.png").write_bytes(encode_png(np.roll(PIXELS, i)))
-    for i, data in enumerate(odd): (folder / "images/train/a" / f"odd{i}.png").write_bytes(data)
+            for i in range(2):
+                (folder / "images" / split / name / f"{i}.png").write_bytes(encode_png(np.roll(PIXELS, i)))
+    for i, data in enumerate(odd):
+        (folder / "images/train/a" / f"odd{i}.png").write_bytes(data)
     good = [decoded(data, color) for data in odd]
     with harmless(folder / "images"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(images_module.time, "sleep", lambda seconds: None)
@@ -405,22 +665,30 @@ def test_datasets_with_bad_pictures(odd, color, folder):
     # all or nothing: a picture that can't be read is named, and never left out
     usable = all(pixels is not None and pixels.shape == (28, 28) for pixels in good)
     assert isinstance(arrays, UserError) != usable
-    if usable: assert len(arrays.splits["train"]["images"]) == 4 + len(odd)
-    else: assert any(f"odd{i}.png" in str(arrays) for i in range(len(odd)))
+    if usable:
+        assert len(arrays.splits["train"]["images"]) == 4 + len(odd)
+    else:
+        assert any(f"odd{i}.png" in str(arrays) for i in range(len(odd)))
 
 
 @pytest.mark.slow
 def test_thousands_of_damaged_pictures_at_once():
     "Decoded together or one by one, files give the same pixels and the same complaints."
     numbers = random.Random(1)
-    files = [cut_and_flip(PICTURES["filtered"], numbers) if i % 3 else saved(Image.fromarray(np.roll(PIXELS, i))) for i in range(6000)]
+    files = [
+        cut_and_flip(PICTURES["filtered"], numbers) if i % 3 else saved(Image.fromarray(np.roll(PIXELS, i)))
+        for i in range(6000)
+    ]
     out = np.zeros((len(files), 28, 28), np.uint8)
     problems = decode_pngs(files, out)
     for i, data in enumerate(files):
         pixels = decoded(data, False)
-        if pixels is None: assert isinstance(problems[i], BadImage)
-        elif pixels.shape == (28, 28): assert i not in problems and np.array_equal(out[i], pixels)
-        else: assert problems[i] == pixels.shape
+        if pixels is None:
+            assert isinstance(problems[i], BadImage)
+        elif pixels.shape == (28, 28):
+            assert i not in problems and np.array_equal(out[i], pixels)
+        else:
+            assert problems[i] == pixels.shape
 
 
 # --- checkpoints ---
@@ -429,9 +697,11 @@ def test_thousands_of_damaged_pictures_at_once():
 class Call:
     "What a pickle needs to call a function when it is read."
 
-    def __init__(self, function, *arguments): self.call = function, arguments
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
 
-    def __reduce__(self): return self.call
+    def __reduce__(self):
+        return self.call
 
 
 @pytest.fixture(scope="module")
@@ -441,10 +711,17 @@ def good(tmp_path_factory) -> dict:
 
     from dlops_mnist.models import MNISTModule
 
-    config = plain(load_config({"model.hidden": [4], "datamodule.classes": ["3", "no3"], "datamodule.image_shape": [28, 28]}))
+    config = plain(
+        load_config({"model.hidden": [4], "datamodule.classes": ["3", "no3"], "datamodule.image_shape": [28, 28]})
+    )
     module = MNISTModule(config)
-    content = {"hyper_parameters": config, "state_dict": module.state_dict(), "dlops_mnist": {"fingerprint": "abc"}, "epoch": 1,
-               "pytorch-lightning_version": "2.6.0"}
+    content = {
+        "hyper_parameters": config,
+        "state_dict": module.state_dict(),
+        "dlops_mnist": {"fingerprint": "abc"},
+        "epoch": 1,
+        "pytorch-lightning_version": "2.6.0",
+    }
     file = tmp_path_factory.mktemp("good") / "good.ckpt"
     torch.save(content, file)
     return {"content": content, "bytes": file.read_bytes(), "weights": module.state_dict()}
@@ -455,11 +732,13 @@ def read_a_checkpoint(file: Path):
     from dlops_mnist.checkpoint import load
     from dlops_mnist.models import load_module
 
-    with harmless(): module = outcome(load_module, file)
+    with harmless():
+        module = outcome(load_module, file)
     with harmless():
         trained, config = outcome(load, file), outcome(load_config, file)
         assert isinstance(trained, UserError) == isinstance(module, UserError)
-        if not isinstance(config, UserError): outcome(plan, str(file), ["seed=1"], False)
+        if not isinstance(config, UserError):
+            outcome(plan, str(file), ["seed=1"], False)
     assert not Path("SENTINEL").exists()
     return module
 
@@ -474,20 +753,35 @@ def test_damaged_checkpoints(cases, good, tmp_path, monkeypatch):
     for _ in range(cases):
         (tmp_path / "x.ckpt").write_bytes(cut_and_flip(good["bytes"], numbers))
         module = read_a_checkpoint(tmp_path / "x.ckpt")
-        if isinstance(module, UserError): refused += 1
-        else: assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), good["weights"].values(), strict=True))
+        if isinstance(module, UserError):
+            refused += 1
+        else:
+            assert all(
+                torch.equal(a, b) for a, b in zip(module.state_dict().values(), good["weights"].values(), strict=True)
+            )
     assert refused > cases / 2
 
 
-@fuzz(60, 3000, st.dictionaries(keys, values, min_size=1, max_size=3), st.sampled_from(["hyper_parameters", "state_dict", "top", "dlops_mnist"]),
-      st.booleans())
+@fuzz(
+    60,
+    3000,
+    st.dictionaries(keys, values, min_size=1, max_size=3),
+    st.sampled_from(["hyper_parameters", "state_dict", "top", "dlops_mnist"]),
+    st.booleans(),
+)
 def test_checkpoints_with_other_content(changes, place, deep, folder):
     import torch
 
     content = dict(test_checkpoints_with_other_content.good["content"])
-    if place == "top": content |= changes
-    elif not deep: content[place] = content[place] | changes
-    else: content[place] = {key: changes if i % 3 == len(changes) % 3 else value for i, (key, value) in enumerate(content[place].items())}
+    if place == "top":
+        content |= changes
+    elif not deep:
+        content[place] = content[place] | changes
+    else:
+        content[place] = {
+            key: changes if i % 3 == len(changes) % 3 else value
+            for i, (key, value) in enumerate(content[place].items())
+        }
     torch.save(content, folder / "x.ckpt")
     read_a_checkpoint(folder / "x.ckpt")
 
@@ -495,7 +789,8 @@ def test_checkpoints_with_other_content(changes, place, deep, folder):
 @pytest.fixture(autouse=True)
 def _good_for_fuzz(request):
     # what hypothesis calls has no fixtures
-    if "other_content" in request.node.name: test_checkpoints_with_other_content.good = request.getfixturevalue("good")
+    if "other_content" in request.node.name:
+        test_checkpoints_with_other_content.good = request.getfixturevalue("good")
 
 
 def knot() -> dict:
@@ -506,7 +801,8 @@ def knot() -> dict:
 
 def bush() -> list:
     inside = ["x"]
-    for _ in range(40): inside = [inside] * 9
+    for _ in range(40):
+        inside = [inside] * 9
     return inside
 
 
@@ -522,45 +818,90 @@ def strange_checkpoints(good: dict) -> dict[str, bytes]:
     def zipped(entries: dict[str, bytes], method=zipfile.ZIP_STORED) -> bytes:
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w", method) as archive:
-            for name, data in entries.items(): archive.writestr(name, data)
+            for name, data in entries.items():
+                archive.writestr(name, data)
         return file.getvalue()
 
-    def config(**changes): return saved(content | {"hyper_parameters": content["hyper_parameters"] | changes})
+    def config(**changes):
+        return saved(content | {"hyper_parameters": content["hyper_parameters"] | changes})
 
     content = good["content"]
-    with zipfile.ZipFile(io.BytesIO(good["bytes"])) as archive: entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(io.BytesIO(good["bytes"])) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
     pickled = next(name for name in entries if name.endswith("data.pkl"))
-    calls = {"system": Call(os.system, TOUCH), "open": Call(open, "SENTINEL", "w"), "eval": Call(eval, "open('SENTINEL', 'w')"),
-             "exec": Call(exec, "open('SENTINEL', 'w')"), "unlink": Call(os.unlink, "x.ckpt"), "import": Call(__import__, "antigravity")}
+    calls = {
+        "system": Call(os.system, TOUCH),
+        "open": Call(open, "SENTINEL", "w"),
+        "eval": Call(eval, "open('SENTINEL', 'w')"),
+        "exec": Call(exec, "open('SENTINEL', 'w')"),
+        "unlink": Call(os.unlink, "x.ckpt"),
+        "import": Call(__import__, "antigravity"),
+    }
     huge = torch.zeros(1).expand(10**6, 10**6)
     model = content["hyper_parameters"]["model"]
     return {
         **{f"{name} as a pickle": pickle.dumps(call) for name, call in calls.items()},
-        **{f"{name} in the settings": saved(content | {"hyper_parameters": {"x": call}}) for name, call in calls.items()},
+        **{
+            f"{name} in the settings": saved(content | {"hyper_parameters": {"x": call}})
+            for name, call in calls.items()
+        },
         **{f"{name} in the weights": saved(content | {"state_dict": {"x": call}}) for name, call in calls.items()},
-        **{f"{name} as the archive's pickle": zipped(entries | {pickled: pickle.dumps(call, 2)}) for name, call in calls.items()},
-        **{f"{name} in the old format": saved({"state_dict": call}, _use_new_zipfile_serialization=False) for name, call in calls.items()},
-        "packed": zipped(entries, zipfile.ZIP_DEFLATED), "packed zeros": zipped(entries | {"archive/data/0": ZEROS}, zipfile.ZIP_DEFLATED),
-        "a whole network": saved(torch.nn.Linear(2, 2)), "a list": saved([1, 2]), "a tensor": saved(torch.zeros(2)), "nothing": saved(None),
-        "old format": saved(content, _use_new_zipfile_serialization=False), "empty": b"", "empty archive": zipped({}), "text": b"hello", "PNG": PICTURES["stored"],
-        "knot": config(model=knot()), "bush": config(model=bush()), "knot as settings": saved(content | {"hyper_parameters": knot()}),
-        "no settings": saved({"state_dict": {}}), "settings that are a list": saved(content | {"hyper_parameters": [1]}),
-        "settings that are a tensor": saved(content | {"hyper_parameters": torch.zeros(3)}), "tensor as a setting": config(seed=torch.zeros(3)),
-        "tuple as a name": saved(content | {"hyper_parameters": content["hyper_parameters"] | {(1, 2): 3}}), "bytes": config(model=b"abc"),
+        **{
+            f"{name} as the archive's pickle": zipped(entries | {pickled: pickle.dumps(call, 2)})
+            for name, call in calls.items()
+        },
+        **{
+            f"{name} in the old format": saved({"state_dict": call}, _use_new_zipfile_serialization=False)
+            for name, call in calls.items()
+        },
+        "packed": zipped(entries, zipfile.ZIP_DEFLATED),
+        "packed zeros": zipped(entries | {"archive/data/0": ZEROS}, zipfile.ZIP_DEFLATED),
+        "a whole network": saved(torch.nn.Linear(2, 2)),
+        "a list": saved([1, 2]),
+        "a tensor": saved(torch.zeros(2)),
+        "nothing": saved(None),
+        "old format": saved(content, _use_new_zipfile_serialization=False),
+        "empty": b"",
+        "empty archive": zipped({}),
+        "text": b"hello",
+        "PNG": PICTURES["stored"],
+        "knot": config(model=knot()),
+        "bush": config(model=bush()),
+        "knot as settings": saved(content | {"hyper_parameters": knot()}),
+        "no settings": saved({"state_dict": {}}),
+        "settings that are a list": saved(content | {"hyper_parameters": [1]}),
+        "settings that are a tensor": saved(content | {"hyper_parameters": torch.zeros(3)}),
+        "tensor as a setting": config(seed=torch.zeros(3)),
+        "tuple as a name": saved(content | {"hyper_parameters": content["hyper_parameters"] | {(1, 2): 3}}),
+        "bytes": config(model=b"abc"),
         "huge tensor": saved(content | {"state_dict": {"x": huge}}),
         "huge weights": saved(content | {"state_dict": {name: huge for name in content["state_dict"]}}),
-        "huge network": config(model=model | {"hidden": [10**9, 10**9]}), "large network": config(model=model | {"hidden": [60_000, 60_000]}),
-        "deep network": config(model=model | {"hidden": [1] * 3000}), "negative network": config(model=model | {"hidden": [-1]}),
-        "text network": config(model=model | {"hidden": "many"}), "no network": config(model={}), "network of nothing": config(model=None),
-        "program as a network": config(model={"_target_": "os.system", "command": TOUCH}), "other class": config(model={"_target_": "torch.nn.Transformer"}),
-        "code from the network": config(model={"_target_": "torch.hub.load", "repo_or_dir": "x/y"}), "many classes": config(datamodule={"classes": ["x"] * 10**5}),
+        "huge network": config(model=model | {"hidden": [10**9, 10**9]}),
+        "large network": config(model=model | {"hidden": [60_000, 60_000]}),
+        "deep network": config(model=model | {"hidden": [1] * 3000}),
+        "negative network": config(model=model | {"hidden": [-1]}),
+        "text network": config(model=model | {"hidden": "many"}),
+        "no network": config(model={}),
+        "network of nothing": config(model=None),
+        "program as a network": config(model={"_target_": "os.system", "command": TOUCH}),
+        "other class": config(model={"_target_": "torch.nn.Transformer"}),
+        "code from the network": config(model={"_target_": "torch.hub.load", "repo_or_dir": "x/y"}),
+        "many classes": config(datamodule={"classes": ["x"] * 10**5}),
         "large images": config(datamodule=content["hyper_parameters"]["datamodule"] | {"image_shape": [10**6, 10**6]}),
-        "no classes": config(datamodule={}), "wrong classes": config(datamodule={"classes": 3, "image_shape": "x"}), "text as steps": config(steps_per_call="x"),
+        "no classes": config(datamodule={}),
+        "wrong classes": config(datamodule={"classes": 3, "image_shape": "x"}),
+        "text as steps": config(steps_per_call="x"),
         "weights that are text": saved(content | {"state_dict": {name: "x" for name in content["state_dict"]}}),
-        "weights of another type": saved(content | {"state_dict": {name: weight.to(torch.complex64) for name, weight in content["state_dict"].items()}}),
-        "weights without storage": saved(content | {"state_dict": {name: weight.to("meta") for name, weight in content["state_dict"].items()}}),
+        "weights of another type": saved(
+            content
+            | {"state_dict": {name: weight.to(torch.complex64) for name, weight in content["state_dict"].items()}}
+        ),
+        "weights without storage": saved(
+            content | {"state_dict": {name: weight.to("meta") for name, weight in content["state_dict"].items()}}
+        ),
         "names that are numbers": saved(content | {"state_dict": dict(enumerate(content["state_dict"].values()))}),
-        "record that is text": saved(content | {"dlops_mnist": "x"}), "record of a list": saved(content | {"dlops_mnist": {"fingerprint": [1]}}),
+        "record that is text": saved(content | {"dlops_mnist": "x"}),
+        "record of a list": saved(content | {"dlops_mnist": {"fingerprint": [1]}}),
     }
 
 
@@ -570,12 +911,21 @@ def test_strange_checkpoints(good, tmp_path, monkeypatch):
     loaded = set()
     for name, data in strange_checkpoints(good).items():
         (tmp_path / "x.ckpt").write_bytes(data)
-        try: module = read_a_checkpoint(tmp_path / "x.ckpt")
-        except Exception as error: raise AssertionError(f"{name}: {type(error).__name__}: {str(error)[:300]}") from error
-        if not isinstance(module, UserError): loaded.add(name)
+        try:
+            module = read_a_checkpoint(tmp_path / "x.ckpt")
+        except Exception as error:
+            raise AssertionError(f"{name}: {type(error).__name__}: {str(error)[:300]}") from error
+        if not isinstance(module, UserError):
+            loaded.add(name)
         assert set(os.listdir()) == {"x.ckpt"}, name
     # what is wrong with these harms no network
-    assert loaded == {"record that is text", "record of a list", "no classes", "text as steps", "weights of another type"}
+    assert loaded == {
+        "record that is text",
+        "record of a list",
+        "no classes",
+        "text as steps",
+        "weights of another type",
+    }
 
 
 def test_a_checkpoint_to_continue_from_is_not_run(good, tmp_path, monkeypatch, program):
@@ -589,22 +939,101 @@ def test_a_checkpoint_to_continue_from_is_not_run(good, tmp_path, monkeypatch, p
 
 # --- the folders of runs ---
 
-METRIC_WORDS = ["epoch", "step", "val_acc", "loss", "val_loss", ",", "\n", "\r", '"', "0", "1", "nan", "inf", "-inf", "1e999", "x", "", "\0", "é", "9" * 5000, "=1+1",
-                "0x1", "True", "1_0", "٣", "\x1b[31m"]
-PROVENANCE = ["status", "process", "seconds", "git", "started", "ended", "resumed", "fingerprint", "error", "packages", "python", "hardware", "experiment"]
-ODD_JSON = ["running", "finished", "dead", "2026-11-20T10:00:00+00:00", "x", "\ud800", "\x1b[31m", "${seed}", "a" * 2000]
-jsons = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(ODD_JSON), st.text(max_size=5)), lambda inner: st.one_of(
-    st.lists(inner, max_size=3), st.dictionaries(st.sampled_from([*PROVENANCE, "pid", "host", "boot", "began", "commit", "dirty", "cpu"]), inner, max_size=3)), max_leaves=5)
+METRIC_WORDS = [
+    "epoch",
+    "step",
+    "val_acc",
+    "loss",
+    "val_loss",
+    ",",
+    "\n",
+    "\r",
+    '"',
+    "0",
+    "1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "x",
+    "",
+    "\0",
+    "é",
+    "9" * 5000,
+    "=1+1",
+    "0x1",
+    "True",
+    "1_0",
+    "٣",
+    "\x1b[31m",
+]
+PROVENANCE = [
+    "status",
+    "process",
+    "seconds",
+    "git",
+    "started",
+    "ended",
+    "resumed",
+    "fingerprint",
+    "error",
+    "packages",
+    "python",
+    "hardware",
+    "experiment",
+]
+ODD_JSON = [
+    "running",
+    "finished",
+    "dead",
+    "2026-11-20T10:00:00+00:00",
+    "x",
+    "\ud800",
+    "\x1b[31m",
+    "${seed}",
+    "a" * 2000,
+]
+jsons = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(ODD_JSON), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from([*PROVENANCE, "pid", "host", "boot", "began", "commit", "dirty", "cpu"]), inner, max_size=3
+        ),
+    ),
+    max_leaves=5,
+)
 
 
 @st.composite
 def run_files(draw) -> dict[str, bytes]:
     "What may lie in the folder of a run, by name."
-    config = draw(st.one_of(experiment_files(), st.sampled_from([NAMED_FILES[n] if isinstance(NAMED_FILES[n], bytes) else NAMED_FILES[n].encode()
-                                                                 for n in NAMED_FILES if len(NAMED_FILES[n]) < 5000])))
-    metrics = draw(st.one_of(st.binary(max_size=100), st.lists(st.sampled_from(METRIC_WORDS), max_size=30).map(lambda w: ",".join(w).encode())))
-    provenance = draw(st.one_of(st.binary(max_size=60), st.just(b"[" * 100_000), st.just(b"{}"),
-                                st.dictionaries(st.sampled_from(PROVENANCE), jsons, max_size=5).map(lambda data: json.dumps(data).encode())))
+    config = draw(
+        st.one_of(
+            experiment_files(),
+            st.sampled_from(
+                [
+                    NAMED_FILES[n] if isinstance(NAMED_FILES[n], bytes) else NAMED_FILES[n].encode()
+                    for n in NAMED_FILES
+                    if len(NAMED_FILES[n]) < 5000
+                ]
+            ),
+        )
+    )
+    metrics = draw(
+        st.one_of(
+            st.binary(max_size=100),
+            st.lists(st.sampled_from(METRIC_WORDS), max_size=30).map(lambda w: ",".join(w).encode()),
+        )
+    )
+    provenance = draw(
+        st.one_of(
+            st.binary(max_size=60),
+            st.just(b"[" * 100_000),
+            st.just(b"{}"),
+            st.dictionaries(st.sampled_from(PROVENANCE), jsons, max_size=5).map(lambda data: json.dumps(data).encode()),
+        )
+    )
     return {"config.yaml": config, "metrics.csv": metrics, "provenance.json": provenance}
 
 
@@ -615,10 +1044,16 @@ def read_runs_folder(runs: Path) -> None:
     for run in (Run(path) for path in runs.glob("*/*")):
         assert isinstance(run.config, dict) and isinstance(run.provenance, dict) and isinstance(run.rows, list)
         repr(run), run.metrics, run.status
-        outcome(lambda run=run: run.best), outcome(diff, run.config, {}), outcome(load_config, run.path), outcome(origin, run.path)
+        (
+            outcome(lambda run=run: run.best),
+            outcome(diff, run.config, {}),
+            outcome(load_config, run.path),
+            outcome(origin, run.path),
+        )
     assert len(list(find_runs(runs))) == sum((path / "provenance.json").exists() for path in runs.glob("*/*"))
     with redirect_stdout(io.StringIO()):
-        for form in ({}, {"csv": True}, {"json": True}, {"sort": "val_acc"}, {"latest": 1}): outcome(print_runs, str(runs), **form)
+        for form in ({}, {"csv": True}, {"json": True}, {"sort": "val_acc"}, {"latest": 1}):
+            outcome(print_runs, str(runs), **form)
         outcome(print_runs, str(runs), "val_acc>0"), outcome(print_runs, str(runs), "status=finished")
     repr(outcome(runs_table, runs)), outcome(plot_runs, runs)
 
@@ -628,24 +1063,68 @@ def test_run_folders(a, b, folder):
     shutil.rmtree(folder / "runs", ignore_errors=True)
     for name, files in {"x/1": a, "x/2": b}.items():
         (folder / "runs" / name).mkdir(parents=True)
-        for file, data in files.items(): (folder / "runs" / name / file).write_bytes(data)
-    with harmless(): read_runs_folder(folder / "runs")
+        for file, data in files.items():
+            (folder / "runs" / name / file).write_bytes(data)
+    import matplotlib.pyplot  # noqa: F401 (makes folders of its own when it is imported)
+
+    with harmless():
+        read_runs_folder(folder / "runs")
     assert not (folder / "SENTINEL").exists()
 
 
 def test_folders_that_are_no_files_of_a_run(tmp_path, monkeypatch):
     "Folders, pipes and links in place of a run's files."
+    import matplotlib.pyplot  # noqa: F401
+
     monkeypatch.chdir(tmp_path)
-    for i, make in enumerate((lambda path: path.mkdir(), os.mkfifo, lambda path: path.symlink_to(path), lambda path: path.symlink_to("/dev/zero"),
-                              lambda path: path.symlink_to("/nonexistent"), lambda path: path.symlink_to("/proc/self/mem"))):
+    for i, make in enumerate(
+        (
+            lambda path: path.mkdir(),
+            os.mkfifo,
+            lambda path: path.symlink_to(path),
+            lambda path: path.symlink_to("/dev/zero"),
+            lambda path: path.symlink_to("/nonexistent"),
+            lambda path: path.symlink_to("/proc/self/mem"),
+        )
+    ):
         run = tmp_path / "runs" / "x" / str(i)
         (run / "checkpoints").mkdir(parents=True)
-        for name in ("config.yaml", "metrics.csv", "provenance.json", "train.log", "checkpoints/best.ckpt"): make(run / name)
-    with harmless(): read_runs_folder(tmp_path / "runs")
+        for name in ("config.yaml", "metrics.csv", "provenance.json", "train.log", "checkpoints/best.ckpt"):
+            make(run / name)
+    with harmless():
+        read_runs_folder(tmp_path / "runs")
 
 
-ESCAPES = ["../../x", "..", ".", "/tmp/x", "a/b", "a\\b", "\0", "a\0b", "\n", "x" * 201, "é" * 101, "", " ", "~", "~root", "-rf", ".hidden", "a.", "a ", "con:",
-           "C:\\x", "a*", "a?", "<x>", "|", '"', "\x7f", "\x1b[31m"]
+ESCAPES = [
+    "../../x",
+    "..",
+    ".",
+    "/tmp/x",
+    "a/b",
+    "a\\b",
+    "\0",
+    "a\0b",
+    "\n",
+    "x" * 201,
+    "é" * 101,
+    "",
+    " ",
+    "~",
+    "~root",
+    "-rf",
+    ".hidden",
+    "a.",
+    "a ",
+    "con:",
+    "C:\\x",
+    "a*",
+    "a?",
+    "<x>",
+    "|",
+    '"',
+    "\x7f",
+    "\x1b[31m",
+]
 
 
 @pytest.mark.parametrize("name", ESCAPES)
@@ -656,16 +1135,62 @@ def test_names_that_lead_elsewhere(name, key, tmp_path, monkeypatch):
     config = {"experiment": name if key == "experiment" else "x", "paths": {"runs": str(tmp_path / "runs")}, "seed": 0}
     with harmless(tmp_path / "runs"):
         assert isinstance(outcome(check_name, name), UserError)
-        if name or key == "name": made = outcome(new_run, config, name if key == "name" else None)
-        if key == "experiment" and name: assert isinstance(made, UserError)
-    assert all(path.name in ("runs", "x") or path.parent.parent.name == "x" or path.parent.name == "x" for path in tmp_path.rglob("*"))
+        if name or key == "name":
+            made = outcome(new_run, config, name if key == "name" else None)
+        if key == "experiment" and name:
+            assert isinstance(made, UserError)
+    assert all(
+        path.name in ("runs", "x") or path.parent.parent.name == "x" or path.parent.name == "x"
+        for path in tmp_path.rglob("*")
+    )
 
 
-@fuzz(300, 10_000, st.one_of(st.text(max_size=20), st.text(alphabet="./\\~\0 -ab\u202e\ufeffé", max_size=12), st.text(min_size=60, max_size=300)))
+@fuzz(
+    300,
+    10_000,
+    st.one_of(
+        st.text(max_size=20),
+        st.text(alphabet="./\\~\0 -ab\u202e\ufeffé", max_size=12),
+        st.text(min_size=60, max_size=300),
+    ),
+)
 def test_names(name, folder):
     "A name is refused, or makes just one folder, here."
-    if isinstance(outcome(check_name, name), UserError): return
+    if isinstance(outcome(check_name, name), UserError):
+        return
     with harmless(folder):
         made = outcome(os.mkdir, folder / name)
     assert made is None and (folder / name).parent == folder and os.listdir(folder) == [name]
     (folder / name).rmdir()
+
+
+def test_links_out_of_a_run(tmp_path, good, monkeypatch):
+    "Somebody else's run is evaluated, compared or continued: nothing is written where its links lead."
+    from dlops_mnist.compare import compare
+    from dlops_mnist.evaluate import evaluate
+    from dlops_mnist.runfolder import reopen_run
+
+    monkeypatch.chdir(tmp_path)
+    outside = tmp_path / "home"
+    outside.mkdir()
+    (outside / "report.html").write_text("mine")
+    data = shutil.copytree(ROOT / "dataset", tmp_path / "dataset", ignore=shutil.ignore_patterns(".cache"))
+    open_images(data)
+    for link in ("evaluation", "checkpoints/.last.part", "train.log", ".lock", "figures", "evaluation/x/y"):
+        run = tmp_path / "runs" / "x" / link.replace("/", "-")
+        (run / "checkpoints").mkdir(parents=True)
+        for name in ("best", "last"):
+            (run / "checkpoints" / f"{name}.ckpt").write_bytes(good["bytes"])
+        (run / "provenance.json").write_text('{"status": "failed"}')
+        (run / link).parent.mkdir(parents=True, exist_ok=True)
+        (run / link).symlink_to(outside if link in ("evaluation", "figures") else outside / "report.html")
+        writers = [
+            lambda run=run: reopen_run(run),
+            lambda run=run: evaluate(run, draws=2, path=str(data)),
+            lambda run=run: compare(run, run, draws=2, path=str(data)),
+        ]
+        with harmless(run, data / ".cache"):
+            for function in writers if link == "evaluation" else writers[:1]:  # they look at all links
+                answer = outcome(function)
+                assert isinstance(answer, UserError) and "leads out of the run's folder" in str(answer)
+    assert os.listdir(outside) == ["report.html"] and (outside / "report.html").read_text() == "mine"
