@@ -110,3 +110,13 @@ class Stopwatch(pl.Callback):
     def on_train_start(self, trainer, module): Stopwatch.seconds = -time.perf_counter()
 
     def on_fit_end(self, trainer, module): Stopwatch.seconds += time.perf_counter()
+
+
+def train(path: str, model: nn.Module, batch_size: int, epochs: int, classes: int = 2, **trainer) -> pl.Trainer:
+    "Train as the series does, without a logger; returns the trainer."
+    fitter = pl.Trainer(**{"max_epochs": epochs, "accelerator": "cpu", "logger": False, "enable_checkpointing": False} | trainer)
+    fitter.fit(SeriesModule(model, classes), SeriesDataModule(path, batch_size))
+    return fitter
+
+
+if __name__ == "__main__": train("dataset", mlp(), batch_size=32, epochs=20)  # the series' first experiment

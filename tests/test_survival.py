@@ -215,3 +215,33 @@ def test_a_run_in_use_is_left_alone(go, place):
     result, _ = go(f"resume={run.path}", "trainer.max_epochs=3")
     assert result["status"] == 2 and "is being trained, by process" in " ".join(result["log"].split())
     run.provenance_file.write_text(json.dumps(provenance))
+
+
+def test_a_run_repeats_from_its_checkpoint_alone(go, undisturbed, place, tmp_path):
+    expected, _ = whole(list(CASES)[0], go, undisturbed)
+    alone = tmp_path / "alone.ckpt"
+    shutil.copy(expected.checkpoints / "best.ckpt", alone)
+    result, run = go(str(alone))
+    assert result["status"] == 0, result["log"]
+    assert_same(run, expected)
+    assert run.path.parent.name == expected.path.parent.name and run.config["repeats"] == str(alone)
+
+
+@pytest.mark.parametrize("fact, then, row", [
+    ("packages", {"torch": "2.6.0"}, "torch 2.6.0"),
+    ("python", "3.10.1", "python 3.10.1"),
+    ("git", {"commit": "abcdef123456789", "dirty": False}, "commit abcdef123456"),
+    ("git", {"commit": "abcdef123456789", "dirty": True}, "uncommitted changes yes"),
+    ("hardware", {"cpu": "Z80"}, "processor Z80"),
+    ("fingerprint", "0123456789abcdef", "images 0123456789ab"),
+])
+def test_what_is_not_as_it_was_is_said_before_training(fact, then, row, go, undisturbed, place, tmp_path):
+    expected, _ = whole(list(CASES)[0], go, undisturbed)
+    checkpoint = torch.load(expected.last_checkpoint, weights_only=True)
+    assert set(checkpoint["dlops_mnist"]) == {"packages", "python", "git", "hardware", "fingerprint"}
+    checkpoint["dlops_mnist"][fact] = then
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    result, run = go(str(tmp_path / "old.ckpt"), "trainer.max_epochs=1")
+    assert result["status"] == 0, result["log"]
+    log = " ".join(result["log"].split())
+    assert "not as it was" in log and row in log and log.index(row) < log.index("best val_acc")
