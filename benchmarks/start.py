@@ -30,7 +30,6 @@ COMMANDS = {  # what is typed after `python -m dlops_mnist.` -> the exit status
     "runs nowhere": 2,
     "evaluate": 2,
     "evaluate nowhere": 2,
-    "compare nowhere elsewhere": 2,
     "dataset inspect path=nowhere": 2,
 }
 
