@@ -140,7 +140,7 @@ HOOKS = {
                                f"{CALLBACKS}.ModelCheckpoint", monitor="${monitor}", mode="${monitor_mode}"),
 }
 
-# %% ../nbs/02_base.ipynb #6f1bb296
+# %% ../nbs/02_base.ipynb #621bf9e2
 def _trainer(note: str, **values: Any) -> Option:
     return option(note, **{f.name: copy.deepcopy(f.default) for f in fields(Trainer)} | values)
 
@@ -151,6 +151,8 @@ HARDWARE = {
     "gpu": _trainer("one GPU", accelerator="gpu"),
     "ddp": _trainer("several GPUs, on one node or more (trainer.devices, trainer.num_nodes)", accelerator="gpu",
                     devices="auto", strategy="ddp"),
+    "fsdp": _trainer("several GPUs that share out the weights as well, for a network larger than one of them",
+                     accelerator="gpu", devices="auto", strategy="fsdp"),
     "ddp_sim": _trainer("two CPU processes, to try what several GPUs would do", accelerator="cpu", devices=2,
                         strategy="ddp"),
 }

@@ -176,3 +176,10 @@ def test_completion(tmp_path):
     result = run("-sc", "query=python -m dlops_mnist.train logger=W")
     assert result.stdout.split() == ["logger=WandbLogger"]
     assert "complete -o default" in run("-sc", "install=bash").stdout
+
+
+def test_other_hardware_leaves_the_training_alone():
+    "The experiment's number of epochs is its own; only what hardware is about gives way to the typed choice."
+    for choice, devices in (("ddp", "auto"), ("ddp_sim", 2), ("fsdp", "auto"), ("cpu", 1)):
+        trainer = load_config({"trainer": {"max_epochs": 20, "devices": 7, "precision": "bf16-mixed"}}, f"trainer={choice}")["trainer"]
+        assert (trainer["max_epochs"], trainer["precision"], trainer["devices"]) == (20, "bf16-mixed", devices)
