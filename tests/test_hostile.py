@@ -1,7 +1,7 @@
 """Input from strangers: experiments, words, pictures, checkpoints and runs that are damaged, or were made to do harm.
 
-Whatever comes in, a function of ours returns or raises `UserError` with a message. Nothing of the input is executed, and no
-file is written but where it should be; an audit hook of Python's sees to that in every single case.
+Whatever comes in, a function of ours returns or raises `UserError` with a message. Nothing of the input is executed, and
+no file is written but where it should be; an audit hook of Python's sees to that in every single case.
 """
 
 import io
@@ -99,7 +99,7 @@ def outcome(function, *args, **kwargs):
 
 
 def fuzz(quick: int, slow: int, *strategies):
-    "A test that calls `check(case..., tmp_path)` for so many random cases: always the same ones, or (slow) others each time."
+    "A test that calls `check(case..., tmp_path)` for so many cases: always the same, or (slow) others each time."
 
     def decorate(check):
         @pytest.mark.parametrize("cases", [quick, pytest.param(slow, marks=pytest.mark.slow)])
@@ -348,7 +348,7 @@ def read_a_file(data: bytes, folder: Path):
     return config
 
 
-@fuzz(80, 3000, experiment_files())
+@fuzz(80, 2000, experiment_files())
 def test_experiment_files(data, folder):
     config = read_a_file(data, folder)
     # what is accepted is whole: it can be written, and read back to the same
@@ -641,7 +641,7 @@ def in_a_process(function, memory: int | None = None, seconds: int = 60):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
 def test_pictures_that_burst_stay_small():
-    "None of the bombs takes more than a gigabyte, the size of the largest picture that is allowed, in colour, and a few copies."
+    "None of the bombs takes more than a gigabyte: the largest picture that is allowed, in colour, and a few copies."
     assert in_a_process(
         lambda: [decoded(data, color) is None for data in PICTURES.values() for color in (False, True, "grey")],
         memory=10**9,
@@ -1058,7 +1058,7 @@ def read_runs_folder(runs: Path) -> None:
     repr(outcome(runs_table, runs)), outcome(plot_runs, runs)
 
 
-@fuzz(50, 3000, run_files(), run_files())
+@fuzz(50, 1000, run_files(), run_files())
 def test_run_folders(a, b, folder):
     shutil.rmtree(folder / "runs", ignore_errors=True)
     for name, files in {"x/1": a, "x/2": b}.items():
