@@ -70,7 +70,7 @@ def our_store() -> Iterator[None]:
         yield
     finally: ConfigStore.instance().repo = theirs
 
-# %% ../nbs/02_config.ipynb #ddf5294b
+# %% ../nbs/02_config.ipynb #c5703bd3
 @contextmanager
 def _readable_errors() -> Iterator[None]:
     from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
@@ -85,7 +85,7 @@ def _readable_errors() -> Iterator[None]:
         raise UserError(f"`{error.full_key}` is marked as missing (???) and needs a value.", key=error.full_key) from error
     except OmegaConfBaseException as error:
         raise UserError(f"`{error.full_key}`: {_first_line(error)}", key=error.full_key) from error
-    except (ConfigCompositionException, HydraException, ValueError) as error:
+    except (ConfigCompositionException, HydraException, ValueError, TypeError, LookupError, AttributeError) as error:
         key = getattr(error.__cause__, "full_key", None)
         reason = _first_line(error.__cause__ or error)
         raise UserError(f"`{key}`: {reason}" if key else reason, key=key) from error

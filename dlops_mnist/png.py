@@ -67,13 +67,14 @@ def png_chunks(
     if header is None or not header[0] * header[1] or not body: raise BadImage("is corrupt (it holds no picture)")
     return header, b"".join(body)
 
-# %% ../nbs/00_png.ipynb #7d249e02
+# %% ../nbs/00_png.ipynb #3416e9c5
 def packed_rows(
     data: bytes,  # a whole file
     color: bool | str = False,  # True: three channels; 'grey': turn colour into grey; False: refuse colour
 ) -> tuple[tuple[int, int], bytes | None]:
     "Height and width, and the rows of an 8-bit grey image (None for another kind); raises `BadImage`."
-    (width, height, depth, kind, _, _, interlaced), body = png_chunks(data)
+    (width, height, depth, kind, packing, filtering, interlaced), body = png_chunks(data)
+    if packing or filtering: raise BadImage("is corrupt (packed in a way that does not exist)")
     if width * height > MAX_PIXELS: raise BadImage(f"claims to be {width}x{height} pixels large")
     if depth == 16: raise BadImage("has 16 bits per channel; save it with 8")
     if kind != 0 and not color: raise BadImage("is a colour image (color=true keeps colours, color=grey drops them)")

@@ -329,6 +329,7 @@ NAMED_FILES = {
     "zero bytes": b"\0" * 100,
     "text": "hello",
     "only a comment": "# nothing",
+    "a section within a list": "model.hidden: {datamodule.path: null}",
     "experiment outside": "experiment: ../../x",
     "name outside": "name: ../../x\nseed: 1",
     "absolute name": "name: /tmp/x",
@@ -537,6 +538,8 @@ PICTURES = {
     "palette without colours": png(kind=3),
     "1x1": png(1, 1, rows=b"\0\7"),
     "0x0": png(0, 0),
+    "unknown packing": png(method=1),
+    "unknown filtering": png(filters=1),
     "text bomb": png(between=chunk(b"zTXt", b"x\0\0" + zlib.compress(ZEROS))),
     "profile bomb": png(between=chunk(b"iCCP", b"x\0\0" + zlib.compress(ZEROS))),
     "text bomb in colour": png(
