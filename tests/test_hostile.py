@@ -465,6 +465,8 @@ def test_words_of_a_command_line(typed, multirun, folder):
     "word",
     [
         "seed=range(1000000000)",
+        "seed=glob(*)",
+        "seed=interval(0,1)",
         "seed=range(0,1,1e-9)",
         "seed=" + ",".join(map(str, range(3000))),
         "model.hidden=" + "[" * 3000,
