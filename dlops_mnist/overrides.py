@@ -195,7 +195,7 @@ def _check_choice(group: str, choice: str) -> None:
         if name not in GROUPS[group] and name != "custom":
             raise UserError(f"`{group}: {name}`: there is no such {group}.{nearest(name, GROUPS[group])}", key=group)
 
-# %% ../nbs/02_overrides.ipynb #0b18164e
+# %% ../nbs/02_overrides.ipynb #b0f13ffa
 MOST_JOBS = 10_000
 
 
@@ -208,7 +208,7 @@ def sweep_jobs(
 
     parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
-        if override.is_sweep_override() and not (override.is_choice_sweep() or override.is_range_sweep()):
+        if override.is_sweep_override() and not (hasattr(override.value(), "list") or override.is_range_sweep()):  # as of glob(*)
             raise UserError(f"`{override.input_line}`: give the values one by one (a,b,c), or as range(start,stop,step).")
     jobs = prod(map(_alternatives, parsed))
     if jobs > MOST_JOBS: raise UserError(f"These settings make {jobs:,.0f} jobs, and {MOST_JOBS:,} are the most at once.")
