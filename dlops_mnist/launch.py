@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLAGS_WITH_VALUE', 'BASH', 'split_command', 'help_text', 'plan', 'Job', 'launch', 'candidates', 'complete']
 
-# %% ../nbs/02_launch.ipynb #20fa77ad
+# %% ../nbs/02_launch.ipynb #e4fb43a6
 import os
 import secrets
 import sys
@@ -22,6 +22,7 @@ from .core import UserError, clean_exit, flatten
 from .overrides import command_overrides, file_overrides, join_overrides, sweep_jobs
 from .runfolder import check_name
 from .targets import read_class
+from .yamlfile import to_yaml
 
 # %% ../nbs/02_launch.ipynb #c00d5185
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--experimental-rerun"}
@@ -101,7 +102,7 @@ def plan(
         for config in configs: check_name(config.experiment)
         return joined, configs
 
-# %% ../nbs/02_launch.ipynb #11ec6258
+# %% ../nbs/02_launch.ipynb #d572964b
 class Job:
     "What Hydra calls for each run: composed settings in, the checked config to `run`."
 
@@ -135,7 +136,9 @@ def launch(
     with clean_exit():
         experiment, overrides, flags = split_command(argv)
         multirun = bool({"-m", "--multirun"} & set(flags))
-        joined, _ = plan(experiment, overrides, multirun)
+        joined, configs = plan(experiment, overrides, multirun)
+        # Hydra would compose all of it a second time to say the same
+        if flags in (["--cfg", "job"], ["-c", "job"]): return print(to_yaml(configs[0]).strip())
         sweep = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}" if multirun else None
         if sweep: joined.append(f"++sweep='{sweep}'")
         if {"--cfg", "-c"} & set(flags): flags.append("--resolve")
