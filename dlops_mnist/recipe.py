@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .core import UserError
 from .networks import to_input, to_logits
 
-# %% ../nbs/01_recipe.ipynb #f2eb1f5d
+# %% ../nbs/01_recipe.ipynb #25b74fe1
 class RandomShift(nn.Module):
     "Moves each image of a batch by up to so many pixels in both directions, at random; zeros come in from outside."
 
@@ -33,12 +33,10 @@ class RandomShift(nn.Module):
         padded = nn.functional.pad(images, [reach] * 4)
         # drawn on the CPU, so that every device sees the same shifts
         down, right = torch.randint(2 * reach + 1, (2, len(images))).to(images.device)
-        rows = down[:, None] + torch.arange(height, device=images.device)  # [B, H]
-        columns = right[:, None] + torch.arange(width, device=images.device)  # [B, W]
-        number = torch.arange(len(images), device=images.device)[:, None, None]
-        if images.ndim == 3: return padded[number, rows[:, :, None], columns[:, None]]
-        # an index on both sides of a slice puts the indexed dimensions first: [B, H, W, C]
-        return padded[number, :, rows[:, :, None], columns[:, None]].movedim(-1, 1)
+        # a view of all places that an image can be moved to; only the chosen ones are copied
+        places, number = padded.unfold(-2, height, 1).unfold(-2, width, 1), torch.arange(len(images), device=images.device)
+        # an index on both sides of a slice puts the indexed dimensions first: [B, C, H, W]
+        return places[number, down, right] if images.ndim == 3 else places[number, :, down, right]
 
 # %% ../nbs/01_recipe.ipynb #ab9cf8e0
 class FastCNN(nn.Module):

@@ -148,6 +148,14 @@ def test_notebooks_begin_as_settings_say(tmp_path):
     assert "github.com/somebody/dlops_mnist" in (tmp_path / "nbs/00_core.ipynb").read_text("utf-8")
 
 
+def test_promises_name_tests_that_exist():
+    lesson = nbformat.read(ROOT / "nbs/04_train.ipynb", as_version=4)
+    [table] = [cell.source for cell in lesson.cells if "What is promised" in cell.source]
+    named = set(re.findall(r"`(test_\w+)`", table))
+    written = set(re.findall(r"^def (test_\w+)", "".join(p.read_text("utf-8") for p in (ROOT / "tests").glob("*.py")), re.M))
+    assert len(named) > 15 and not named - written
+
+
 def test_make_lists_every_target():
     makefile = (ROOT / "Makefile").read_text("utf-8")
     listing = subprocess.run(["make"], cwd=ROOT, text=True, capture_output=True, check=True).stdout
