@@ -11,7 +11,6 @@ import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
