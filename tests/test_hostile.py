@@ -332,7 +332,7 @@ NAMED_FILES = {
     "a section within a list": "model.hidden: {datamodule.path: null}",
     "experiment outside": "experiment: ../../x",
     "name outside": "name: ../../x\nseed: 1",
-    "absolute name": "name: /tmp/x",
+    "absolute name": "name: /nowhere/x",
 }
 
 
@@ -1104,7 +1104,7 @@ ESCAPES = [
     "../../x",
     "..",
     ".",
-    "/tmp/x",
+    "/nowhere/x",
     "a/b",
     "a\\b",
     "\0",

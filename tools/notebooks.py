@@ -157,6 +157,14 @@ def badge(root: Path, name: str) -> str:
     return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})"
 
 
+ROW = re.compile(r"^(\| \[[^\]]+\]\((\w+\.ipynb)\) .*\|) [^|]*\|$", re.MULTILINE)
+
+
+def badges_in_table(root: Path, text: str) -> str:
+    "The table of lessons with a badge in the last column of each row."
+    return ROW.sub(lambda row: f"{row[1]} {badge(root, row[2])} |", text)
+
+
 def linked(root: Path, path: Path) -> nbformat.NotebookNode:
     "A notebook with the first cell and the badge that belong to settings.ini; its seal stays good."
     notebook = nbformat.read(path, as_version=4)
@@ -172,6 +180,8 @@ def linked(root: Path, path: Path) -> nbformat.NotebookNode:
     # after the quotation that nbdev takes for the module's docstring
     at = 1 if rest and rest[0].startswith(">") else 0
     notebook.cells[0].source = "\n\n".join([title, *rest[:at], badge(root, path.name), *rest[at:]])
+    if path.stem == "index":
+        for cell in notebook.cells[1:]: cell.source = badges_in_table(root, cell.source)
     return notebook
 
 

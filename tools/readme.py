@@ -11,7 +11,10 @@ import nbformat
 from nbconvert import MarkdownExporter
 
 NOTEBOOKS = "nbs"
-HIDDEN = re.compile(r"^#\|\s*hide\b", re.MULTILINE)
+# the first cell is for those who run this page, not for those who read it
+HIDDEN = re.compile(r"^#\|\s*hide\b|^from importlib.util import find_spec; find_spec\(", re.MULTILINE)
+ALT = re.compile(r"^#\|\s*fig-alt:\s*(.+)", re.MULTILINE)
+SILENT = re.compile(r"^#\|\s*echo:\s*false\b", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 LINK = re.compile(r"(\]\(|src=\")(?!https?:|#|mailto:)([^)\"]+)")
 
@@ -20,10 +23,14 @@ def write_readme(root: Path, folder: Path) -> None:
     "Write README.md and its pictures into `folder`; pictures of an earlier README are removed."
     notebook = nbformat.read(root / NOTEBOOKS / "index.ipynb", as_version=4)
     notebook.cells = [cell for cell in notebook.cells if not HIDDEN.search(cell.source)]
+    alts = iter([match[1] for cell in notebook.cells if (match := ALT.search(cell.source))])
     for cell in notebook.cells:
-        if cell.cell_type == "code": cell.source = DIRECTIVE.sub("", cell.source)
-        else: cell.source = LINK.sub(_from_root, cell.source)
+        if cell.cell_type == "markdown": cell.source = LINK.sub(_from_root, cell.source)
+        elif SILENT.search(cell.source): cell.metadata["transient"] = {"remove_source": True}
+        else: cell.source = DIRECTIVE.sub("", cell.source)
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": "README_files"})
+    text = re.sub(r"!\[png\]", lambda _: f"![{next(alts, 'picture')}]", text)
+    text = re.sub(r"\n[ \t]*(?=\n[ \t]*\n)", "", re.sub(r"\n[ \t]+(!\[.*\))\n[ \t]+\n", r"\n\1\n\n", text))
     note = f"<!-- Made from {NOTEBOOKS}/index.ipynb by `make readme`: change that notebook. -->\n\n"
     folder.joinpath("README.md").write_text(note + text.strip() + "\n", encoding="utf-8")
     for old in folder.glob("README_files/*"): old.unlink()
