@@ -139,7 +139,8 @@ def test_another_folder_is_never_overwritten(folder, tmp_path):
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_build_stopped_half_way_leaves_no_dataset_and_is_repeated(tmp_path, blow):
-    slow = ("import sys, time; from dlops_mnist import sources; real = sources.encode_png\n"
+    slow = ("import signal, time; from dlops_mnist import sources; real = sources.encode_png\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job begins without Ctrl-C
             "def encode(image): time.sleep(0.005); return real(image)\n"
             f"sources.encode_png = encode; sources.build_digits({str(tmp_path / 'd')!r})")
     process = subprocess.Popen([sys.executable, "-c", slow], stderr=subprocess.DEVNULL)

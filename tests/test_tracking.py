@@ -162,7 +162,7 @@ def test_a_run_without_any_tracker_writes_its_whole_folder():
     assert "epoch 3/3" in run.log_file.read_text()
     assert {f.name for f in run.checkpoints.iterdir()} == {"best.ckpt", "last.ckpt"}
     for checkpoint in (run.best_checkpoint, run.last_checkpoint):  # it knows its dataset, wherever it is taken
-        assert torch.load(checkpoint, weights_only=True)["dlops_mnist"] == {"fingerprint": dm.fingerprint}
+        assert torch.load(checkpoint, weights_only=True)["dlops_mnist"]["fingerprint"] == dm.fingerprint
     assert torch.load(run.best_checkpoint, weights_only=True)["epoch"] == run.best["epoch"] + 1
 
 
