@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoint import load, open_dataset
-from .core import UserError, show_table
+from .command import show_table
+from .core import UserError
 from .evaluate import OVERALL, Evaluation, as_json, check_arguments, measure, say, with_interval, write_files
 from .runfolder import Run, check_links
 

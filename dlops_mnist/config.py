@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .base import DEFAULTS, GROUPS, SEVERAL, Base, Paths, base_config
-from .core import UserError, fits, flatten, nearest, plain, read_checkpoint
+from .command import fits
+from .core import UserError, flatten, nearest, plain, read_checkpoint
 from .overrides import command_overrides, dotted, file_overrides, join_overrides
 from .targets import check_section, read_class
 from .yamlfile import read_yaml, to_yaml

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import UserError, console, run_command
+from .command import console, run_command
+from .core import UserError
 from .folder import fingerprint
 from .images import ImageArrays, image_table, open_images
 from .inspection import inspect

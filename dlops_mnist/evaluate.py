@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Trained, fairness, find_checkpoint, image_losses, load, nearest_path, open_dataset, predict
-from .core import UserError, atomic, console, nearest, run_command, show_table
+from .command import console, run_command, show_table
+from .core import UserError, atomic, nearest
 from .runfolder import Run, check_links
 from .targets import check_section
 

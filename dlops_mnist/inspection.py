@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import console, show_table
+from .command import console, show_table
 from .images import ImageArrays, image_table, open_images
 
 # %% ../nbs/00_inspection.ipynb #dfa25a4f

@@ -18,7 +18,8 @@ from typing import Any
 
 from .base import DEFAULTS, GROUPS, SECTIONS, Base, base_config
 from .config import Config, compose, finish, naming_the_file, our_store, read_experiment, resumed
-from .core import UserError, clean_exit, flatten
+from .command import clean_exit
+from .core import UserError, flatten
 from .overrides import command_overrides, file_overrides, join_overrides, sweep_jobs
 from .runfolder import check_name
 from .targets import read_class

@@ -13,7 +13,8 @@ from math import ceil, inf, prod
 from typing import Any
 
 from .base import CALLBACKS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
-from .core import UserError, nearest, parse_override, plain
+from .command import parse_override
+from .core import UserError, nearest, plain
 
 # %% ../nbs/02_overrides.ipynb #51389fa3
 def _series_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
-from .core import UserError, console
+from .command import console
+from .core import UserError
 
 # %% ../nbs/00_parallel.ipynb #17de8263
 def _worker(function: Callable, jobs: list, answers: Any, inherited: list) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .core import console, read_checkpoint
+from .command import console
+from .core import read_checkpoint
 from .runfolder import Run, git_state, hardware, is_helper, package_versions
 
 # %% ../nbs/03_repeat.ipynb #d35c61fa

@@ -19,7 +19,8 @@ from typing import Any
 
 from .changes import make_row
 from .config import Difference, diff
-from .core import UserError, nearest, run_command, show_table
+from .command import run_command, show_table
+from .core import UserError, nearest
 from .runfolder import Run, find_runs
 
 # %% ../nbs/06_runs.ipynb #150339ce

@@ -18,7 +18,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from .core import UserError, fits, nearest
+from .command import fits
+from .core import UserError, nearest
 
 # %% ../nbs/00_targets.ipynb #93b1c2e7
 def source_file(module: str) -> Path | None:

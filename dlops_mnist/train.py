@@ -19,7 +19,8 @@ from typing import Any
 
 from .base import deep_update
 from .config import DEFAULT_CLASS, Config, diff, load_config
-from .core import UserError, console, quiet_lightning, read_checkpoint, remove
+from .command import console
+from .core import UserError, quiet_lightning, read_checkpoint, remove
 from .launch import launch
 from .repeat import say_what_differs
 from .runfolder import Run, is_helper, mark_ended, new_run, reopen_run, write_config
