@@ -104,7 +104,7 @@ def first_shape(path: Path, files: list[str], color: bool | str) -> tuple:
         except (BadImage, OSError): pass
     complain(path, [decode_files(path, files, np.zeros((len(files), 0, 0), np.uint8), color)], (), files)
 
-# %% ../nbs/00_images.ipynb #3a9e4106
+# %% ../nbs/00_images.ipynb #db8438c4
 def write_generation(
     path: Path,  # the dataset
     found: Scan,  # what lies in it
@@ -116,7 +116,7 @@ def write_generation(
     files = relative_paths(found)
     shape = first_shape(path, files, color)
     raw = shared_array(part / "raw", (len(files), *shape))
-    size = max(1, min(1000, 2**24 // raw[0].size))  # a process holds so many files at once
+    size = max(1, min(5000, 2**24 // raw[0].size))  # a process holds so many files at once
     starts = range(0, len(files), size)
     done = parallel(lambda i: decode_files(path, files[i:i + size], raw[i:i + size], color), starts)
     done = dict(progress(done, f"Decoding {path.name}", len(starts)))

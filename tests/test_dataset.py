@@ -262,7 +262,7 @@ def test_every_pixel_is_pillows_whatever_the_filters_and_the_shape(data, height,
     kinds = data.draw(st.lists(st.integers(0, 4), min_size=height, max_size=height))
     files = [with_filters(smooth.astype(np.uint8), kinds), png(smooth.astype(np.uint8))]
     files += [png(generator.integers(0, 256, (height, width)).astype(np.uint8))] + [files[0], files[1]] * more
-    assert more < 70 or len(files) > png_module.MANY  # with that many, the diagonals are at work
+    assert more < 70 or len(files) > png_module.MANY  # with that many, all are unfiltered together
     out = np.full((len(files), height, width), 77, np.uint8)
     assert decode_pngs(files, out) == {}
     for file, pixels in zip(files[:5], out):
