@@ -57,7 +57,7 @@ def test_no_link_inside_the_site_is_broken(site):
 
 @pytest.mark.slow
 def test_every_lesson_module_and_command_has_its_place(site):
-    lessons = {path.stem for path in notebooks.find_notebooks(ROOT) if notebooks.has_code(path)}
+    lessons = {path.stem for path in notebooks.find_lessons(ROOT)}
     assert {path.parent.name for path in site.glob("lessons/*/index.html")} == lessons
     modules = {path.stem for path in (ROOT / SETTINGS["lib_path"]).glob("*.py") if path.stem[0] != "_"}
     assert {path.parent.name for path in site.glob("modules/*/index.html")} == modules

@@ -20,7 +20,7 @@ from textwrap import dedent
 
 import nbformat
 import yaml
-from notebooks import environment, find_notebooks, has_code, settings
+from notebooks import environment, find_lessons, settings
 from readme import write_readme
 
 LEFT_OUT = re.compile(r"^#\|\s*(hide|default_exp)\b|^from importlib.util import find_spec; find_spec\(", re.MULTILINE)
@@ -40,8 +40,7 @@ def write_pages(root: Path, pages: Path) -> list:
     for folder in ("lessons", "modules"): (pages / folder).mkdir(parents=True)
     write_home(root, pages)
     home = (pages / "index.md").read_text("utf-8")
-    lessons = sorted((path for path in find_notebooks(root) if has_code(path)),
-                     key=lambda path: home.find(f"lessons/{path.stem}.md"))
+    lessons = sorted(find_lessons(root), key=lambda path: home.find(f"lessons/{path.stem}.md"))
     names = [path.stem for path in lessons]
     for path in lessons: (pages / f"lessons/{path.stem}.md").write_text(lesson_page(path, pages, names), "utf-8")
     modules = modules_of(root, lessons)

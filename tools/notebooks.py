@@ -45,6 +45,11 @@ def has_code(path: Path) -> bool:
     return any(cell.cell_type == "code" for cell in nbformat.read(path, as_version=4).cells)
 
 
+def find_lessons(root: Path) -> list[Path]:
+    "The notebooks of the project without its front page."
+    return [path for path in find_notebooks(root) if path.stem != "index"]
+
+
 def environment() -> dict[str, str]:
     "The environment that notebooks, tests and nbdev run in."
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # where that is set nbdev exports nothing, silently
