@@ -102,11 +102,22 @@ def test_readme_is_in_step(tmp_path):
 
 
 def test_readme_lists_the_lessons():
-    rows = re.findall(r"^\| \[(.+)\]\(nbs/(\w+\.ipynb)\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    rows = re.findall(r"^\| (?:\*\*)?\[(.+)\]\(nbs/(\w+\.ipynb)\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
     titles = {path.name: nbformat.read(path, as_version=4).cells for path in notebooks.find_notebooks(ROOT)}
     titles = {name: next(c.source for c in cells if c.source[:2] == "# ") for name, cells in titles.items()}
     titles = {name: title.splitlines()[0].removeprefix("# ") for name, title in titles.items() if name != "index.ipynb"}
     assert {name: title for title, name in rows} == titles
+
+
+def test_a_lesson_says_what_it_is_for_and_leads_to_the_next():
+    text = (ROOT / "nbs/index.ipynb").read_text("utf-8")
+    names = list(dict.fromkeys(re.findall(r"\((\w+)\.ipynb\)[^\n]*colab", text)))
+    for name, following in zip(names, [*names[1:], "07_your_own"], strict=True):
+        cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells
+        prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
+        assert re.search(r"the end of (this notebook|it)|its end", prose[0], re.IGNORECASE), name
+        closing = prose[-1].partition("## What we learnt")[2]
+        assert re.search(r"^Next: .*$", closing, re.MULTILINE) and f"`{following}`" in closing, (name, following)
 
 
 def test_links_of_the_readme_lead_somewhere():

@@ -162,7 +162,7 @@ def badge(root: Path, name: str) -> str:
     return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})"
 
 
-ROW = re.compile(r"^(\| \[[^\]]+\]\((\w+\.ipynb)\) .*\|) [^|]*\|$", re.MULTILINE)
+ROW = re.compile(r"^(\| (?:\*\*)?\[[^\]]+\]\((\w+\.ipynb)\).* \|) [^|]*\|$", re.MULTILINE)
 
 
 def badges_in_table(root: Path, text: str) -> str:
