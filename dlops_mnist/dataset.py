@@ -7,7 +7,7 @@ __all__ = ['Arrays', 'ImageDataset', 'whole_batch', 'EpochSampler', 'Loader', 'l
            'Loaders', 'MNISTDataModule', 'check_settings', 'check_classes', 'check_shape', 'make_datasets',
            'fingerprint']
 
-# %% ../nbs/00_dataset.ipynb #126fef63
+# %% ../nbs/00_dataset.ipynb #258c6fc6
 import os
 import re
 import sys
@@ -81,18 +81,19 @@ def whole_batch(
     "A `collate_fn` for datasets whose batches need no stacking."
     return batch if isinstance(batch, tuple) else default_collate(batch)
 
-# %% ../nbs/00_dataset.ipynb #df8c586a
+# %% ../nbs/00_dataset.ipynb #0c000269
 class EpochSampler(DistributedSampler):
-    "The order of epoch `e` is a function of (seed, e); distributed processes share it out."
+    "The order of epoch `e` is a function of (seed, e); distributed processes share it out like cards."
 
     def __init__(
         self,
         size: int,  # number of images
         seed: int = 0,  # another seed, another order
-        shuffle: bool = True,  # False: in order, and no image twice among the processes
+        shuffle: bool = True,  # False: in order
+        even: bool = True,  # equally many for each process, which must take the same number of steps; False: no fillers
     ):
-        self.size, self.seed, self.shuffle, self.epoch = size, seed, shuffle, 0
-        self.resumed: tuple[int, int] | None = None  # an epoch that was begun before, and how many images of it are done
+        self.size, self.seed, self.shuffle, self.even, self.epoch = size, seed, shuffle, even, 0
+        self.resumed: tuple[int, int] | None = None  # an epoch that was begun before, and its images that are done
 
     @staticmethod
     def process() -> tuple[int, int]:
@@ -103,10 +104,22 @@ class EpochSampler(DistributedSampler):
     def order(self) -> np.ndarray:
         "The numbers of the images that this process sees in the current epoch."
         rank, processes = self.process()
-        if not self.shuffle: return np.arange(rank, self.size, processes)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        # all processes must take the same number of steps: the first images fill up the last round
-        return np.resize(order, len(self) * processes)[rank::processes]
+        order = np.arange(self.size)
+        if self.shuffle: np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        # the first images fill up the last round; `share` tells which they are
+        if self.even and self.size % processes: order = np.resize(order, len(self) * processes)
+        return order[rank::processes]
+
+    def share(
+        self,
+        number: int,  # of a batch in its epoch, counted from 0
+        size: int,  # images in a full batch of one process
+    ) -> tuple[int, float]:
+        "This process's images in a batch that are no fillers, and the weight of their mean in the mean over processes."
+        rank, processes = self.process()
+        images = min(self.size - number * size * processes, size * processes)  # of all processes
+        own = len(range(rank, images, processes))
+        return own, own * processes / images
 
     def begin(self) -> np.ndarray:
         "What is left to see of the current epoch; the next call is for the next epoch."
@@ -121,7 +134,7 @@ class EpochSampler(DistributedSampler):
 
     def __len__(self) -> int:
         rank, processes = self.process()
-        return -(-self.size // processes) if self.shuffle else len(range(rank, self.size, processes))
+        return -(-self.size // processes) if self.even else len(range(rank, self.size, processes))
 
 # %% ../nbs/00_dataset.ipynb #fac7c1ec
 class Loader(DataLoader):
@@ -181,7 +194,7 @@ def hold_out(
                         "remain to train on. Choose another fraction, make a `val/` folder, or val=test.", key="val")
     return {name: array[cut:] for name, array in train.items()}, {name: array[:cut] for name, array in train.items()}
 
-# %% ../nbs/00_dataset.ipynb #d1ee1549
+# %% ../nbs/00_dataset.ipynb #70316bf2
 # batches are cut from an array in memory: worker processes would only be slower
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # the data module is
@@ -217,8 +230,11 @@ class Loaders:
         "A loader over one split: `(uint8 [B, ...], int64 [B])`."
         if not self.datasets: self.setup()
         dataset = self.datasets[split]
-        sampler = EpochSampler(len(dataset), self.seed, shuffle)
-        if not shuffle and sampler.process() == (0, 1): sampler = SequentialSampler(dataset)
+        sampler = EpochSampler(len(dataset), self.seed, shuffle, even=split == "train")
+        processes = sampler.process()[1]
+        if processes > len(dataset):
+            raise UserError(f"{len(dataset)} {split} images can't be shared among {processes} processes.")
+        if not shuffle and processes == 1: sampler = SequentialSampler(dataset)
         # a generator of its own: the loader would otherwise draw from PyTorch's global random numbers
         return Loader(dataset, self.batch_size if batch_size is None else batch_size, sampler=sampler,
                           num_workers=self.num_workers, collate_fn=whole_batch, generator=torch.Generator(),
@@ -233,7 +249,7 @@ class Loaders:
     val_df = property(lambda self: self.frame("val"))
     test_df = property(lambda self: self.frame("test"))
 
-# %% ../nbs/00_dataset.ipynb #ac38f1fc
+# %% ../nbs/00_dataset.ipynb #51b8ee20
 class MNISTDataModule(Loaders, pl.LightningDataModule):
     "A dataset's loaders; every setting is plain data, so that a config or a checkpoint can hold it."
 
@@ -258,7 +274,8 @@ class MNISTDataModule(Loaders, pl.LightningDataModule):
         self.path, self.val, self.color, self.cache = Path(path), val, color, cache
         self.source, self.raw, self.choice = source, raw, {"binary": binary, "per_class": per_class}
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
-        self.wanted, self.classes, self.image_shape, self.fingerprint = (classes, image_shape), classes, image_shape, None
+        self.classes, self.image_shape, self.fingerprint = classes, image_shape, None
+        self.wanted = classes, image_shape
         self.datasets: dict[str, ImageDataset] = {}
         self.reached: dict[str, int] | None = None  # where a training that is continued had come to
 

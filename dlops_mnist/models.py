@@ -6,11 +6,12 @@
 __all__ = ['Classifier', 'SeveralSteps', 'count_steps', 'full_target', 'build_model', 'build_optimizer', 'build_scheduler',
            'complete', 'MNISTModule', 'load_module']
 
-# %% ../nbs/01_models.ipynb #3d7a3375
+# %% ../nbs/01_models.ipynb #7e4ff5e9
 import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,7 +26,7 @@ from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import EpochMetrics, classification_loss, to_input, to_logits
 from .targets import build, read_class
 
-# %% ../nbs/01_models.ipynb #64062180
+# %% ../nbs/01_models.ipynb #485b3722
 class Classifier(pl.LightningModule):
     "What happens to a batch and at the end of an epoch; a subclass says which network, and how it learns."
 
@@ -33,6 +34,12 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.running: dict[str, EpochMetrics] = {}  # by prefix: "" (training), "val_", "test_"
         self.label_smoothing, self.augment = 0.0, None
+        self.share = None  # with several processes: asks the sampler about the last batch of an epoch
+
+    def on_train_start(self) -> None:
+        loader = self.trainer.train_dataloader
+        share = getattr(getattr(loader, "sampler", None), "share", None) if self.trainer.world_size > 1 else None
+        if share: self.share = partial(share, size=loader.batch_size // getattr(self, "steps_per_call", 1))
 
     def learn(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "Loss, logits and labels of a batch of training images, which may be changed at random first."
@@ -49,9 +56,19 @@ class Classifier(pl.LightningModule):
         self.count(prefix, (loss, logits, labels))
         return {"loss": loss, "logits": logits, "labels": labels}
 
+    def learn_share(self, images: Tensor, labels: Tensor, number: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        "The loss to learn from in batch `number` of an epoch; and the loss, logits and labels that count."
+        if self.share is None:
+            learnt = self.learn(images, labels)
+            return learnt[0], learnt
+        own, weight = self.share(number)
+        # a process without an image of its own takes the step with a filler, which weighs nothing
+        loss, logits, labels = self.learn(images[:max(own, 1)], labels[:max(own, 1)])
+        return loss * weight, (loss, logits[:own], labels[:own])
+
     def training_step(self, batch, batch_idx: int) -> Tensor:
-        loss, logits, labels = self.learn(*batch)
-        self.count("", (loss, logits, labels))
+        loss, learnt = self.learn_share(*batch, batch_idx)
+        self.count("", learnt)
         return loss
 
     def validation_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return self._measure("val_", *batch)
@@ -83,7 +100,7 @@ class Classifier(pl.LightningModule):
         # all processes hold the same means by now; without sync_dist Lightning would warn that they might not
         self.log_dict(means, on_step=False, on_epoch=True, prog_bar=True, batch_size=1, sync_dist=True)
 
-# %% ../nbs/01_models.ipynb #6391f742
+# %% ../nbs/01_models.ipynb #f3ede5f7
 class SeveralSteps(Classifier):
     "Takes several optimizer steps in each call of Lightning: the same steps in the same order, less overhead."
 
@@ -99,11 +116,12 @@ class SeveralSteps(Classifier):
     def training_step(self, batch, batch_idx: int) -> Tensor | None:
         if self.automatic_optimization: return super().training_step(batch, batch_idx)
         optimizer, size, done = self.optimizers(), _batch_size(self.trainer), []
-        for images, labels in zip(*(part.split(size) for part in batch)):
+        parts = zip(*(part.split(size) for part in batch))
+        for number, (images, labels) in enumerate(parts, start=batch_idx * self.steps_per_call):
             if self.trainer.global_step == self.trainer.max_steps: break
             optimizer.zero_grad()
-            loss, logits, labels = self.learn(images, labels)
-            self.take_step(optimizer, loss)
+            weighted, (loss, logits, labels) = self.learn_share(images, labels, number)
+            self.take_step(optimizer, weighted)
             torch.clear_autocast_cache()  # autocast would go on with the weights that it rounded before this step
             if self.trainer.lr_scheduler_configs: self.update_schedules("step", self.trainer.global_step)
             done.append((loss.detach(), logits.detach(), labels))
@@ -121,6 +139,7 @@ class SeveralSteps(Classifier):
             progress.increment_ready(), progress.increment_completed()  # `global_step` counts these
 
     def on_train_start(self) -> None:
+        super().on_train_start()
         hooks = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
         heard = [getattr(type(callback), hook) is not getattr(pl.Callback, hook)
                  for callback in self.trainer.callbacks for hook in hooks]

@@ -526,9 +526,41 @@ def test_processes_share_an_epoch(folder, monkeypatch):
         sampler = EpochSampler(11, seed=3)
         shares.append(list(sampler))
         assert len(sampler) == 6 == len(shares[-1])
-        assert list(EpochSampler(11, shuffle=False)) == list(range(rank, 11, 2))
+        assert list(EpochSampler(11, shuffle=False, even=False)) == list(range(rank, 11, 2))
     together = [i for pair in zip(*shares) for i in pair]
     assert together[:11] == one and together[11] == one[0]
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 12), st.booleans())
+def test_processes_see_each_image_once_in_the_batch_of_one_process(images, processes, size, shuffle):
+    from dlops_mnist.dataset import EpochSampler
+
+    class Dealt(EpochSampler):
+        def __init__(self, rank, processes):
+            super().__init__(images, 5, shuffle)
+            self.process = lambda: (rank, processes)
+
+    samplers = [Dealt(rank, processes) for rank in range(processes)]
+    one, orders = Dealt(0, 1).order(), [sampler.order() for sampler in samplers]
+    steps = -(-images // (size * processes))
+    assert {-(-len(order) // size) for order in orders} == {steps}  # as many as one process takes
+    values = np.random.default_rng(0).normal(size=images)  # what each image alone would add to a gradient
+    for step in range(steps):
+        batch = one[step * size * processes:(step + 1) * size * processes]
+        shares = [sampler.share(step, size) for sampler in samplers]
+        owned = [order[step * size:(step + 1) * size][:own] for order, (own, _) in zip(orders, shares)]
+        assert sorted(np.concatenate(owned)) == sorted(batch)
+        weighted = [weight * values[own].mean() if len(own) else weight for own, (_, weight) in zip(owned, shares)]
+        assert np.isclose(np.mean(weighted), values[batch].mean())
+        if len(batch) == size * processes: assert shares == [(size, 1)] * processes
+
+
+def test_fewer_images_than_processes(folder, monkeypatch):
+    from dlops_mnist.dataset import EpochSampler
+
+    dm = module(folder)
+    monkeypatch.setattr(EpochSampler, "process", staticmethod(lambda: (0, 500)))
+    with pytest.raises(UserError, match="60 val images can't be shared among 500 processes"): dm.val_dataloader()
 
 
 def test_loaders_are_standard_and_work_in_other_processes(folder):

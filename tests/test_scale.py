@@ -1,4 +1,4 @@
-"""One config, from one process to several: the same weights, the same metrics, one folder. Real processes throughout."""
+"""One config, from one process to several: the same weights and metrics, one folder. Real processes throughout."""
 
 import contextlib
 import os
@@ -20,12 +20,16 @@ SHARED = [*SETTINGS, "trainer=ddp_sim", "datamodule.batch_size=16"]  # two proce
 
 @pytest.fixture(scope="module")
 def work(root, tmp_path_factory) -> Path:
-    "A folder with the experiments and a dataset whose validation set has an odd number of images."
+    """A folder with the experiments and a dataset whose images can't be shared out evenly.
+
+    The last of nine batches has a single image, so one of two processes has none for it; validation has an odd number.
+    """
     work = tmp_path_factory.mktemp("scale")
     shutil.copytree(root / "experiments", work / "experiments")
     shutil.copytree(root / "dataset", work / "dataset", ignore=shutil.ignore_patterns(".cache"))
     shutil.copytree(work / "dataset/test", work / "dataset/val")
     for file in sorted((work / "dataset/val/3").iterdir())[:3]: file.unlink()
+    for file in sorted((work / "dataset/train/3").iterdir())[:23]: file.unlink()
     return work
 
 
@@ -46,7 +50,8 @@ def run(root: Path, work: Path, folder: str, *commands: list[str]) -> Run:
     assert sum(output.count("evaluate it") for output in outputs) == 1, "only the first process reports"
     (made,) = find_runs(work / folder)
     assert sorted(path.name for path in (work / folder).iterdir()) == ["001"] and made.status == "finished"
-    assert {path.name for path in work.iterdir()} <= {"dataset", "experiments", "alone", "ddp", "torchrun", "nodes"}
+    folders = {"dataset", "experiments", "alone", "ddp", "calls", "torchrun", "nodes"}
+    assert {path.name for path in work.iterdir()} <= folders
     return made
 
 
@@ -62,7 +67,7 @@ def free_port() -> int:
 
 
 def same(run: Run, alone: Run) -> None:
-    "Weights to float tolerance; every metric of every epoch; the confusion matrix, to the last pixel; one of each file."
+    "Weights to float tolerance; every metric of every epoch; the confusion matrix to the last pixel; one of each file."
     import torch
 
     for name in ("last", "best"):
@@ -85,6 +90,12 @@ def same(run: Run, alone: Run) -> None:
 
 def test_two_processes_end_where_one_does(root, work, alone):
     same(run(root, work, "ddp", [sys.executable, "-m", "dlops_mnist.train", *SHARED]), alone)
+
+
+@pytest.mark.slow
+def test_several_steps_in_one_call(root, work, alone):
+    "The last call has but one step, with no image left for the second process."
+    same(run(root, work, "calls", [sys.executable, "-m", "dlops_mnist.train", *SHARED, "steps_per_call=4"]), alone)
 
 
 @pytest.mark.slow
