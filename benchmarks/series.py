@@ -90,16 +90,14 @@ class SeriesModule(pl.LightningModule):
     def configure_optimizers(self): return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-def evaluate(module: SeriesModule, loader: DataLoader) -> float:
-    "Accuracy by the series' own loop: a batch at a time, predictions gathered in a list."
-    module.eval()
+def predict(module: nn.Module, loader: DataLoader) -> tuple[torch.Tensor, torch.Tensor]:
+    "Predictions and labels by the series' own loop: a batch at a time, gathered in lists."
     predicted, labels = [], []
     with torch.no_grad():
         for images, targets in loader:
-            logits = module(images)
-            predicted.append(logits.argmax(1) if module.classes > 2 else logits[:, 0].sigmoid() > 0.5)
+            predicted.append(module(images).argmax(1))
             labels.append(targets)
-    return (torch.cat(predicted) == torch.cat(labels)).float().mean().item()
+    return torch.cat(predicted), torch.cat(labels)
 
 
 class Stopwatch(pl.Callback):

@@ -249,7 +249,7 @@ class Loaders:
     val_df = property(lambda self: self.frame("val"))
     test_df = property(lambda self: self.frame("test"))
 
-# %% ../nbs/00_dataset.ipynb #51b8ee20
+# %% ../nbs/00_dataset.ipynb #eba92718
 class MNISTDataModule(Loaders, pl.LightningDataModule):
     "A dataset's loaders; every setting is plain data, so that a config or a checkpoint can hold it."
 
@@ -277,6 +277,7 @@ class MNISTDataModule(Loaders, pl.LightningDataModule):
         self.classes, self.image_shape, self.fingerprint = classes, image_shape, None
         self.wanted = classes, image_shape
         self.datasets: dict[str, ImageDataset] = {}
+        self.prepared: ImageArrays | None = None  # opened by `prepare_data`, for the `setup` that follows
         self.reached: dict[str, int] | None = None  # where a training that is continued had come to
 
     def state_dict(self) -> dict[str, int]:
@@ -291,17 +292,22 @@ class MNISTDataModule(Loaders, pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
+        self.build()
+        self.prepared = open_images(self.path, self.color, self.cache)
+
+    def build(self) -> None:
+        "Build the folder if it is missing and has a source; raises `UserError`."
         # the config of a trained model, which knows its classes, may be pointed at another folder
-        if self.source and not (self.wanted[0] and self.path.exists()):
-            if self.source == "mnist": build_mnist(self.path, self.raw, **self.choice)
-            else: build_digits(self.path, **self.choice)
-        open_images(self.path, self.color, self.cache)
+        if not self.source or self.wanted[0] and self.path.exists(): return
+        if self.source == "mnist": build_mnist(self.path, self.raw, **self.choice)
+        else: build_digits(self.path, **self.choice)
 
     def setup(self, stage: str | None = None) -> None:
         "Open the dataset, and make `datasets`, `classes`, `image_shape` and `fingerprint`; raises `UserError`."
         self.reached = None  # Lightning calls `setup` first, and `load_state_dict` later if it continues
-        if self.source: self.prepare_data()
-        arrays = open_images(self.path, self.color, self.cache)
+        self.build()
+        # what `prepare_data` has just opened need not be opened again, and a later `setup` looks for changes
+        arrays, self.prepared = self.prepared or open_images(self.path, self.color, self.cache), None
         self.classes, self.image_shape = check_classes(arrays, self.wanted[0]), check_shape(arrays, self.wanted[1])
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes)
 
