@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['find_checkpoint', 'nearest_path', 'Trained', 'load', 'open_dataset', 'predict', 'image_losses', 'fairness']
 
-# %% ../nbs/05_checkpoint.ipynb #ef315970
+# %% ../nbs/05_checkpoint.ipynb #10e4f70f
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .core import UserError, nearest, read_checkpoint
+from .core import UserError, importing, nearest, read_checkpoint
 from .runfolder import Run
 from .targets import build
 
@@ -62,15 +62,16 @@ class Trained:
     def __repr__(self) -> str:
         return f"Trained({self.name!r})"
 
-# %% ../nbs/05_checkpoint.ipynb #65d18017
+# %% ../nbs/05_checkpoint.ipynb #76785966
 def load(
     subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder
 ) -> Trained:
     "Load a checkpoint, to the GPU if there is one; raises `UserError`."
     path, run = find_checkpoint(subject)
-    import torch
+    with importing("pytorch_lightning"):
+        import torch
 
-    from dlops_mnist.models import load_module
+        from dlops_mnist.models import load_module
 
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     module = load_module(path, device)

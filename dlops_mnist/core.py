@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['MOST_VALUES', 'MOST_LEVELS', 'UserError', 'nearest', 'remove', 'atomic', 'plain', 'flatten', 'read_checkpoint',
-           'go_to_root', 'quiet_lightning']
+           'go_to_root', 'importing', 'quiet_lightning']
 
-# %% ../nbs/00_core.ipynb #de4ca504
+# %% ../nbs/00_core.ipynb #7cc16386
 import difflib
+import gc
 import logging
 import os
 import secrets
 import shutil
 import struct
+import sys
 import warnings
 import zipfile
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
@@ -151,6 +153,20 @@ def go_to_root() -> Path:
         with atomic(here / name) as part: shutil.copytree(shipped / name, part)
         print(f"Unpacked {name}/ into this folder.")
     return here
+
+# %% ../nbs/00_core.ipynb #62a658aa
+@contextmanager
+def importing(
+    package: str,  # a large one, such as `pytorch_lightning`
+) -> Iterator[None]:
+    "Import with the garbage collector looking away from what is made here, now and later."
+    # if it is there already, what would be kept for ever is somebody's garbage
+    if package in sys.modules or not gc.isenabled(): return (yield)
+    gc.disable()
+    try: yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 # %% ../nbs/00_core.ipynb #ed13315f
 def quiet_lightning() -> None:

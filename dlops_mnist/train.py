@@ -6,7 +6,7 @@
 __all__ = ['MAY_CHANGE', 'with_facts', 'make_trainer', 'keep_freed_memory', 'reopen', 'Interrupted', 'train', 'children_repeat',
            'report', 'train_and_report', 'main']
 
-# %% ../nbs/04_train.ipynb #8e1e95f0
+# %% ../nbs/04_train.ipynb #57b3d4e3
 import ctypes
 import importlib.util
 import os
@@ -20,7 +20,7 @@ from typing import Any
 from .base import deep_update
 from .config import DEFAULT_CLASS, Config, diff, load_config
 from .command import console
-from .core import UserError, quiet_lightning, read_checkpoint, remove
+from .core import UserError, importing, quiet_lightning, read_checkpoint, remove
 from .launch import launch
 from .repeat import say_what_differs
 from .runfolder import Run, is_helper, mark_ended, new_run, reopen_run, write_config
@@ -90,7 +90,7 @@ def reopen(
     write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
     return run
 
-# %% ../nbs/04_train.ipynb #775aeaea
+# %% ../nbs/04_train.ipynb #a915e0df
 class Interrupted(KeyboardInterrupt):
     "Somebody stopped a run, which can go on later."
 
@@ -103,10 +103,11 @@ def train(
     config: Mapping[str, Any],  # from `load_config`
 ) -> Run:
     "Train what a config describes; returns the run: its folder, checkpoints and metrics. Raises `UserError`."
-    import pytorch_lightning as pl
-    import torch
+    with importing("pytorch_lightning"):
+        import pytorch_lightning as pl
+        import torch
 
-    from dlops_mnist.models import MNISTModule
+        from dlops_mnist.models import MNISTModule
 
     quiet_lightning()
     keep_freed_memory()
