@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -44,6 +44,21 @@ def test_compromised_lightning_is_excluded():
     lightning = next(r for r in map(Requirement, SETTINGS["requirements"].split()) if r.name == "pytorch-lightning")
     versions = ["2.6.1", "2.6.2", "2.6.3", "2.6.6", "3.0"]
     assert [v for v in versions if lightning.specifier.contains(v)] == ["2.6.1", "2.6.6"]
+
+
+def test_what_is_pinned_takes_the_oldest_python():
+    # not only the one that runs this: Debian's 3.11 is 3.11.2
+    from packaging.specifiers import SpecifierSet
+
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and line[0] != "#")
+    wanted = {}
+    for name, version in pins.items():
+        try: found = metadata(name)
+        except PackageNotFoundError: continue  # an extra that is not here
+        if found["Version"].partition("+")[0] == version.partition("+")[0]: wanted[name] = found["Requires-Python"] or ""
+    assert len(wanted) > 50
+    assert not {name: r for name, r in wanted.items() if f"{SETTINGS['min_python']}.2" not in SpecifierSet(r)}
 
 
 def test_constraints_satisfy_the_requirements():
@@ -102,7 +117,8 @@ def test_readme_is_in_step(tmp_path):
 
 
 def test_readme_lists_the_lessons():
-    rows = re.findall(r"^\| (?:\*\*)?\[(.+)\]\(nbs/(\w+\.ipynb)\)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    text = (ROOT / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| (?:\*\*)?\[(.+)\]\(nbs/(\w+\.ipynb)\)", text, re.MULTILINE)
     titles = {path.name: nbformat.read(path, as_version=4).cells for path in notebooks.find_notebooks(ROOT)}
     titles = {name: next(c.source for c in cells if c.source[:2] == "# ") for name, cells in titles.items()}
     titles = {name: title.splitlines()[0].removeprefix("# ") for name, title in titles.items() if name != "index.ipynb"}

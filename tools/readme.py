@@ -30,7 +30,8 @@ def write_readme(root: Path, folder: Path) -> None:
         else: cell.source = DIRECTIVE.sub("", cell.source)
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": "README_files"})
     text = re.sub(r"!\[png\]", lambda _: f"![{next(alts, 'picture')}]", text)
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))  # what nbconvert leaves around cells
+    # what nbconvert leaves around cells
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
     note = f"<!-- Made from {NOTEBOOKS}/index.ipynb by `make readme`: change that notebook. -->\n\n"
     folder.joinpath("README.md").write_text(note + text.strip() + "\n", encoding="utf-8")
     for old in folder.glob("README_files/*"): old.unlink()
