@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULE_KEYS', 'DEFAULT_CLASS', 'GIVEN', 'our_store', 'compose', 'check_config', 'Config', 'finish',
            'find_experiment', 'read_experiment', 'resumed', 'load_config', 'naming_the_file', 'Difference', 'diff']
 
-# %% ../nbs/02_config.ipynb #f443cdae
+# %% ../nbs/02_config.ipynb #aa38859b
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,7 +95,7 @@ def _readable_errors() -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
-# %% ../nbs/02_config.ipynb #a3c45169
+# %% ../nbs/02_config.ipynb #3cf5b0f2
 @contextmanager
 def _no_other_hydra() -> Iterator[None]:
     # also inside another Hydra program, which keeps running
@@ -112,10 +112,11 @@ def compose(
 ) -> dict[str, Any]:
     "The base config with `overrides` laid over it, as plain data; raises `UserError`."
     from hydra import compose as hydra_compose
-    from hydra import initialize
+    from hydra import initialize_config_module
     from omegaconf import OmegaConf
 
-    with our_store(), _no_other_hydra(), _readable_errors(), initialize(version_base="1.3", config_path=None):
+    # `initialize` would go through the source of all that called us, to find out who we are
+    with our_store(), _no_other_hydra(), _readable_errors(), initialize_config_module("dlops_mnist", version_base="1.3"):
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 
