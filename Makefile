@@ -26,8 +26,8 @@ $(ready): constraints.txt settings.ini setup.py pyproject.toml
 	@touch $@
 
 .PHONY: train
-train: $(ready) ## Train experiments/001.yml (EXPERIMENT=010_cnn.yml for another one)
-	@$(python) -m dlops_mnist.train experiments/$(or $(EXPERIMENT),001.yml)
+train: $(ready) ## Train experiments/001.yml (EXPERIMENT=010_cnn for another one)
+	@$(python) -m dlops_mnist.train $(or $(EXPERIMENT),001)
 
 .PHONY: lab
 lab: $(ready) ## Open the lessons in JupyterLab

@@ -120,7 +120,7 @@ def compose(
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 
-# %% ../nbs/02_config.ipynb #4b773d69
+# %% ../nbs/02_config.ipynb #3ff5107e
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer"}
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",),
@@ -133,7 +133,7 @@ def check_config(
     "Refuse a config in which anything is unknown or of the wrong type, without importing anything; raises `UserError`."
     types = {f.name: f.type for f in fields(Base)}
     for key, value in config.items():
-        if key not in types: raise UserError(f"Unknown setting `{key}`.{nearest(key, types)}", key=key)
+        if key not in types: raise UserError(f"Unknown setting `{key}`.{_nearest_setting(key, types, config)}", key=key)
         _check_type(key, value, types[key])
     for name in ("datamodule", "model", "optimizer", "trainer"):
         check_section(config[name], name, name, DEFAULT_CLASS.get(name), GIVEN.get(name, ()))
@@ -147,6 +147,15 @@ def check_config(
         if key not in paths: raise UserError(f"Unknown setting `paths.{key}`.{nearest(key, paths)}", key=f"paths.{key}")
         _check_type(f"paths.{key}", value, paths[key])
     _check_together(config)
+
+
+def _nearest_setting(key: str, names: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    # people forget the section: `batch_size` for `datamodule.batch_size`
+    inside = {name: f"trainer.{name}" for name in read_class(DEFAULT_CLASS["trainer"]).parameters}
+    inside |= {path.rpartition(".")[2]: path for path in flatten(config) if "." in path}
+    hints = [nearest(key, names), nearest(key, inside)]
+    hint = next((hint for hint in hints if hint.startswith(" Did")), hints[0])
+    return f" Did you mean `{inside[hint.split('`')[1]]}`?" if hint == hints[1] else hint
 
 
 def _check_type(key: str, value: Any, wanted: Any) -> None:
@@ -214,14 +223,14 @@ def finish(
     check_config(config)
     return Config({f.name: config[f.name] for f in fields(Base)})
 
-# %% ../nbs/02_config.ipynb #e287464e
+# %% ../nbs/02_config.ipynb #bf7d547d
 def find_experiment(
     name: str | os.PathLike,  # `001`, `experiments/001.yml`, a run's folder, its config.yaml, or a checkpoint
 ) -> Path:
     "The file that an experiment's name means; raises `UserError` with the nearest name."
     path = Path(name)
     if path.is_dir() and (path / "config.yaml").is_file(): return path / "config.yaml"
-    candidates = [path, *(Path("experiments", f"{path}{suffix}") for suffix in (".yml", ".yaml", ""))]
+    candidates = [Path(folder, f"{path}{suffix}") for folder in ("", "experiments") for suffix in ("", ".yml", ".yaml")]
     for candidate in candidates:
         if candidate.is_file(): return candidate
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
@@ -259,7 +268,7 @@ def _read_checkpoint(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
     return plain(settings)
 
-# %% ../nbs/02_config.ipynb #5d369827
+# %% ../nbs/02_config.ipynb #b37c28e9
 def load_config(
     experiment: str | os.PathLike | Mapping[str, Any] | None = None,  # its name or file, or its settings; None: the base
     *overrides: str,  # key=value, in Hydra's grammar, as on the command line
@@ -267,16 +276,17 @@ def load_config(
     "The complete, checked config of an experiment, as the command line would use it; raises `UserError`."
     experiment = resumed(experiment, overrides) or experiment
     settings = experiment if isinstance(experiment, Mapping) else read_experiment(experiment) if experiment is not None else {}
-    with naming_the_file(experiment, settings):
+    with naming_the_file(experiment, settings, overrides):
         written = file_overrides(settings)
         return finish(compose(join_overrides(written, command_overrides(list(overrides)))))
 
 
 @contextmanager
-def naming_the_file(experiment: Any, settings: Mapping[str, Any]) -> Iterator[None]:
-    "Let a message about a setting that stands in the experiment's file begin with the name of the file."
+def naming_the_file(experiment: Any, settings: Mapping[str, Any], typed: Sequence[str]) -> Iterator[None]:
+    "Let a message about a setting that stands in the experiment's file, and was not typed, begin with the file's name."
     try: yield
     except UserError as error:
+        if error.key in {word.partition("=")[0].lstrip("+~") for word in typed}: raise
         keys = [path for path, _ in dotted({k: v for k, v in settings.items() if isinstance(k, str)})] if error.key else []
         parts = str(error.key).split(".")
         stands_there = any(path.split(".")[: len(parts)] == parts or parts[: len(path.split("."))] == path.split(".") for path in keys)

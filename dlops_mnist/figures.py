@@ -6,12 +6,13 @@
 __all__ = ['COLORS', 'class_columns', 'Picture', 'confusion_counts', 'plot_confusion_matrix', 'roc_points', 'area', 'plot_roc',
            'worst_mistakes', 'plot_mistakes', 'plot_curves']
 
-# %% ../nbs/03_figures.ipynb #65840f6b
+# %% ../nbs/03_figures.ipynb #256f56e0
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 # %% ../nbs/03_figures.ipynb #d7cbf9a7
 def class_columns(
@@ -21,7 +22,7 @@ def class_columns(
     p = np.asarray(probabilities, dtype=float)
     return p if p.ndim == 2 else np.stack([1 - p, p], axis=1)
 
-# %% ../nbs/03_figures.ipynb #5556602e
+# %% ../nbs/03_figures.ipynb #22e7a882
 # Okabe and Ito's palette, which people with any colour vision can tell apart (jfly.uni-koeln.de/color)
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
@@ -39,9 +40,11 @@ class Picture(Figure):
         return buffer.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        # twice as many pixels as the place that it takes: sharp on any screen
+        # twice as many pixels as the place that it takes: sharp on any screen; 256 colours: a third of the bytes
         width, height = (round(80 * inches) for inches in self.get_size_inches())
-        return self.png(dpi=160), {"width": width, "height": height}
+        buffer = BytesIO()
+        Image.open(BytesIO(self.png(dpi=160))).convert("RGB").quantize(256).save(buffer, format="png", optimize=True)
+        return buffer.getvalue(), {"width": width, "height": height}
 
 # %% ../nbs/03_figures.ipynb #4aeeab5a
 def confusion_counts(labels, predictions, classes: int) -> np.ndarray:

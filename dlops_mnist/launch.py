@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLAGS_WITH_VALUE', 'BASH', 'split_command', 'help_text', 'plan', 'Job', 'launch', 'candidates', 'complete']
 
-# %% ../nbs/02_launch.ipynb #e4fb43a6
+# %% ../nbs/02_launch.ipynb #7c144880
 import os
 import secrets
 import sys
@@ -25,7 +25,7 @@ from .runfolder import check_name
 from .targets import read_class
 from .yamlfile import to_yaml
 
-# %% ../nbs/02_launch.ipynb #c00d5185
+# %% ../nbs/02_launch.ipynb #4264f977
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--experimental-rerun"}
 
 
@@ -41,7 +41,10 @@ def split_command(
             if word in FLAGS_WITH_VALUE: flags.append(next(words, ""))
         elif word.startswith("~") or ("=" in word and not Path(word).is_file()): overrides.append(word)
         else: subjects.append(word)
-    if len(subjects) > 1: raise UserError(f"One experiment at a time, not {' and '.join(subjects)}. Settings are written key=value.")
+    if len(subjects) > 1:
+        cut = next((word for word in overrides if word.count("[") > word.count("]") or word.endswith(",")), None)
+        hint = f" `{cut}` breaks off at a blank: put quotes around all of it." if cut else " Settings are written key=value."
+        raise UserError(f"One experiment at a time, not {' and '.join(subjects)}.{hint}")
     return subjects[0] if subjects else None, overrides, flags
 
 # %% ../nbs/02_launch.ipynb #45b9df7d
@@ -85,7 +88,7 @@ def _text(value: Any) -> str:
     if value is None: return "null"
     return str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
 
-# %% ../nbs/02_launch.ipynb #415da4ae
+# %% ../nbs/02_launch.ipynb #38b58496
 def plan(
     experiment: str | None,  # as `find_experiment` takes it
     overrides: list[str],  # as typed
@@ -94,7 +97,7 @@ def plan(
     "The overrides for Hydra, and the checked config of each job; raises `UserError`."
     experiment = resumed(experiment, overrides) or experiment
     settings = read_experiment(experiment) if experiment else {}
-    with naming_the_file(experiment, settings):
+    with naming_the_file(experiment, settings, overrides):
         joined = join_overrides(file_overrides(settings), command_overrides(overrides))
         jobs = sweep_jobs(joined)
         if len(jobs) > 1 and not multirun:

@@ -34,6 +34,7 @@ def main(root: Path, name: str, folder: str | None = None) -> None:
 
 def check_name(root: Path, name: str) -> None:
     "Exit with status 2 unless `name` can be a package that hides nothing."
+    if not name: mistake("How shall it be called? make new NAME=my_letters")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         mistake(f"`{name}` can't be the name of a package. Use small letters, digits and _, as in NAME=my_letters.")
     taken = sys.stdlib_module_names | {path.stem for path in root.iterdir()}
