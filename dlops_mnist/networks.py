@@ -167,9 +167,9 @@ def _dropout(probability: float) -> list[nn.Module]:
 def _check_sizes(name: str, sizes: Sequence[int]) -> None:
     if any(size < 1 for size in sizes): raise UserError(f"`{name}: {list(sizes)}`: a layer needs at least one unit.")
 
-# %% ../nbs/01_networks.ipynb #b965bfb3
+# %% ../nbs/01_networks.ipynb #ffd37b4e
 class CNN(nn.Module):
-    "Blocks of 3x3 convolution, ReLU and 2x2 max-pool, then one linear layer. uint8 or float images in, logits out."
+    "Blocks of 3x3 convolution, 2x2 max-pool and ReLU, then one linear layer. uint8 or float images in, logits out."
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class CNN(nn.Module):
             raise UserError(f"`filters: {list(filters)}` has too many blocks for images of {height}x{width} pixels: "
                             f"each block halves the image. Use at most {most}.")
         depths, shrink = [*(channels or [1]), *filters], 2 ** len(filters)
-        blocks = [nn.Sequential(nn.Conv2d(n_in, n_out, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        blocks = [nn.Sequential(nn.Conv2d(n_in, n_out, kernel_size=3, padding=1), nn.MaxPool2d(2), nn.ReLU())
                   for n_in, n_out in zip(depths, depths[1:])]
         features = depths[-1] * (height // shrink) * (width // shrink)
         self.layers = nn.Sequential(*blocks, nn.Flatten(), *_dropout(dropout), nn.Linear(features, _logits(classes)))
