@@ -112,3 +112,34 @@ def test_torchrun_on_two_nodes(root, work, alone):
     nodes = [[*torchrun, f"--node_rank={rank}", "-m", "dlops_mnist.train", *SHARED, "trainer.devices=1",
               "trainer.num_nodes=2"] for rank in (0, 1)]
     same(run(root, work, "nodes", *nodes), alone)
+
+
+@pytest.mark.slow
+def test_twenty_runs_two_at_a_time(root, work):
+    "Hydra's launchers: twenty complete folders, one table, and the same numbers whoever started the runs."
+    launchers = {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_local": ["hydra.sweeper.max_batch_size=2"]}
+    curves = {}
+    for launcher, extra in launchers.items():
+        place = work.parent / f"{work.name}-{launcher}"
+        for name in ("experiments", "dataset"): shutil.copytree(work / name, place / name)
+        command = [sys.executable, "-m", "dlops_mnist.train", "001", "-m", "seed=range(20)", "trainer.max_epochs=2",
+                   f"hydra/launcher={launcher}", *extra]
+        done = subprocess.run(command, cwd=place, env=environment(root), text=True, capture_output=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        runs = list(find_runs(place / "runs"))
+        assert len(runs) == 20 and done.stdout.count("finished") == 20, "one table of them all"
+        assert len({run.path for run in runs}) == 20 and len({run.config["sweep"] for run in runs}) == 1
+        for run in runs:
+            assert run.status == "finished" and len(run.rows) == 2
+            assert {"config.yaml", "metrics.csv", "provenance.json", "train.log"} <= {p.name for p in run.path.iterdir()}
+            assert sorted(p.name for p in run.checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+        runs.sort(key=lambda run: run.config["seed"])
+        curves[launcher] = {run.config["seed"]: run.rows for run in runs}
+        facts = [run.provenance for run in runs]
+        if launcher == "joblib": assert len({fact["process"]["pid"] for fact in facts}) == 2, "two processes did it all"
+        else:  # pairs, one after the other
+            ends = [max(fact["ended"] for fact in facts[i:i + 2]) for i in range(0, 20, 2)]
+            starts = [min(fact["started"] for fact in facts[i:i + 2]) for i in range(0, 20, 2)]
+            assert all(end <= start for end, start in zip(ends, starts[1:]))
+    assert sorted(curves["joblib"]) == list(range(20))
+    assert curves["joblib"] == curves["submitit_local"]

@@ -129,7 +129,10 @@ def test_a_folder_that_cant_be_written(work, monkeypatch):
 
 @pytest.mark.parametrize("words,part", [
     (["datamodule.path=nowhere"], "nowhere"),
-    (["trainer.accelerator=gpu"], "gpu"),
+    (["trainer=gpu"], "finds no such device here. Without a GPU: trainer=cpu"),
+    (["trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"], "finds no such device here"),
+    (["trainer=fsdp"], "finds no such device here"),
+    (["trainer=fsdp", "trainer.accelerator=cpu"], "trainer.strategy: fsdp` needs GPUs"),
     (["monitor=val_accuracy", "trainer.max_epochs=1"], "val_acc"),
     (["callbacks.early_stopping.monitor=val_los", "trainer.max_epochs=1"], "val_loss"),
     (["datamodule.classes=[a,b]"], "no3"),
@@ -137,7 +140,7 @@ def test_a_folder_that_cant_be_written(work, monkeypatch):
 def test_mistakes_that_show_only_now(work, capsys, words, part):
     import torch
 
-    if part == "gpu" and torch.cuda.is_available(): pytest.skip("there is a GPU here")
+    if ("device" in part or "GPU" in part) and torch.cuda.is_available(): pytest.skip("there is a GPU here")
     with pytest.raises(SystemExit) as exit: train(*words)
     message = capsys.readouterr().err
     assert exit.value.code == 2 and part in message and "Traceback" not in message
