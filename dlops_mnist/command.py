@@ -49,7 +49,7 @@ def fits(
 def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
-
+# %% ../nbs/00_command.ipynb #bd2471-1
 def _fits_generic(value: Any, outer: str, inner: list, lookup: Callable) -> bool:
     if outer == "Optional": return value is None or fits(value, inner[0], lookup)
     if outer == "Union": return any(fits(value, option, lookup) for option in inner)
@@ -177,7 +177,7 @@ def _setting_name(word: str) -> str | None:
     found = re.match(r"[\w.@+~-]+(?==)", word)
     return found[0] if found and not os.path.exists(word) else None
 
-
+# %% ../nbs/00_command.ipynb #ba2b9c-1
 def _checked(parameter: inspect.Parameter, word: str) -> Any:
     key, value = parse_value(word)
     annotation = parameter.annotation
@@ -251,7 +251,7 @@ def show_table(
                        for cell, width, number in zip(row, widths, numbers)).rstrip() for row in cells)
     print(*filter(None, [title and f"\n{_one_line(title)}"]), *lines, sep="\n")
 
-
+# %% ../nbs/00_command.ipynb #7db4d0-1
 def _draw_table(cells: list[list[str]], title: str, numbers: list[bool], spare: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text

@@ -56,7 +56,7 @@ def _our_repository() -> dict[str, Any]:
         return store.repo
     finally: store.repo = theirs
 
-
+# %% ../nbs/02_config.ipynb #fd3fa2-1
 @contextmanager
 def our_store() -> Iterator[None]:
     "Lend Hydra's config store our base and groups; what another program had put there is back afterwards."
@@ -162,7 +162,7 @@ def _check_type(key: str, value: Any, wanted: Any) -> None:
     name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
     if not fits(value, name): raise UserError(f"`{key}` must be {'a section' if wanted is dict else name}, not {value!r}.", key=key)
 
-
+# %% ../nbs/02_config.ipynb #3ff510-1
 def _check_scheduler(section: Mapping[str, Any]) -> None:
     rest = {k: v for k, v in section.items() if k not in SCHEDULE_KEYS}
     # the length of the training, left open here, is filled in when it is known
@@ -261,7 +261,7 @@ def resumed(
         raise UserError(f"resume={folder}: this is not the folder of a run; it holds no config.yaml.", key="resume")
     return folder
 
-
+# %% ../nbs/02_config.ipynb #bf7d54-1
 def _read_checkpoint(file: Path) -> dict[str, Any]:
     settings = read_checkpoint(file).get("hyper_parameters")
     if not isinstance(settings, Mapping) or "datamodule" not in settings:

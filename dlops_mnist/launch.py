@@ -128,7 +128,7 @@ class Job:
         sys.argv = ["train", *self.typed]  # what a run notes as the command that made it
         with clean_exit() if alone else nullcontext(): return self.run(config)
 
-
+# %% ../nbs/02_launch.ipynb #d57296-1
 def launch(
     run: Callable[[Config], Any],  # trains one config
     argv: list[str] | None = None,  # the words of the command line; None: those of this process

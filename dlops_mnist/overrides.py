@@ -187,7 +187,7 @@ def _switch_on(choices: dict[str, str], values: list[str]) -> dict[str, str]:
         if names: choices = choices | {group: names[0] if len(names) == 1 else f"[{','.join(names)}]"}
     return choices
 
-
+# %% ../nbs/02_overrides.ipynb #6ed8d6-1
 def _check_choice(group: str, choice: str) -> None:
     names = [name.strip(" '\"") for name in choice.strip("[]").split(",")]
     if choice.startswith("[") and group not in SEVERAL:

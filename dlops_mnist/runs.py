@@ -7,7 +7,7 @@ __all__ = ['CONDITION', 'ORDER', 'read_runs', 'find_column', 'is_equal', 'is_num
            'sort_rows', 'select_runs', 'short_names', 'differences', 'shown_metrics', 'make_cells', 'runs_table',
            'plot_runs', 'diff_runs', 'print_runs']
 
-# %% ../nbs/06_runs.ipynb #28d20f8e
+# %% ../nbs/06_runs.ipynb #96a7e27e
 import fnmatch
 import operator
 import os

@@ -155,7 +155,7 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
     holds = f"was built from {_in_words(found)}" if found else "holds something else"
     raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or remove it first.", key="path")
 
-
+# %% ../nbs/00_sources.ipynb #a9b1be-1
 def _in_words(source: dict[str, Any]) -> str:
     settings = [f"{key}={value}" for key, value in source.items() if key != "source" and value]
     return " ".join([source.get("source", "an unknown source"), *settings])

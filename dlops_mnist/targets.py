@@ -69,7 +69,7 @@ def _statements(body: list[ast.stmt]):
             for inner in getattr(node, branch, []):
                 yield from _statements(inner.body if isinstance(inner, ast.ExceptHandler) else [inner])
 
-
+# %% ../nbs/00_targets.ipynb #512c2f-1
 def _imported(node: ast.ImportFrom, package: str) -> dict[str, ast.AST | str]:
     base = node.module or ""
     if node.level:
@@ -132,7 +132,7 @@ class _Spelled(ast.NodeTransformer):
         meaning = _meaning(self.module, node.id)
         return _Spelled(find(f"{self.module}.{node.id}")[0]).visit(copy.deepcopy(meaning[0])) if meaning else node
 
-
+# %% ../nbs/00_targets.ipynb #a9cb67-1
 def _meaning(module: str, name: str):
     # what a name of an annotation is an alias for, such as Lightning's _PRECISION_INPUT, and how to read on from there
     found = find(f"{module}.{name}")
@@ -224,7 +224,7 @@ def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
         raise UserError(f"`{key}: {target}` is not {wanted}.", key=key)
     return source
 
-
+# %% ../nbs/00_targets.ipynb #d75e4d-1
 def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
