@@ -136,6 +136,13 @@ def test_a_lesson_says_what_it_is_for_and_leads_to_the_next():
         assert re.search(r"^Next: .*$", closing, re.MULTILINE) and f"`{following}`" in closing, (name, following)
 
 
+def test_every_command_that_is_named_is_one():
+    texts = [path.read_text("utf-8") for path in (*notebooks.find_notebooks(ROOT), ROOT / "README.md")]
+    named = {name for text in texts for name in re.findall(r"python -m dlops_mnist\.([a-z]+)", text)}
+    programs = {path.stem for path in (ROOT / "dlops_mnist").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
+    assert {"train", "evaluate"} <= named <= programs
+
+
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text("utf-8"))
     assert links and not [link for link in links if not (ROOT / link).exists()]
