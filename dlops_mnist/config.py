@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULE_KEYS', 'DEFAULT_CLASS', 'GIVEN', 'our_store', 'compose', 'check_config', 'Config', 'finish',
-           'find_experiment', 'read_experiment', 'resumed', 'load_config', 'naming_the_file', 'Difference', 'diff']
+           'find_experiment', 'read_experiment', 'literal', 'resumed', 'load_config', 'naming_the_file', 'Difference',
+           'diff']
 
-# %% ../nbs/02_config.ipynb #aa38859b
+# %% ../nbs/02_config.ipynb #5278edc8
 import copy
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -23,7 +25,7 @@ from .overrides import command_overrides, dotted, file_overrides, join_overrides
 from .targets import check_section, read_class
 from .yamlfile import read_yaml, to_yaml
 
-# %% ../nbs/02_config.ipynb #fd3fa265
+# %% ../nbs/02_config.ipynb #6690822d
 def _hydra_settings() -> dict[str, Any]:
     # a run's folder is made by the run itself, so Hydra makes none and leaves logging alone
     return {
@@ -56,7 +58,7 @@ def _our_repository() -> dict[str, Any]:
         return store.repo
     finally: store.repo = theirs
 
-# %% ../nbs/02_config.ipynb #fd3fa2-1
+# %% ../nbs/02_config.ipynb #ca32ecab
 @contextmanager
 def our_store() -> Iterator[None]:
     "Lend Hydra's config store our base and groups; what another program had put there is back afterwards."
@@ -120,7 +122,7 @@ def compose(
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 
-# %% ../nbs/02_config.ipynb #3ff5107e
+# %% ../nbs/02_config.ipynb #39b85379
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer"}
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",),
@@ -162,7 +164,7 @@ def _check_type(key: str, value: Any, wanted: Any) -> None:
     name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
     if not fits(value, name): raise UserError(f"`{key}` must be {'a section' if wanted is dict else name}, not {value!r}.", key=key)
 
-# %% ../nbs/02_config.ipynb #3ff510-1
+# %% ../nbs/02_config.ipynb #f8f55982
 def _check_scheduler(section: Mapping[str, Any]) -> None:
     rest = {k: v for k, v in section.items() if k not in SCHEDULE_KEYS}
     # the length of the training, left open here, is filled in when it is known
@@ -223,7 +225,7 @@ def finish(
     check_config(config)
     return Config({f.name: config[f.name] for f in fields(Base)})
 
-# %% ../nbs/02_config.ipynb #bf7d547d
+# %% ../nbs/02_config.ipynb #be44382e
 def find_experiment(
     name: str | os.PathLike,  # `001`, `experiments/001.yml`, a run's folder, its config.yaml, or a checkpoint
 ) -> Path:
@@ -245,8 +247,16 @@ def read_experiment(
     file = find_experiment(name)
     settings = _read_checkpoint(file) if file.suffix == ".ckpt" else read_yaml(file)
     for key in ("sweep", "resume", "repeats"): settings.pop(key, None)  # how the original was started is not repeated
-    if file.suffix == ".ckpt" or (file.parent / "provenance.json").is_file(): settings["repeats"] = str(file)
+    if file.suffix == ".ckpt" or (file.parent / "provenance.json").is_file():
+        settings = literal(settings | {"repeats": str(file)})
     return {"experiment": file.stem} | settings
+
+
+def literal(settings: Any) -> Any:
+    "Settings in which `${...}` stays text: those of a run were filled in when it began."
+    if isinstance(settings, str): return re.sub(r"(\\*)\$\{", r"\1\1\\${", settings)
+    if isinstance(settings, Mapping): return {key: literal(value) for key, value in settings.items()}
+    return [literal(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def resumed(
@@ -261,14 +271,14 @@ def resumed(
         raise UserError(f"resume={folder}: this is not the folder of a run; it holds no config.yaml.", key="resume")
     return folder
 
-# %% ../nbs/02_config.ipynb #bf7d54-1
+# %% ../nbs/02_config.ipynb #1e901cda
 def _read_checkpoint(file: Path) -> dict[str, Any]:
     settings = read_checkpoint(file).get("hyper_parameters")
     if not isinstance(settings, Mapping) or "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
     return plain(settings)
 
-# %% ../nbs/02_config.ipynb #b37c28e9
+# %% ../nbs/02_config.ipynb #129750d6
 def load_config(
     experiment: str | os.PathLike | Mapping[str, Any] | None = None,  # its name or file, or its settings; None: the base
     *overrides: str,  # key=value, in Hydra's grammar, as on the command line
@@ -276,6 +286,7 @@ def load_config(
     "The complete, checked config of an experiment, as the command line would use it; raises `UserError`."
     experiment = resumed(experiment, overrides) or experiment
     settings = experiment if isinstance(experiment, Mapping) else read_experiment(experiment) if experiment is not None else {}
+    if isinstance(settings, Config): settings = literal(settings)  # it is the complete config of something
     with naming_the_file(experiment, settings, overrides):
         written = file_overrides(settings)
         return finish(compose(join_overrides(written, command_overrides(list(overrides)))))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'check_name', 'package_versions', 'git_state', 'hardware', 'process_identity',
            'is_gone', 'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run',
-           'write_config', 'reopen_run', 'is_helper', 'check_links', 'update_provenance', 'mark_running', 'mark_ended',
-           'find_runs']
+           'discard_run', 'write_config', 'reopen_run', 'is_helper', 'check_links', 'update_provenance', 'mark_running',
+           'mark_ended', 'find_runs']
 
 # %% ../nbs/03_runfolder.ipynb #e629257c
 import csv
@@ -32,7 +32,7 @@ from filelock import FileLock
 from .core import UserError, atomic, plain, remove
 from .yamlfile import QuickLoader, to_yaml
 
-# %% ../nbs/03_runfolder.ipynb #be9e0c8a
+# %% ../nbs/03_runfolder.ipynb #277d7b47
 def claim_folder(
     parent: Path,  # created if it is missing
     name: str | None = None,  # None: the time, to the second
@@ -40,11 +40,12 @@ def claim_folder(
     "Create a new folder in `parent` that nobody else has, `NAME` or `NAME-1`, `NAME-2`, ..."
     name = name or datetime.now().strftime("%Y%m%d-%H%M%S")
     try:
-        parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(100_000):
             folder = parent / (f"{name}-{attempt}" if attempt else name)
+            parent.mkdir(parents=True, exist_ok=True)
             try: folder.mkdir()
             except FileExistsError: continue
+            except FileNotFoundError: continue  # another run, whose start failed, has just taken the empty folder away
             return folder
     except OSError as error:
         raise UserError(f"The runs folder `{parent}` can't be written: {error.strerror}.", key="paths.runs") from error
@@ -132,7 +133,7 @@ def _process_start(pid: int) -> int | None:
     except OSError: return None
     return None if state == "Z" else int(fields[18])
 
-# %% ../nbs/03_runfolder.ipynb #17b566b2
+# %% ../nbs/03_runfolder.ipynb #5dceae14
 class RunFiles:
     "The files of a run's folder, and what they hold. Reading never fails: what is missing or broken is empty."
 
@@ -148,6 +149,7 @@ class RunFiles:
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"  # the latest pictures of the validation set
         self.evaluation = self.path / "evaluation"  # what `evaluate` writes
+        self.made: list[Path] = []  # folders that were made for this run's folder to be in, the innermost first
 
     @property
     def config(self) -> dict[str, Any]:
@@ -262,7 +264,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #7d0f540a
+# %% ../nbs/03_runfolder.ipynb #cef86eff
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -271,7 +273,9 @@ def new_run(
     experiment = check_name(config.get("experiment") or "base")
     parent = Path((config.get("paths") or {}).get("runs") or "runs") / experiment
     if is_helper(): return Run(os.environ.get("DLOPS_MNIST_RUN", parent / "unknown"))
+    made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     run = Run(claim_folder(parent, check_name(name, "name") if name else None))
+    run.made = made
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     try:
         write_config(run, config)
@@ -279,9 +283,16 @@ def new_run(
         mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
                      python=platform.python_version(), git=git_state(), hardware=hardware())
     except OSError as error:
-        remove(run.path)
+        discard_run(run)
         raise UserError(f"The run can't write its folder `{run.path}`: {error.strerror or error}.", key="paths.runs") from error
     return run
+
+
+def discard_run(run: Run) -> None:
+    "Remove a run that never began to train, and the folders that were made for it."
+    remove(run.path)
+    with suppress(OSError):  # one that is not empty has found another use
+        for folder in run.made: folder.rmdir()
 
 
 def write_config(run: Run, config: Mapping[str, Any]) -> None:

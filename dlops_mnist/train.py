@@ -6,7 +6,7 @@
 __all__ = ['MAY_CHANGE', 'with_facts', 'make_trainer', 'check_hardware', 'keep_freed_memory', 'reopen', 'Interrupted', 'train',
            'children_repeat', 'report', 'train_and_report', 'main']
 
-# %% ../nbs/04_train.ipynb #57b3d4e3
+# %% ../nbs/04_train.ipynb #1431fc2a
 import ctypes
 import importlib.util
 import os
@@ -20,10 +20,10 @@ from typing import Any
 from .base import deep_update
 from .config import DEFAULT_CLASS, Config, diff, load_config
 from .command import console
-from .core import UserError, importing, quiet_lightning, read_checkpoint, remove
+from .core import UserError, importing, quiet_lightning, read_checkpoint
 from .launch import launch
 from .repeat import say_what_differs
-from .runfolder import Run, is_helper, mark_ended, new_run, reopen_run, write_config
+from .runfolder import Run, discard_run, is_helper, mark_ended, new_run, reopen_run, write_config
 from .targets import build
 
 # %% ../nbs/04_train.ipynb #2b565f60
@@ -106,7 +106,7 @@ def reopen(
     write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
     return run
 
-# %% ../nbs/04_train.ipynb #23699bed
+# %% ../nbs/04_train.ipynb #b8d8604a
 class Interrupted(KeyboardInterrupt):
     "Somebody stopped a run, which can go on later."
 
@@ -147,19 +147,23 @@ def train(
         trainer.fit(module, datamodule, ckpt_path=run.last_checkpoint if config["resume"] else config["ckpt_path"], weights_only=True)
     return run
 
-
+# %% ../nbs/04_train.ipynb #a335a41b
 @contextmanager
 def _record_of(run: Run, started: bool = False) -> Iterator[None]:
     # Lightning's word for a user's mistake is MisconfigurationException; a monitor that is not logged is a RuntimeError
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try: yield
     except BaseException as error:
+        # the first process says what there is to say, and a launcher takes a failure of another one for that of the run
+        if is_helper() and type(error).__name__ == "SIGTERMException": sys.exit(0)
         if run.status == "interrupted":
+            from dlops_mnist.tracking import signal_of
+
             # Lightning leaves Ctrl-C switched off, and makes an exit status of it that says nothing
             if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, on_ctrl_c)
-            raise Interrupted(run, 143 if type(error).__name__ == "SIGTERMException" else 130) from None
+            raise Interrupted(run, 128 + signal_of(error)) from None
         mistake = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in str(error)
-        if not started: remove(run.path)
+        if not started: discard_run(run)
         elif run.status == "running":
             with suppress(OSError):  # the disk may be what is wrong
                 mark_ended(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error)

@@ -1,6 +1,7 @@
 """Runs that are killed, stopped and continued, in real processes: they end as if nothing had happened.
 
-The moments are random, from a seed that a failure prints; SURVIVAL_SEED=N repeats them.
+The moments are random, from a seed that a failure prints. It is the same each time, and another one in `make test-slow`,
+where a run is also killed at each of its file operations; SURVIVAL_SEED=N sets it.
 """
 
 import json
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ import yaml
 from dlops_mnist.runfolder import Run, find_runs
 
 ROOT = Path(__file__).parents[1]
-SEED = int(os.environ.get("SURVIVAL_SEED", random.randrange(10**6)))
+SEED = int(os.environ.get("SURVIVAL_SEED", random.randrange(10**6) if os.environ.get("EXPLORE") else 0))
 EARLY_STOPPING = ["callbacks=early_stopping", "callbacks.early_stopping.patience=2", "monitor=val_loss", "monitor_mode=min"]
 CASES = {
     "MLP, one cycle, saved every third step": [
@@ -27,7 +29,8 @@ CASES = {
         "trainer.max_epochs=6"],
     "CNN, plateau, early stopping, saved after each epoch": [
         "model=cnn", "model.filters=[4,8]", "model.dropout=0.2", "model.channels_last=true", "augment=shift",
-        "scheduler=plateau", "scheduler.patience=0", "trainer.max_epochs=5", *EARLY_STOPPING],
+        "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max", "trainer.max_epochs=5", "trainer.max_steps=1000",
+        *EARLY_STOPPING],
     "FastCNN, four steps in one call, saved every fifth step": [
         "model=fast_cnn", "augment=shift", "augment.pixels=2", "label_smoothing=0.1", "scheduler=cosine", "steps_per_call=4",
         "checkpoint_every_n_steps=5", "trainer.max_epochs=6"],
@@ -35,6 +38,9 @@ CASES = {
         "model.hidden=[30]", "model.dropout=0.5", "augment=shift", "+scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
         "+scheduler.gamma=0.7", "datamodule.num_workers=1", "checkpoint_every_n_steps=1", "trainer.max_epochs=4",
         *EARLY_STOPPING],
+    "MLP, plateau, bfloat16, gradients of two steps added up, saved every second step": [
+        "model.dropout=0.3", "augment=shift", "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max", "trainer.precision=bf16-mixed",
+        "trainer.accumulate_grad_batches=2", "checkpoint_every_n_steps=2", "trainer.max_epochs=5"],
 }
 
 
@@ -117,6 +123,7 @@ def killed_and_continued(case, go, undisturbed, chance: random.Random, kills: in
     "Whether the run was still training when the signal came."
     expected, seconds = whole(case, go, undisturbed)
     result, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds))
+    if result["status"] == 0: undisturbed[case] = expected, result["seconds"]  # it escaped: so long does it take now
     hit = killed = result["status"] == -signal.SIGKILL and run.status != "finished"  # it may die while it says goodbye
     while killed:
         assert run.status == "dead"
@@ -179,6 +186,65 @@ def test_stopped_and_continued(case, number, status, go, undisturbed):
     result, _ = go(f"resume={run.path}")
     assert result["status"] == 0, result["log"]
     assert_same(run, expected)
+
+
+def children(pid: int) -> set[int]:
+    return {int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def wait_until(condition, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.01)
+    return answer
+
+
+def start(cwd: Path, *words: str) -> subprocess.Popen:
+    "The program, as a person starts it, in a session of its own: no signal for it must reach us."
+    command = [sys.executable, "-m", "dlops_mnist.train", *words, "trainer.enable_progress_bar=false"]
+    return subprocess.Popen(command, cwd=cwd, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def output(program: subprocess.Popen, status: int = 0) -> str:
+    out = program.communicate(timeout=300)[0]
+    assert program.returncode == status and "Traceback" not in out, out
+    return out
+
+
+TWO_PROCESSES = ["trainer=ddp_sim", "trainer.max_epochs=40", "model.dropout=0.3", "checkpoint_every_n_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def two_undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(ROOT / "dataset", folder / "dataset")
+    output(start(folder, *TWO_PROCESSES))
+    return next(find_runs(folder / "runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system's list of processes is read")
+@pytest.mark.parametrize("number, status, everybody", [
+    (signal.SIGINT, 130, True),  # as a terminal sends it
+    (signal.SIGTERM, 143, False),  # as `kill` does
+    (signal.SIGTERM, 143, True),  # as a cluster does
+])
+def test_two_processes_stop_together_and_go_on(number, status, everybody, two_undisturbed, tmp_path):
+    shutil.copytree(ROOT / "dataset", tmp_path / "dataset")
+    program = start(tmp_path, *TWO_PROCESSES)
+    run = wait_until(lambda: next((run for run in find_runs(tmp_path / "runs") if run.rows), None))
+    helpers = children(program.pid)
+    assert helpers
+    os.killpg(program.pid, number) if everybody else os.kill(program.pid, number)
+    out = output(program, status)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in helpers), 30)
+    assert run.status == "interrupted" and len(run.rows) < 40
+    assert out.count(f"go on with: python -m dlops_mnist.train resume={run.path.relative_to(tmp_path)}") == 1
+    assert_nothing_is_half_written(run)
+    output(start(tmp_path, f"resume={run.path}"))
+    assert_same(run, two_undisturbed)
 
 
 def test_what_cannot_go_on_says_so(go, undisturbed, place):

@@ -238,6 +238,26 @@ def test_two_processes_make_one_run(work):
     assert {p.name for p in work.iterdir()} == {"dataset", "experiments", "runs"}
 
 
+@pytest.mark.parametrize("wrong", ["trainer.accelerator=cuda", "trainer.strategy=none_such", "model.hidden=[-1]"])
+def test_a_start_that_fails_leaves_nothing(work, wrong):
+    with pytest.raises(SystemExit) as exit: train("001", wrong, "paths.runs=deep/runs")
+    assert exit.value.code == 2
+    assert {p.name for p in work.iterdir()} == {"dataset", "experiments"}
+
+
+def test_what_a_run_saved_is_text_and_no_question(work):
+    "A stranger's checkpoint that says `${oc.env:HOME}` gets no answer."
+    import torch
+
+    run = train("001", "trainer.max_epochs=1")
+    checkpoint = torch.load(run.last_checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["paths"]["runs"] = "runs-${oc.env:HOME}"
+    torch.save(checkpoint, "strange.ckpt")
+    assert load_config("strange.ckpt").paths.runs == load_config(load_config("strange.ckpt")).paths.runs == "runs-${oc.env:HOME}"
+    with pytest.raises(SystemExit): train("strange.ckpt")
+    assert not [path for path in work.iterdir() if path.name.startswith("runs-")]
+
+
 def test_training_leaves_the_callers_process_as_it_was(work):
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
