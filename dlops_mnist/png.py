@@ -37,10 +37,11 @@ def encode_png(
     body = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(raw))
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
 
-# %% ../nbs/00_png.ipynb #9852dbbe
+# %% ../nbs/00_png.ipynb #ed662a47
 MAX_PIXELS = 2**26  # 8192 x 8192: more than that is a mistake, or an attempt to fill the memory
 
 
+_END = _chunk(b"IEND", b"")
 _NAME, _HEADER, _CHECKSUM = (struct.Struct(form).unpack_from for form in (">I4s", ">IIBBBBB", ">I"))
 
 
@@ -53,16 +54,17 @@ def png_chunks(
 ) -> tuple[tuple, bytes]:
     "The fields of a PNG file's header and its compressed rows, every checksum checked; raises `BadImage`."
     if data[:8] != SIGNATURE: raise BadImage("is not a PNG file" if data else "is empty")
-    position, kind, header, body, size = 8, b"", None, [], len(data)
-    while kind != b"IEND":
+    position, header, body, size = 8, None, [], len(data)
+    while data[position:position + 12] != _END:
         if size < position + 12: raise BadImage("is truncated")
         length, kind = _NAME(data, position)
         end = position + 8 + length
         if size < end + 4: raise BadImage("is truncated")
         if zlib.crc32(data[position + 4:end]) != _CHECKSUM(data, end)[0]:
             raise BadImage(f"is corrupt (wrong checksum at byte {position})")
-        if kind == b"IHDR" and length == 13: header = _HEADER(data, position + 8)
-        elif kind == b"IDAT": body.append(data[position + 8:end])
+        if kind == b"IDAT": body.append(data[position + 8:end])
+        elif kind == b"IHDR" and length == 13: header = _HEADER(data, position + 8)
+        elif kind == b"IEND": break
         position = end + 4
     if header is None or not header[0] * header[1] or not body: raise BadImage("is corrupt (it holds no picture)")
     return header, b"".join(body)
