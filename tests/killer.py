@@ -1,9 +1,9 @@
 """Runs trainings in processes of their own, and sends them signals at chosen moments. Started by test_survival.py.
 
 Importing PyTorch and Lightning takes seconds, so that is done once; each training is then a fork that has computed
-nothing yet. Reads one JSON object per line: {"argv": [...], "signal": number or null, "after": seconds}, and answers each
-with the exit status, the number of the signal that ended the process, and two durations. `after` counts from the first
-checkpoint: before it there is nothing to go on from.
+nothing yet. Reads one JSON object per line: {"argv": [...], "number": of a signal or null, "after": seconds, "operation": number or
+null}, and answers each with the exit status, two durations, and how many operations changed a file of a run. `after` counts
+from the first checkpoint: before it there is nothing to go on from. With `operation`, the process kills itself before that one.
 """
 
 import json
@@ -20,8 +20,27 @@ import torch  # noqa: F401
 from dlops_mnist import dataset, models, recipe, tracking, train  # noqa: F401
 from dlops_mnist.launch import launch
 
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
-def child(argv: list[str]) -> None:
+
+def die_before(operation: int | None) -> None:
+    "Count in a file what this process does to files of runs, and kill it before the given one of these operations."
+    runs, count = os.path.abspath("runs"), 0
+
+    def watch(event: str, args: tuple) -> None:
+        nonlocal count
+        if event not in ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"): return
+        if event == "open" and not (isinstance(args[2], int) and args[2] & WRITES): return
+        if not isinstance(args[0], (str, bytes, os.PathLike)) or not os.path.abspath(os.fsdecode(args[0])).startswith(runs): return
+        count += 1
+        if count == operation: os.kill(os.getpid(), signal.SIGKILL)
+        with open("child.count", "w") as file: file.write(str(count))
+
+    sys.addaudithook(watch)
+
+
+def child(argv: list[str], operation: int | None) -> None:
+    die_before(operation)
     out = os.open("child.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1), os.dup2(out, 2)
     status = 0
@@ -40,10 +59,10 @@ def checkpoints() -> set[tuple[str, int]]:
     return {(str(path), path.stat().st_mtime_ns) for path in Path("runs").glob("*/*/checkpoints/last.ckpt")}
 
 
-def job(argv: list[str], number: int | None, after: float) -> dict:
+def job(argv: list[str], number: int | None, after: float, operation: int | None) -> dict:
     before, start = checkpoints(), time.monotonic()
     pid = os.fork()
-    if pid == 0: child(argv)
+    if pid == 0: child(argv, operation)
     ended, first, sent = 0, None, None
     while not ended:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -55,7 +74,7 @@ def job(argv: list[str], number: int | None, after: float) -> dict:
         time.sleep(0.001)
     return {"status": os.waitstatus_to_exitcode(status), "sent": sent is not None,
             "seconds": now - (first or start), "to_stop": now - sent if sent else None,
-            "log": Path("child.log").read_text(errors="replace")}
+            "operations": int(Path("child.count").read_text()), "log": Path("child.log").read_text(errors="replace")}
 
 
 if __name__ == "__main__":
@@ -63,4 +82,4 @@ if __name__ == "__main__":
     print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(job(request["argv"], request["signal"], request["after"])), flush=True)
+        print(json.dumps(job(**request)), flush=True)

@@ -99,7 +99,7 @@ def outcome(function, *args, **kwargs):
 
 
 def fuzz(quick: int, slow: int, *strategies):
-    "A test that calls `check(case..., tmp_path)` for so many cases: always the same, or (slow) others each time."
+    "A test that calls `check(case..., tmp_path)` for so many cases."
 
     def decorate(check):
         @pytest.mark.parametrize("cases", [quick, pytest.param(slow, marks=pytest.mark.slow)])
@@ -112,13 +112,7 @@ def fuzz(quick: int, slow: int, *strategies):
             one = given(st.tuples(*strategies))(one)
             for example_ in getattr(check, "examples", ()):
                 one = example(example_)(one)
-            settings(
-                max_examples=cases,
-                deadline=None,
-                database=None,
-                derandomize=cases == quick,
-                suppress_health_check=list(HealthCheck),
-            )(one)()
+            settings(max_examples=cases, suppress_health_check=list(HealthCheck))(one)()
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
         return test
@@ -732,17 +726,17 @@ def good(tmp_path_factory) -> dict:
     return {"content": content, "bytes": file.read_bytes(), "weights": module.state_dict()}
 
 
-def read_a_checkpoint(file: Path):
-    "A checkpoint read by all that read checkpoints; returns its module, or the mistake."
+def read_a_checkpoint(file: Path, settings: bool = True):
+    "A checkpoint read by all that read checkpoints (or `settings`); returns its module, or the mistake."
     from dlops_mnist.checkpoint import load
     from dlops_mnist.models import load_module
 
     with harmless():
         module = outcome(load_module, file)
     with harmless():
-        trained, config = outcome(load, file), outcome(load_config, file)
+        trained = outcome(load, file)
         assert isinstance(trained, UserError) == isinstance(module, UserError)
-        if not isinstance(config, UserError):
+        if settings and not isinstance(outcome(load_config, file), UserError):
             outcome(plan, str(file), ["seed=1"], False)
     assert not Path("SENTINEL").exists()
     return module
@@ -788,7 +782,8 @@ def test_checkpoints_with_other_content(changes, place, deep, folder):
             for i, (key, value) in enumerate(content[place].items())
         }
     torch.save(content, folder / "x.ckpt")
-    read_a_checkpoint(folder / "x.ckpt")
+    # composing takes longer than all else, and would say the same again where the settings are as they were
+    read_a_checkpoint(folder / "x.ckpt", settings=place == "hyper_parameters")
 
 
 @pytest.fixture(autouse=True)

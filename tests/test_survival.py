@@ -76,9 +76,10 @@ def go(trainer_process, place, monkeypatch):
     monkeypatch.chdir(place)
     process = trainer_process(place)
 
-    def go(*argv, number=None, after=0.0):
+    def go(*argv, number=None, after=0.0, operation=None):
         known = {run.path for run in find_runs()}
-        process.stdin.write(json.dumps({"argv": [*argv, "trainer.enable_progress_bar=false"], "signal": number, "after": after}) + "\n")
+        request = {"argv": [*argv, "trainer.enable_progress_bar=false"], "number": number, "after": after, "operation": operation}
+        process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         result = json.loads(process.stdout.readline())
         [*new] = (run for run in find_runs() if run.path not in known)
@@ -168,6 +169,31 @@ def test_killed_again_and_again(case, go, undisturbed):
     for i in range(3): killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} again {i}"), kills=4)
 
 
+@pytest.mark.parametrize("step", [23, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_before_each_of_its_file_operations(step, go, place):
+    "No moment is left to chance: a file opened to be written, a rename, a link, a folder, a removal."
+    settings = ["trainer.max_epochs=2", "model.dropout=0.3", "checkpoint_every_n_steps=3"]
+    result, expected = go(*settings)
+    kinds = {"no run yet": 0, "nothing to go on from": 0, "continued": 0, "finished": 0}
+    for operation in range(1, result["operations"] + 1, step):
+        killed, run = go(*settings, operation=operation)
+        if killed["status"] == 0 and operation > result["operations"] - 3: break  # two runs of one second need a name more
+        assert killed["status"] == -signal.SIGKILL
+        if run is None: kind = "no run yet"
+        elif not run.last_checkpoint.exists():
+            kind = "nothing to go on from"
+            refused, _ = go(f"resume={run.path}")
+            assert refused["status"] == 2 and "train it anew" in " ".join(refused["log"].split()), refused["log"]
+        else:
+            kind = "finished" if run.status == "finished" else "continued"
+            assert_nothing_is_half_written(run)
+            if kind == "continued": assert go(f"resume={run.path}")[0]["status"] == 0
+            assert_same(run, expected)
+        kinds[kind] += 1
+    print(kinds)
+    assert kinds["continued"] > sum(kinds.values()) / 3
+
+
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("case", list(CASES)[:2])
 def test_stopped_and_continued(case, number, status, go, undisturbed):
@@ -225,6 +251,7 @@ def two_undisturbed(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.races
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system's list of processes is read")
 @pytest.mark.parametrize("number, status, everybody", [
     (signal.SIGINT, 130, True),  # as a terminal sends it

@@ -1,6 +1,9 @@
 """Run all tests from the repository's root and count them: the checks of notebooks.py, every notebook, and tests/.
 
-python tools/run_tests.py [--slow]        --slow: also the cells and the tests that are marked slow
+python tools/run_tests.py [--slow | --guarantees]
+
+--slow: also the cells and the tests that are marked slow, with other random cases each time
+--guarantees: only the long half of what 04_train promises; no network, the same cases each time
 """
 
 import re
@@ -33,23 +36,29 @@ def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
     return passed, len(notebooks) - passed  # what wasn't timed didn't run
 
 
-def run_pytest(root: Path, slow: bool) -> tuple[int, int]:
+GUARANTEES = ("survival", "disasters", "hostile")
+
+
+def run_pytest(root: Path, which: str) -> tuple[int, int]:
     "How many tests of tests/ passed and failed."
+    wanted = {"": ["tests", "-m", "not slow"], "--slow": ["tests"],
+              "--guarantees": [*(f"tests/test_{name}.py" for name in GUARANTEES), "-m", "slow and not races"]}[which]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "tests", "--durations=5", f"--junit-xml={report}"]
-        command += [] if slow else ["-m", "not slow"]
-        status = subprocess.run(command, cwd=root, env=environment(), stdin=subprocess.DEVNULL).returncode
+        command = [sys.executable, "-m", "pytest", *wanted, "--durations=5", f"--junit-xml={report}"]
+        explore = {"EXPLORE": "1"} if which == "--slow" else {}
+        status = subprocess.run(command, cwd=root, env=environment() | explore, stdin=subprocess.DEVNULL).returncode
         if not report.exists(): return 0, 1
         suite = ElementTree.parse(report).getroot().find("testsuite")
     tests, failures, errors, skipped = (int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped"))
     return tests - failures - errors - skipped, max(failures + errors, int(status != 0))
 
 
-def main(slow: bool) -> int:
+def main(which: str) -> int:
     root, start, passed, failed = Path.cwd(), time.monotonic(), 0, 0
-    stages = {"Checks": lambda: check(root), "Notebooks": lambda: run_notebooks(root, slow),
-              "Tests": lambda: run_pytest(root, slow)}
+    stages = {"Checks": lambda: check(root), "Notebooks": lambda: run_notebooks(root, which == "--slow"),
+              "Tests": lambda: run_pytest(root, which)}
+    if which == "--guarantees": stages = {"Guarantees": stages["Tests"]}
     for title, stage in stages.items():
         print(f"\n{title}\n{'-' * len(title)}", flush=True)
         begin = time.monotonic()
@@ -62,5 +71,5 @@ def main(slow: bool) -> int:
 
 
 if __name__ == "__main__":
-    if set(sys.argv[1:]) - {"--slow"}: sys.exit(__doc__)
-    sys.exit(main("--slow" in sys.argv))
+    if sys.argv[1:] not in ([], ["--slow"], ["--guarantees"]): sys.exit(__doc__)
+    sys.exit(main("".join(sys.argv[1:])))
