@@ -34,7 +34,8 @@ def make(folder: Path) -> dict[str, Path]:
     if not pillows.exists():
         shutil.copytree(ours, folder / "part", ignore=shutil.ignore_patterns(".cache"))
         files = list((folder / "part").glob("*/*/*.png"))
-        for _ in parallel(lambda job: [Image.open(file).save(file) for file in job] and None, [files[i::100] for i in range(100)]): pass
+        jobs = [files[i::100] for i in range(100)]
+        for _ in parallel(lambda job: [Image.open(file).save(file) for file in job] and None, jobs): pass
         (folder / "part").rename(pillows)
     return {"as this project writes them": ours, "as Pillow writes them": pillows}
 

@@ -61,7 +61,8 @@ def judge(name: str, folder: Path, runs: str) -> bool:
     datamodule = MNISTDataModule(path, val="test")
     datamodule.setup()
     config = load_config(None, *overrides, f"datamodule.path={path}", "datamodule.val=test", f"paths.runs={runs}",
-                         "trainer.max_epochs=1", "trainer.accelerator=cpu", "logger=CSVLogger", f"logger.CSVLogger.save_dir={runs}/logs",
+                         "trainer.max_epochs=1", "trainer.accelerator=cpu",
+                         "logger=CSVLogger", f"logger.CSVLogger.save_dir={runs}/logs",
                          "callbacks.watch._target_=series.Stopwatch", f"datamodule.classes={datamodule.classes}".replace(" ", ""))
     keep_freed_memory()
     ours, theirs = [], []

@@ -192,7 +192,8 @@ class ImageArrays:
             # plain arrays over the map: `np.memmap` itself is slow to index
             splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
                               for what in ("images", "labels", "hashes", "paths")} for split in meta.pop("splits")}
-            if any(len(arrays[what]) != len(arrays["images"]) for arrays in splits.values() for what in arrays): raise ValueError("cut")
+            if any(len(arrays[what]) != len(arrays["images"]) for arrays in splits.values() for what in arrays):
+                raise ValueError("cut")
             return cls(path, splits=splits, **meta)
         except (EOFError, LookupError, TypeError, AttributeError) as error: raise ValueError(f"{generation} is damaged") from error
 

@@ -111,7 +111,8 @@ def build_lock(path: Path):
     folder = user_cache() / "locks"
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"`{folder}` can't be made: {error.strerror}. Name another folder for caches: set XDG_CACHE_HOME.") from error
+        raise UserError(f"`{folder}` can't be made: {error.strerror}. "
+                        "Name another folder for caches: set XDG_CACHE_HOME.") from error
     return FileLock(folder / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16])
 
 # %% ../nbs/00_sources.ipynb #a9b1bea8

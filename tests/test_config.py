@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dlops_mnist.base import GROUPS, deep_update
 from dlops_mnist.config import compose, diff, load_config
-from dlops_mnist.overrides import file_overrides
 from dlops_mnist.core import UserError
+from dlops_mnist.overrides import file_overrides
 from dlops_mnist.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +99,8 @@ def test_several_trackers_at_once_and_interpolation(monkeypatch):
 def test_the_series_spelling(tmp_path):
     file = tmp_path / "old.yml"
     file.write_text("optimizer: {name: SGD, lr: 3e-4}\nlogger: CSVLogger\nlogger_params: {save_dir: logs, name: '003'}\n"
-                    "callbacks:\n- {name: EarlyStopping, params: {monitor: val_loss}}\n- {name: EarlyStopping, params: {monitor: loss}}\n")
+                    "callbacks:\n- {name: EarlyStopping, params: {monitor: val_loss}}\n"
+                    "- {name: EarlyStopping, params: {monitor: loss}}\n")
     config = load_config(file)
     assert config.optimizer == {"_target_": "torch.optim.SGD", "lr": 0.0003}
     assert config.logger.CSVLogger == {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "logs", "name": "003"}
@@ -126,8 +127,8 @@ def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
 
 def test_what_is_no_alternative_is_refused():
     assert load_config({"scheduler": None, "logger": None}).scheduler == {} == load_config(None, "scheduler=null").scheduler
-    for settings in ({"model": 3}, {"model": None}, {"model": "a b"}, {"logger": [1]}, {"optimizer": ["x"]}):
-        with pytest.raises(UserError): load_config(settings)
+    for wrong in ({"model": 3}, {"model": None}, {"model": "a b"}, {"logger": [1]}, {"optimizer": ["x"]}):
+        with pytest.raises(UserError): load_config(wrong)
     for word in ("model=3", "model=null", "logger=[]", "model='a, b'", "model=[mlp,cnn]"):
         with pytest.raises(UserError): load_config(None, word)
 
@@ -135,7 +136,7 @@ def test_what_is_no_alternative_is_refused():
 def test_attribute_access_and_diff():
     config = load_config("001") if Path("experiments").is_dir() else load_config(ROOT / "experiments/001.yml")
     assert config.trainer.max_epochs == config["trainer"]["max_epochs"] == 20
-    with pytest.raises(AttributeError, match="Did you mean `trainer`"): config.trainr
+    with pytest.raises(AttributeError, match="Did you mean `trainer`"): _ = config.trainr
     assert diff(config, load_config(config, "seed=3")) == {"seed": (0, 3)}
 
 
@@ -181,5 +182,6 @@ def test_completion(tmp_path):
 def test_other_hardware_leaves_the_training_alone():
     "The experiment's number of epochs is its own; only what hardware is about gives way to the typed choice."
     for choice, devices in (("ddp", "auto"), ("ddp_sim", 2), ("fsdp", "auto"), ("cpu", 1)):
-        trainer = load_config({"trainer": {"max_epochs": 20, "devices": 7, "precision": "bf16-mixed"}}, f"trainer={choice}")["trainer"]
+        written = {"max_epochs": 20, "devices": 7, "precision": "bf16-mixed"}
+        trainer = load_config({"trainer": written}, f"trainer={choice}")["trainer"]
         assert (trainer["max_epochs"], trainer["precision"], trainer["devices"]) == (20, "bf16-mixed", devices)

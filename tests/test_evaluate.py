@@ -17,8 +17,8 @@ from PIL import Image
 
 from dlops_mnist import evaluate as module_under_test
 from dlops_mnist.callbacks import Results, draw
-from dlops_mnist.compare import compare
 from dlops_mnist.command import run_command
+from dlops_mnist.compare import compare
 from dlops_mnist.core import UserError
 from dlops_mnist.dataset import MNISTDataModule
 from dlops_mnist.evaluate import command, evaluate, figures, find_checkpoint, load, predict

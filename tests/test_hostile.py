@@ -280,11 +280,13 @@ NAMED_FILES = {
     "python name": "model: !!python/name:os.system",
     "hydra callback": f"hydra: {{callbacks: {{x: {{_target_: os.system, command: {TOUCH}}}}}}}",
     "hydra folder": "hydra.run.dir: evil",
-    "hydra logging": "hydra.job_logging: {version: 1, handlers: {x: {class: logging.FileHandler, filename: SENTINEL}}, root: {handlers: [x]}}",
+    "hydra logging": "hydra.job_logging: {version: 1, handlers: {x: {class: logging.FileHandler, filename: SENTINEL}}, "
+                     "root: {handlers: [x]}}",
     "hydra search path": "hydra.searchpath: [file://.]",
     "hydra launcher": f"hydra.launcher: {{_target_: os.system, command: {TOUCH}}}",
     "call": f"model: {{_target_: os.system, command: {TOUCH}}}",
-    "call in a list": f"callbacks.x: {{_target_: pytorch_lightning.callbacks.Timer, duration: [{{_target_: os.system, _args_: ['{TOUCH}']}}]}}",
+    "call in a list": "callbacks.x: {_target_: pytorch_lightning.callbacks.Timer, "
+                      f"duration: [{{_target_: os.system, _args_: ['{TOUCH}']}}]}}",
     "eval": 'optimizer: {_target_: builtins.eval, _args_: [\'open("SENTINEL", "w")\']}',
     "late target": "model: {_target_: '${name}', command: x}\nname: os.system",
     "resolver": "model: '${oc.create:{_target_:os.system}}'",
