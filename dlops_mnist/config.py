@@ -225,7 +225,7 @@ def finish(
     check_config(config)
     return Config({f.name: config[f.name] for f in fields(Base)})
 
-# %% ../nbs/02_config.ipynb #be44382e
+# %% ../nbs/02_config.ipynb #d2919c01
 def find_experiment(
     name: str | os.PathLike,  # `001`, `experiments/001.yml`, a run's folder, its config.yaml, or a checkpoint
 ) -> Path:
@@ -265,7 +265,8 @@ def resumed(
 ) -> str | None:
     "The folder of the run that `resume=FOLDER` names; raises `UserError` if an experiment is named as well."
     folder = next((word.partition("=")[2].strip("'\"") for word in overrides if word.startswith("resume=")), None)
-    if folder in (None, "", "null"): return None
+    if folder in (None, "null"): return None
+    if not folder: raise UserError("resume= names no run: resume=runs/EXPERIMENT/RUN goes on with that one.", key="resume")
     if experiment is not None: raise UserError(f"resume={folder} goes on with the settings of that run: name no experiment.")
     if not (Path(folder) / "config.yaml").is_file():
         raise UserError(f"resume={folder}: this is not the folder of a run; it holds no config.yaml.", key="resume")

@@ -167,7 +167,7 @@ def continue_from(loggers: Iterable[Logger], step: int) -> None:
         writer = getattr(logger, "_experiment", None)
         if isinstance(writer, KeepingWriter): attempt(logger, writer.keep_before, step)
 
-# %% ../nbs/03_loggers.ipynb #7726c70a
+# %% ../nbs/03_loggers.ipynb #233cb10b
 def start(
     logger: Logger,  # guarded
     config: Mapping[str, Any],
@@ -177,6 +177,8 @@ def start(
     settings = getattr(logger, "_wandb_init", {})
     if settings.get("anonymous", True) is None: del settings["anonymous"]  # wandb complains of it at every start
     if before and isinstance(logger, CSVLogger): logger._experiment = KeepingWriter(logger.log_dir)
+    # MLflow lets no setting change, and some may when a run goes on: its length, or where the images are
+    if before and isinstance(logger, MLFlowLogger): logger.guard["known"] |= flat_settings(config)
     logger.log_hyperparams(config)
     metrics = {*METRICS[2:], config.get("monitor", "val_acc")}
     if isinstance(logger, TensorBoardLogger) and not before: _announce(logger, metrics)

@@ -147,7 +147,7 @@ def train(
         trainer.fit(module, datamodule, ckpt_path=run.last_checkpoint if config["resume"] else config["ckpt_path"], weights_only=True)
     return run
 
-# %% ../nbs/04_train.ipynb #a335a41b
+# %% ../nbs/04_train.ipynb #585563f4
 @contextmanager
 def _record_of(run: Run, started: bool = False) -> Iterator[None]:
     # Lightning's word for a user's mistake is MisconfigurationException; a monitor that is not logged is a RuntimeError
@@ -167,6 +167,9 @@ def _record_of(run: Run, started: bool = False) -> Iterator[None]:
         elif run.status == "running":
             with suppress(OSError):  # the disk may be what is wrong
                 mark_ended(run, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed", error)
+        if isinstance(error, RuntimeError) and ("by peer" in str(error) or "NCCL" in str(error)):
+            raise UserError("Another process of this run has died. What was saved before is still good; go on with: "
+                            f"python -m dlops_mnist.train resume={run.path}") from error
         if mistake or isinstance(error, OSError): raise UserError(str(error)) from error
         raise
 

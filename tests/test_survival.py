@@ -274,6 +274,26 @@ def test_two_processes_stop_together_and_go_on(number, status, everybody, two_un
     assert_same(run, two_undisturbed)
 
 
+@pytest.mark.slow
+@pytest.mark.races
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system's list of processes is read")
+@pytest.mark.parametrize("victim", ["first", "other"])
+def test_one_of_two_processes_is_killed(victim, two_undisturbed, tmp_path):
+    shutil.copytree(ROOT / "dataset", tmp_path / "dataset")
+    program = start(tmp_path, *TWO_PROCESSES)
+    run = wait_until(lambda: next((run for run in find_runs(tmp_path / "runs") if run.rows), None))
+    (helper,) = children(program.pid)
+    os.kill(program.pid if victim == "first" else helper, signal.SIGKILL)
+    out = program.communicate(timeout=120)[0]
+    wait_until(lambda: not Path(f"/proc/{helper}").exists(), 60)
+    assert program.returncode in ((-signal.SIGKILL,) if victim == "first" else (2, -signal.SIGKILL)), out
+    assert run.status in ("failed", "dead")
+    if program.returncode == 2: assert f"go on with: python -m dlops_mnist.train resume={run.path.relative_to(tmp_path)}" in out
+    assert_nothing_is_half_written(run)
+    output(start(tmp_path, f"resume={run.path}"))
+    assert_same(run, two_undisturbed)
+
+
 def test_what_cannot_go_on_says_so(go, undisturbed, place):
     case = list(CASES)[0]
     run, _ = whole(case, go, undisturbed)
@@ -287,6 +307,7 @@ def test_what_cannot_go_on_says_so(go, undisturbed, place):
     assert "`model.dropout` was 0.3" in message(f"resume={run.path}", "model.dropout=0.1")
     assert "name no experiment" in message("001", f"resume={run.path}")
     assert "not the folder of a run" in message("resume=dataset")
+    assert "names no run" in message("resume=")
     assert run.provenance_file.read_text() == before, "and the run is as it was"
 
 

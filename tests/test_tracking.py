@@ -438,6 +438,18 @@ def test_a_resumed_run_keeps_the_history_of_its_csv_logger():
     assert [float(row["val_acc"]) for row in rows if row["val_acc"]] == pytest.approx(accuracies(run))
 
 
+def test_a_resumed_run_goes_on_in_mlflow_although_settings_changed():
+    config = make_config(logger={"mlflow": {"_target_": "pytorch_lightning.loggers.MLFlowLogger"}}, resume=None)
+    run = train(config, epochs=1)
+    train(config | {"resume": str(run.path), "seed": 1}, run, epochs=3, ckpt_path=run.last_checkpoint)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient("sqlite:///mlflow.db")
+    found, = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert found.info.status == "FINISHED" and found.data.params["seed"] == "0"
+    assert len(client.get_metric_history(found.info.run_id, "val_acc")) == 3
+
+
 def test_logger_true_is_tensorboard_where_lightning_puts_it():
     train(make_config(trainer=QUIET | {"logger": True}), epochs=1)
     assert list(Path("lightning_logs/version_0").glob("events.out.tfevents.*"))
