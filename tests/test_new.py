@@ -28,8 +28,8 @@ def git(folder: Path, *args: str) -> str:
 
 @pytest.fixture(scope="session")
 def copied(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("new") / "my letters"  # a blank in the path must not matter
-    made = new("own_letters", folder)
+    folder = tmp_path_factory.mktemp("new") / "my project"  # a blank in the path must not matter
+    made = new("fresh_start", folder)
     assert made.returncode == 0, made.stderr
     return folder
 
@@ -37,8 +37,15 @@ def copied(tmp_path_factory) -> Path:
 def test_nothing_keeps_the_old_name(copied):
     assert git(copied, "grep", "-il", LIBRARY.replace("_", ".")).split() == ["CHANGELOG.md"]  # says where it came from
     assert not git(copied, "ls-files", f"*{LIBRARY}*")
-    assert (copied / "own_letters/train.py").is_file()
+    assert (copied / "fresh_start/train.py").is_file()
     assert (copied / ".ci/run").stat().st_mode == (ROOT / ".ci/run").stat().st_mode
+
+
+def test_a_name_without_an_underscore_can_be_replaced_too():
+    import new as tool
+
+    assert tool.rename("letters, LETTERS", tool.renaming("letters", "own_pages")) == "own_pages, OWN_PAGES"
+    assert tool.rename("a_b, a-b, A_B_RUN", tool.renaming("a_b", "c_d")) == "c_d, c-d, C_D_RUN"
 
 
 def test_it_is_committed_and_clean(copied):
@@ -50,7 +57,7 @@ def test_it_is_committed_and_clean(copied):
 def test_modules_outputs_and_links_are_in_step(copied):
     assert not notebooks.check_exports(copied) + notebooks.check_clean(copied) + notebooks.check_outputs(copied)
     assert not notebooks.check_links(copied)
-    assert notebooks.settings(copied)["git_url"].endswith("/own_letters")
+    assert notebooks.settings(copied)["git_url"].endswith("/fresh_start")
 
 
 @pytest.mark.slow
@@ -62,8 +69,8 @@ def test_its_own_tests_pass(copied, tmp_path):
     assert tested.stdout.rstrip().endswith(", 0 failed")
 
 
-@pytest.mark.parametrize("name", ["", "Letters", "my-letters", "2letters", "a b", "class", "json", "numpy", "tests",
-                                  LIBRARY, "../letters", "_letters", "letters_", "br\u00fccke"])
+@pytest.mark.parametrize("name", ["", "Pages", "my-pages", "2pages", "a b", "class", "json", "numpy", "tests",
+                                  LIBRARY, "../pages", "_pages", "pages_", "br\u00fccke"])
 def test_a_bad_name_is_refused(name, tmp_path):
     refused = new(name, tmp_path / "project")
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
@@ -73,7 +80,7 @@ def test_a_bad_name_is_refused(name, tmp_path):
 def test_a_folder_that_exists_or_lies_inside_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     for folder in (tmp_path, ROOT / "runs/inside"):
-        refused = new("own_letters", folder)
+        refused = new("fresh_start", folder)
         assert refused.returncode == 2 and str(folder) in refused.stderr
     assert os.listdir(tmp_path) == ["mine.txt"] and not (ROOT / "runs/inside").exists()
 
@@ -82,6 +89,6 @@ def test_without_an_author_git_commits_nothing_and_that_is_said(tmp_path):
     nobody = {name: "" for name in ENVIRONMENT if name.startswith("GIT_")} | {
         "HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
         "EMAIL": "", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.useConfigOnly", "GIT_CONFIG_VALUE_0": "true"}
-    made = new("own_letters", tmp_path / "project", **nobody)
+    made = new("fresh_start", tmp_path / "project", **nobody)
     assert made.returncode == 0 and "Nothing is committed yet" in made.stdout
-    assert "A  own_letters/train.py" in git(tmp_path / "project", "status", "--porcelain")
+    assert "A  fresh_start/train.py" in git(tmp_path / "project", "status", "--porcelain")

@@ -66,7 +66,8 @@ def git(folder: Path, *args: str) -> str:
 
 def renaming(old: str, new: str) -> dict[str, str]:
     "The package's name in each of its spellings, and what stands in its place."
-    spellings = (lambda name: name), str.upper, (lambda name: name.replace("_", "-"))
+    # the plain one last: where a name has no `_`, it is its own spelling with dashes, and must not get any
+    spellings = (lambda name: name.replace("_", "-")), str.upper, (lambda name: name)
     return {spell(old): spell(new) for spell in spellings}
 
 
