@@ -47,8 +47,8 @@ test: $(ready) ## Check the notebooks, run them all, and run the tests
 test-slow: $(ready) ## The same, with the slow cells and tests
 	@$(python) tools/run_tests.py --slow
 
-.PHONY: test-guarantees
-test-guarantees: $(ready) ## The long half of what nbs/04_train.ipynb promises: kills, full disks, hostile files
+.PHONY: guarantees
+guarantees: $(ready) ## The long half of what nbs/04_train.ipynb promises: kills, full disks, hostile files
 	@$(python) tools/run_tests.py --guarantees
 
 .PHONY: watch
