@@ -39,7 +39,8 @@ CASES = {
         "+scheduler.gamma=0.7", "datamodule.num_workers=1", "checkpoint_every_n_steps=1", "trainer.max_epochs=4",
         *EARLY_STOPPING],
     "MLP, plateau, bfloat16, gradients of two steps added up, saved every second step": [
-        "model.dropout=0.3", "augment=shift", "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max", "trainer.precision=bf16-mixed",
+        "model.dropout=0.3", "augment=shift", "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max",
+        "trainer.precision=bf16-mixed",
         "trainer.accumulate_grad_batches=2", "checkpoint_every_n_steps=2", "trainer.max_epochs=5"],
 }
 

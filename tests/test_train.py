@@ -224,7 +224,8 @@ def test_launchers(work, launcher):
 def test_a_sweep_of_runs_of_two_processes_each(work):
     result = train_program("001", "-m", "trainer=ddp_sim", "seed=1,2", "trainer.max_epochs=2", cwd=work)
     assert result.returncode == 0, result.stderr
-    assert sorted((run.config["seed"], run.status, len(run.rows)) for run in find_runs()) == [(1, "finished", 2), (2, "finished", 2)]
+    ended = sorted((run.config["seed"], run.status, len(run.rows)) for run in find_runs())
+    assert ended == [(1, "finished", 2), (2, "finished", 2)]
     folders = {p.name for p in work.iterdir()}
     assert folders == {"dataset", "experiments", "runs"}, "and no other folder"
 
