@@ -122,7 +122,7 @@ def compose(
         composed = hydra_compose("dlops_mnist", overrides=overrides)
         return OmegaConf.to_container(composed, resolve=resolve, throw_on_missing=resolve)
 
-# %% ../nbs/02_config.ipynb #39b85379
+# %% ../nbs/02_config.ipynb #2d736fe2
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer"}
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",),
@@ -152,12 +152,13 @@ def check_config(
 
 
 def _nearest_setting(key: str, names: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    # people forget the section: `batch_size` for `datamodule.batch_size`
-    inside = {name: f"trainer.{name}" for name in read_class(DEFAULT_CLASS["trainer"]).parameters}
-    inside |= {path.rpartition(".")[2]: path for path in flatten(config) if "." in path}
-    hints = [nearest(key, names), nearest(key, inside)]
-    hint = next((hint for hint in hints if hint.startswith(" Did")), hints[0])
-    return f" Did you mean `{inside[hint.split('`')[1]]}`?" if hint == hints[1] else hint
+    # people forget the section: `batch_size` for `datamodule.batch_size`; what is in the config comes first
+    inside = {path.rpartition(".")[2]: path for path in flatten(config) if "." in path}
+    others = {name: f"trainer.{name}" for name in read_class(DEFAULT_CLASS["trainer"]).parameters}
+    for known in ({name: name for name in names}, inside, others):
+        hint = nearest(key, known)
+        if hint.startswith(" Did"): return f" Did you mean `{known[hint.split('`')[1]]}`?"
+    return nearest(key, names)
 
 
 def _check_type(key: str, value: Any, wanted: Any) -> None:
