@@ -201,7 +201,7 @@ def write_rows(
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../nbs/03_runfolder.ipynb #7ebe68c4
+# %% ../nbs/03_runfolder.ipynb #5d118557
 class Run(RunFiles):
     "One run: its folder, and what can be read from it."
 
@@ -222,7 +222,7 @@ class Run(RunFiles):
     def best(self) -> dict[str, float]:
         "The metrics of the best epoch, by the config's `monitor` and `monitor_mode`; empty if there is none."
         config = self.config
-        return best_row(self.rows, config.get("monitor", "val_acc"), config.get("monitor_mode", "max"))
+        return best_row(self.rows, str(config.get("monitor", "val_acc")), config.get("monitor_mode", "max"))
 
     @property
     def last_checkpoint(self) -> Path:

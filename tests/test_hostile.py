@@ -1196,3 +1196,14 @@ def test_links_out_of_a_run(tmp_path, good, monkeypatch):
                 answer = outcome(function)
                 assert isinstance(answer, UserError) and "leads out of the run's folder" in str(answer)
     assert os.listdir(outside) == ["report.html"] and (outside / "report.html").read_text() == "mine"
+
+
+def test_a_run_whose_settings_are_of_no_use(tmp_path):
+    "Found by the fuzz above, in its thousand cases."
+    for i, text in enumerate(("monitor: []\n", "monitor: {a: 1}\nmonitor_mode: [x]\n")):
+        run = tmp_path / "runs" / "x" / str(i)
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(text)
+        (run / "metrics.csv").write_text("epoch,val_acc\n0,0.5\n")
+        (run / "provenance.json").write_text("{}")
+        assert Run(run).best == {}
