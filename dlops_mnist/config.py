@@ -302,7 +302,7 @@ def naming_the_file(experiment: Any, settings: Mapping[str, Any], typed: Sequenc
         if error.key in {word.partition("=")[0].lstrip("+~") for word in typed}: raise
         keys = [path for path, _ in dotted({k: v for k, v in settings.items() if isinstance(k, str)})] if error.key else []
         parts = str(error.key).split(".")
-        stands_there = any(path.split(".")[: len(parts)] == parts or parts[: len(path.split("."))] == path.split(".") for path in keys)
+        stands_there = any(all(a == b for a, b in zip(path.split("."), parts)) for path in keys)
         if stands_there and isinstance(experiment, (str, os.PathLike)):
             raise UserError(f"{find_experiment(experiment)}: {error}", key=error.key) from error
         raise

@@ -96,7 +96,8 @@ def reopen(
         raise UserError("The learning-rate schedule of this run was laid out for its whole length, so the length can't change: "
                         f"leave {' and '.join(sorted(longer))} as it was.", key=min(longer))
     if run.status == "finished" and not longer:
-        raise UserError(f"`{run.path}` is finished. To train it longer, set trainer.max_epochs above {len(run.rows)}.", key="resume")
+        raise UserError(f"`{run.path}` is finished. To train it longer, set trainer.max_epochs above {len(run.rows)}.",
+                        key="resume")
     known, found = run.provenance.get("fingerprint"), getattr(datamodule, "fingerprint", None)
     if known and known != found:
         raise UserError(f"The images are not those that this run began with: their fingerprint was {known[:12]}, and is "
@@ -155,7 +156,8 @@ def train(
     if config["compile"]: module.model.compile()
     with _record_of(run, started=True), children_repeat(run):
         # never a pickle that runs code, which Lightning would allow for an address that begins with http
-        trainer.fit(module, datamodule, ckpt_path=run.last_checkpoint if config["resume"] else config["ckpt_path"], weights_only=True)
+        begin = run.last_checkpoint if config["resume"] else config["ckpt_path"]
+        trainer.fit(module, datamodule, ckpt_path=begin, weights_only=True)
     return run
 
 # %% ../nbs/04_train.ipynb #585563f4
@@ -208,7 +210,9 @@ def report(run: Run) -> None:
     "Print what a run has reached, where its folder is, and the command that evaluates it."
     config, best, out = run.config, run.best, console()
     monitor = config.get("monitor", "val_acc")
-    if monitor in best: out.print(f"best {monitor} [bold]{best[monitor]:.4f}[/bold] in epoch {best['epoch'] + 1:.0f} of {len(run.rows)}")
+    if monitor in best:
+        epoch = f"epoch {best['epoch'] + 1:.0f} of {len(run.rows)}"
+        out.print(f"best {monitor} [bold]{best[monitor]:.4f}[/bold] in {epoch}")
     out.print(f"run         {run.path}")
     out.print(f"evaluate it [bold]python -m dlops_mnist.evaluate {run.path}[/bold]")
 
