@@ -439,12 +439,15 @@ def test_a_resumed_run_keeps_the_history_of_its_csv_logger():
 
 
 def test_a_resumed_run_goes_on_in_mlflow_although_settings_changed():
-    config = make_config(logger={"mlflow": {"_target_": "pytorch_lightning.loggers.MLFlowLogger"}}, resume=None)
+    # a process keeps a relative address open, where an earlier test has used it: in that test's folder
+    store = f"sqlite:///{Path('mlflow.db').absolute()}"
+    mlflow = {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": store}
+    config = make_config(logger={"mlflow": mlflow}, resume=None)
     run = train(config, epochs=1)
     train(config | {"resume": str(run.path), "seed": 1}, run, epochs=3, ckpt_path=run.last_checkpoint)
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(store)
     found, = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert found.info.status == "FINISHED" and found.data.params["seed"] == "0"
     assert len(client.get_metric_history(found.info.run_id, "val_acc")) == 3
