@@ -116,13 +116,14 @@ def test_another_alternative_drops_the_files_values_for_the_old_one(tmp_path):
 
 
 def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
-    (tmp_path / "my_net.py").write_text("import torch\nclass Net(torch.nn.Module):\n    def __init__(self, width: int = 3): ...\n"
-                                        "def function(): raise SystemExit('called')\n")
+    (tmp_path / "own_net.py").write_text("import torch\nclass Net(torch.nn.Module):\n"
+                                         "    def __init__(self, width: int = 3): ...\n"
+                                         "def function(): raise SystemExit('called')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_config({"model": {"_target_": "my_net.Net", "width": 4}}).model == {"_target_": "my_net.Net", "width": 4}
-    assert load_config(None, "model._target_=my_net.Net").model == {"_target_": "my_net.Net"}
-    with pytest.raises(UserError, match="Did you mean `width`"): load_config({"model": {"_target_": "my_net.Net", "widht": 4}})
-    with pytest.raises(UserError, match="names no class"): load_config(None, "model._target_=my_net.function")
+    assert load_config({"model": {"_target_": "own_net.Net", "width": 4}}).model == {"_target_": "own_net.Net", "width": 4}
+    assert load_config(None, "model._target_=own_net.Net").model == {"_target_": "own_net.Net"}
+    with pytest.raises(UserError, match="Did you mean `width`"): load_config({"model": {"_target_": "own_net.Net", "widht": 4}})
+    with pytest.raises(UserError, match="names no class"): load_config(None, "model._target_=own_net.function")
 
 
 def test_what_is_no_alternative_is_refused():
