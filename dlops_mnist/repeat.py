@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACTS', 'made_by', 'present', 'origin', 'lines', 'what_differs', 'say_what_differs']
 
-# %% ../nbs/03_repeat.ipynb #7795b06f
+# %% ../nbs/03_repeat.ipynb #ac7a0982
 import os
 import platform
 from collections.abc import Mapping
@@ -43,13 +43,13 @@ def origin(
     facts = read_checkpoint(path).get("dlops_mnist")
     return facts if isinstance(facts, dict) else {}
 
-# %% ../nbs/03_repeat.ipynb #1b95e7b9
+# %% ../nbs/03_repeat.ipynb #30dbfec9
 def lines(facts: Mapping[str, Any]) -> dict[str, str]:
     "Facts as lines with a name and a short text each; what isn't known is left out."
     packages, git, machine = (facts.get(name) if isinstance(facts.get(name), Mapping) else {}
                               for name in ("packages", "git", "hardware"))
     found = {**packages, "python": facts.get("python"), "commit": git.get("commit"), "processor": machine.get("cpu"),
-             "images": facts.get("fingerprint")}
+             "threads": machine.get("threads"), "images": facts.get("fingerprint")}
     if git: found["uncommitted changes"] = "yes" if git.get("dirty") else "no"
     return {name: str(text)[:12] if name in ("commit", "images") else str(text) for name, text in found.items() if text}
 
@@ -67,7 +67,7 @@ def what_differs(
         found["uncommitted changes"] = then.get("uncommitted changes", "unknown"), now.get("uncommitted changes", "none")
     return found
 
-# %% ../nbs/03_repeat.ipynb #f7c8ea8a
+# %% ../nbs/03_repeat.ipynb #5f182b5f
 def say_what_differs(
     config: Mapping[str, Any],  # complete; `resume` or `repeats` names the run or the checkpoint
     fingerprint: str | None,  # of the images
@@ -80,6 +80,6 @@ def say_what_differs(
         from rich.table import Table
 
         table = Table("", "then", "now", title=f"not as it was for {source}", title_justify="left", box=None)
-        for name, values in found.items(): table.add_row(name, *values)
+        for name, (before, now) in found.items(): table.add_row(name, before, now if now != before else f"{now}, perhaps others")
         console().print(table)
     return found

@@ -65,7 +65,7 @@ def check_name(
     if problem: raise UserError(f"`{key}: {name!r}` can't name a folder: {problem}.", key=key)
     return name
 
-# %% ../nbs/03_runfolder.ipynb #bf4f1e24
+# %% ../nbs/03_runfolder.ipynb #f026ed91
 PACKAGES = ("dlops_mnist", "torch", "pytorch-lightning", "torchmetrics", "numpy", "pandas", "pillow", "scikit-learn",
             "hydra-core", "omegaconf", "tensorboard", "wandb", "mlflow")
 
@@ -92,13 +92,15 @@ def git_state() -> dict[str, Any] | None:
 
 
 def hardware() -> dict[str, Any]:
-    "Processor, number of cores, memory in GB and the operating system of this machine."
+    "Processor, cores, memory in GB, operating system, and the threads that PyTorch computes with once it is imported."
     cpu, memory = platform.processor() or platform.machine(), None
     if sys.platform == "linux":
         info = Path("/proc/cpuinfo").read_text(errors="replace")
         cpu = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), cpu)
         memory = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    return {"cpu": cpu, "cores": os.cpu_count(), "memory_gb": memory, "system": platform.platform()}
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None  # another number adds up in another order
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "memory_gb": memory, "system": platform.platform()}
 
 # %% ../nbs/03_runfolder.ipynb #846686ff
 def process_identity(pid: int | None = None) -> dict[str, Any]:

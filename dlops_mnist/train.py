@@ -6,7 +6,7 @@
 __all__ = ['MAY_CHANGE', 'with_facts', 'make_trainer', 'check_hardware', 'keep_freed_memory', 'reopen', 'Interrupted',
            'ctrl_c_waits', 'train', 'children_repeat', 'report', 'train_and_report', 'main']
 
-# %% ../nbs/04_train.ipynb #1431fc2a
+# %% ../nbs/04_train.ipynb #bd09fe6e
 import ctypes
 import importlib.util
 import os
@@ -20,7 +20,7 @@ from typing import Any
 from .base import deep_update
 from .config import DEFAULT_CLASS, Config, diff, load_config
 from .command import console
-from .core import UserError, importing, quiet_lightning, read_checkpoint
+from .core import UserError, importing, quiet_lightning, read_checkpoint, unpack
 from .launch import launch
 from .repeat import say_what_differs
 from .runfolder import Run, discard_run, is_helper, mark_ended, new_run, reopen_run, write_config
@@ -73,7 +73,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
         libc.mallopt(-1, 0x7FFFFFFF)  # M_TRIM_THRESHOLD: nothing is given back
 
-# %% ../nbs/04_train.ipynb #97d4c365
+# %% ../nbs/04_train.ipynb #e0527d0a
 MAY_CHANGE = ("resume", "repeats", "ckpt_path", "checkpoint_every_n_steps", "trainer.max_epochs", "trainer.max_steps",
               "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar", "datamodule.path", "datamodule.cache",
               "datamodule.source", "datamodule.raw", "datamodule.num_workers", "paths.runs", "logger")
@@ -107,7 +107,7 @@ def reopen(
     write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
     return run
 
-# %% ../nbs/04_train.ipynb #c03c3ed4
+# %% ../nbs/04_train.ipynb #7b4b2e33
 class Interrupted(KeyboardInterrupt):
     "Somebody stopped a run, which can go on later."
 
@@ -144,6 +144,7 @@ def train(
     if config["ckpt_path"]: read_checkpoint(config["ckpt_path"])  # refused now, if it is not what it should be
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
+    if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
     datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
@@ -205,7 +206,7 @@ def children_repeat(run: Run) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
 
-# %% ../nbs/04_train.ipynb #34f5f665
+# %% ../nbs/04_train.ipynb #cf4f66ba
 def report(run: Run) -> None:
     "Print what a run has reached, where its folder is, and the command that evaluates it."
     config, best, out = run.config, run.best, console()

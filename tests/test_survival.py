@@ -342,12 +342,34 @@ def test_a_run_repeats_from_its_checkpoint_alone(go, undisturbed, place, tmp_pat
     assert run.path.parent.name == expected.path.parent.name and run.config["repeats"] == str(alone)
 
 
+def test_a_checkpoint_of_the_shipped_images_repeats_in_an_empty_folder(place, tmp_path):
+    "As a colleague would: the file alone, on another number of threads, in a process and a folder of their own."
+    def train(folder, threads, *argv):
+        done = subprocess.run([sys.executable, "-m", "dlops_mnist.train", *argv, "trainer.enable_progress_bar=false"], cwd=folder,
+                              env=os.environ | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        [run] = find_runs(folder / "runs")
+        return " ".join(done.stdout.split()), run
+
+    (here := tmp_path / "here").mkdir(), (there := tmp_path / "there").mkdir(), (elsewhere := tmp_path / "elsewhere").mkdir()
+    shutil.copytree(ROOT / "dataset", here / "dataset")
+    (here / "short.yml").write_text("trainer: {max_epochs: 1}\n")
+    _, expected = train(here, 1, "short.yml")
+    for folder in (there, elsewhere): shutil.copy(expected.checkpoints / "best.ckpt", folder)
+    log, run = train(there, 1, "best.ckpt")
+    assert_same(run, expected)
+    assert "Unpacked dataset/" in log and "threads" not in log
+    log, _ = train(elsewhere, 2, "best.ckpt")
+    assert "threads 1 2" in log and log.index("threads 1 2") < log.index("best val_acc")
+
+
 @pytest.mark.parametrize("fact, then, row", [
     ("packages", {"torch": "2.6.0"}, "torch 2.6.0"),
     ("python", "3.10.1", "python 3.10.1"),
     ("git", {"commit": "abcdef123456789", "dirty": False}, "commit abcdef123456"),
     ("git", {"commit": "abcdef123456789", "dirty": True}, "uncommitted changes yes"),
     ("hardware", {"cpu": "Z80"}, "processor Z80"),
+    ("hardware", {"threads": 96}, "threads 96"),
     ("fingerprint", "0123456789abcdef", "images 0123456789ab"),
 ])
 def test_what_is_not_as_it_was_is_said_before_training(fact, then, row, go, undisturbed, place, tmp_path):
