@@ -35,7 +35,7 @@ lab: $(ready) ## Open the lessons in JupyterLab
 
 .PHONY: new
 new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=letters)
-	@$(python) tools/new.py '$(NAME)' $(if $(FOLDER),'$(FOLDER)')
+	@$(python) tools/new.py "$$NAME" $${FOLDER:+"$$FOLDER"}
 
 ## To change it
 

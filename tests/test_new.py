@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import new as tool  # noqa: E402
 import notebooks  # noqa: E402
 
 LIBRARY = notebooks.settings(ROOT)["lib_name"]
@@ -42,8 +43,6 @@ def test_nothing_keeps_the_old_name(copied):
 
 
 def test_a_name_without_an_underscore_can_be_replaced_too():
-    import new as tool
-
     assert tool.rename("letters, LETTERS", tool.renaming("letters", "own_pages")) == "own_pages, OWN_PAGES"
     assert tool.rename("a_b, a-b, A_B_RUN", tool.renaming("a_b", "c_d")) == "c_d, c-d, C_D_RUN"
 
@@ -71,17 +70,23 @@ def test_its_own_tests_pass(copied, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "Pages", "my-pages", "2pages", "a b", "class", "json", "numpy", "tests",
                                   LIBRARY, "../pages", "_pages", "pages_", "br\u00fccke"])
-def test_a_bad_name_is_refused(name, tmp_path):
-    refused = new(name, tmp_path / "project")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: ") and "Traceback" not in refused.stderr
-    assert not list(tmp_path.iterdir())
+def test_a_bad_name_is_refused(name, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"): tool.main(ROOT, name, str(tmp_path / "project"))
+    assert capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_exists_or_lies_inside_is_refused(tmp_path):
+@pytest.mark.parametrize("name, nearest", [("my-pages", "my_pages"), ("My Pages", "my_pages"), ("2pages", "pages"),
+                                           ("../pages", "pages"), ("class", "my_letters"), ("7", "my_letters")])
+def test_the_nearest_good_name_is_offered(name, nearest, capsys):
+    with pytest.raises(SystemExit, match="2"): tool.check_name(ROOT, name)
+    assert capsys.readouterr().err.endswith(f"as in NAME={nearest}.\n")
+
+
+def test_a_folder_that_exists_lies_inside_or_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
-    for folder in (tmp_path, ROOT / "runs/inside"):
+    for folder in (tmp_path, ROOT / "runs/inside", tmp_path / "mine.txt/inside"):
         refused = new("fresh_start", folder)
-        assert refused.returncode == 2 and str(folder) in refused.stderr
+        assert refused.returncode == 2 and str(folder) in refused.stderr and "Traceback" not in refused.stderr
     assert os.listdir(tmp_path) == ["mine.txt"] and not (ROOT / "runs/inside").exists()
 
 

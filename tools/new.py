@@ -18,9 +18,9 @@ from readme import write_readme
 
 def main(root: Path, name: str, folder: str | None = None) -> None:
     "Write the copy, commit it, and say what one would do next."
-    old, target = settings(root), Path(folder or root.parent / name).resolve()
     check_name(root, name)
-    check_folder(root, target)
+    old, target = settings(root), Path(folder or root.parent / name).expanduser().resolve()
+    make_folder(root, target)
     for file in tracked_files(root): copy(file, root, target, renaming(old["lib_name"], name))
     begin_history(target, old)
     reseal(root, target)
@@ -35,17 +35,25 @@ def main(root: Path, name: str, folder: str | None = None) -> None:
 def check_name(root: Path, name: str) -> None:
     "Exit with status 2 unless `name` can be a package that hides nothing."
     if not name: mistake("How shall it be called? make new NAME=my_letters")
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
-        mistake(f"`{name}` can't be the name of a package. Use small letters, digits and _, as in NAME=my_letters.")
+    if not can_be_imported(name):
+        nearest = re.sub(r"[^a-z0-9]+", "_", name.lower().lstrip("0123456789")).strip("_")
+        example = f"NAME={nearest}" if can_be_imported(nearest) else "NAME=my_letters"
+        mistake(f"`{name}` can't be the name of a package. Use small letters, digits and _, as in {example}.")
     taken = sys.stdlib_module_names | {path.stem for path in root.iterdir()}
     if name in taken or find_spec(name):
         mistake(f"`{name}` is something else already, which a package of that name would hide. Choose another name.")
 
 
-def check_folder(root: Path, target: Path) -> None:
-    "Exit with status 2 unless a project can be written there."
+def can_be_imported(name: str) -> bool:
+    return bool(re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name)) and not keyword.iskeyword(name)
+
+
+def make_folder(root: Path, target: Path) -> None:
+    "Make the new project's folder, or exit with status 2."
     if target.exists(): mistake(f"{target} exists already. Choose another name, or name a folder: FOLDER=...")
     if target.is_relative_to(root): mistake(f"{target} lies inside this repository. Choose another: FOLDER=...")
+    try: target.mkdir(parents=True)
+    except OSError as error: mistake(f"{target} can't be made: {error.strerror}. Choose another: FOLDER=...")
 
 
 def mistake(text: str) -> None:
