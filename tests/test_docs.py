@@ -41,7 +41,7 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_no_link_inside_the_site_is_broken(site):
-    names = {path: path.relative_to(site).as_posix().removesuffix("index.html") for path in site.rglob("*.html")}
+    names = {path: path.relative_to(site).as_posix() for path in site.rglob("*.html")}
     pages = {name: Page(path) for path, name in names.items()}
     home, broken = SETTINGS["doc_host"] + SETTINGS["doc_baseurl"] + "/", []
     for name, page in pages.items():
@@ -58,12 +58,12 @@ def test_no_link_inside_the_site_is_broken(site):
 @pytest.mark.slow
 def test_every_lesson_module_and_command_has_its_place(site):
     lessons = {path.stem for path in notebooks.find_lessons(ROOT)}
-    assert {path.parent.name for path in site.glob("lessons/*/index.html")} == lessons
+    assert {path.stem for path in site.glob("lessons/*.html")} == lessons
     modules = {path.stem for path in (ROOT / SETTINGS["lib_path"]).glob("*.py") if path.stem[0] != "_"}
-    assert {path.parent.name for path in site.glob("modules/*/index.html")} == modules
-    commands = Page(site / "commands/index.html").anchors
+    assert {path.stem for path in site.glob("modules/*.html")} == modules
+    commands = Page(site / "commands.html").anchors
     assert {"train", "evaluate", "runs", "dataset"} <= commands
-    assert "trainer.max_epochs" in (site / "commands/index.html").read_text("utf-8")
+    assert "trainer.max_epochs" in (site / "commands.html").read_text("utf-8")
 
 
 def test_a_link_to_a_file_of_the_repository_leads_there(tmp_path):

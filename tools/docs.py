@@ -111,7 +111,9 @@ def modules_of(root: Path, lessons: list[Path]) -> list[Path]:
 
 def commands_page(root: Path, modules: list[Path]) -> str:
     "What each program of the package prints for --help."
-    library, parts = settings(root)["lib_name"], ["# Command line\n\nWhat each program prints for `--help`."]
+    library = settings(root)["lib_name"]
+    # as wide as what the programs print: the list of pages beside it would be empty
+    parts = ["---\nhide: [navigation]\n---\n\n# Command line\n\nWhat each program prints for `--help`."]
     for path in modules:
         if '__name__ == "__main__"' not in path.read_text("utf-8"): continue
         command = [sys.executable, "-m", f"{library}.{path.stem}", "--help"]
@@ -163,6 +165,7 @@ def site_settings(root: Path, contents: list) -> dict:
         "site_name": found["title"], "site_description": found["description"], "copyright": found["copyright"],
         "site_url": found["doc_host"] + found["doc_baseurl"] + "/", "repo_url": found["git_url"],
         "docs_dir": "pages", "site_dir": "site", "nav": contents, "extra_css": ["wide.css"],
+        "use_directory_urls": False,  # links work without a server, too
         "theme": {
             "name": "material", "font": False,  # nobody's fonts are fetched from elsewhere
             "features": ["navigation.tabs", "navigation.footer", "navigation.top", "content.code.copy", "toc.follow"],
@@ -190,7 +193,8 @@ def main(root: Path, folder: Path) -> None:
     (folder / "mkdocs.yml").write_text(yaml.safe_dump(site_settings(root, contents), sort_keys=False), "utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", "mkdocs.yml"]
     subprocess.run(command, cwd=folder, env=environment() | {"NO_COLOR": "1"}, check=True)
-    print(f"The site is made: open {os.path.relpath(folder / 'site/index.html', root)}")
+    site = os.path.relpath(folder / "site", root)
+    print(f"The site is made: open {site}/index.html, or with its search: python -m http.server --directory {site}")
 
 
 if __name__ == "__main__":
