@@ -40,6 +40,12 @@ def test_they_may_read_and_nothing_else_unless_they_say_so():
     assert writing == {("docs", "publish"), ("release", "publish")}
 
 
+def test_nothing_of_the_token_stays_behind_and_a_release_takes_nothing_from_a_cache():
+    for workflow, step in STEPS:
+        if "checkout" in step.get("uses", ""): assert step["with"]["persist-credentials"] is False
+        if workflow == "release": assert "cache" not in step.get("with", {})
+
+
 def test_tests_run_what_ci_runs_on_each_python():
     assert commands("tests")[0] == ".ci/run" and (ROOT / ".ci/run").is_file()
     pythons = WORKFLOWS["tests"]["jobs"]["tests"]["strategy"]["matrix"]["python"]
