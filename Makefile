@@ -53,6 +53,7 @@ guarantees: $(ready) ## The long half of what nbs/04_train.ipynb promises: kills
 
 .PHONY: watch
 watch: $(ready) ## Export a notebook each time it is saved
+	@echo "Each notebook in nbs/ is exported when it is saved; Ctrl-C ends this."
 	@watch_export
 
 .PHONY: export
@@ -84,6 +85,10 @@ links: $(ready) ## Write install lines and Colab badges from settings.ini
 .PHONY: lint
 lint: $(ready) ## Check the style of the code
 	@ruff check
+
+.PHONY: pace
+pace: $(ready) ## Show how the lessons are cut: cells, lines, prose, outputs, pictures
+	@$(python) tools/notebooks.py pace
 
 .PHONY: hooks
 hooks: $(ready) ## Install nbdev's hooks: clean notebooks at each save, merge them cell by cell

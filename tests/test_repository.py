@@ -317,6 +317,13 @@ def test_prepare_mends_what_is_out_of_step(project):
     assert nbformat.read(project / "nbs/00_double.ipynb", as_version=4).cells[3].outputs[0].data["text/plain"] == "9"
 
 
+def test_how_a_lesson_is_cut_is_counted(project):
+    edit(project, lambda notebook: notebook.cells.insert(0, nbformat.v4.new_markdown_cell("Twice as much")))
+    row = notebooks.pace(project / "nbs/00_double.ipynb")
+    assert row == {"lesson": "00_double", "code": 4, "lines": "1", "export": 1, "longest": 1, "prose": "25%",
+                   "outputs": "67%", "asserts": "33%", "pictures": 0, "words": 3}
+
+
 @pytest.mark.parametrize("source, shows", [
     ("x", True), ("x + 1", True), ("print(x)", True), ("f'{x}'", True), ("x = 1\nx.shape", True),
     ("x = 1", False), ("fit(x)", False), ("x;", False), ("'''a text'''", False), ("%time x", False), ("!ls", False),

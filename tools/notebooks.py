@@ -3,6 +3,7 @@
 python tools/notebooks.py check                  say what is out of step; exit status 1 if anything is
 python tools/notebooks.py prepare [NOTEBOOK ...] export all; execute what is out of step, or the notebooks named
 python tools/notebooks.py links                  write the first cell and the Colab badge from `git_url` in settings.ini
+python tools/notebooks.py pace                   a table of how the lessons are cut: cells, lines, prose, pictures
 
 nbdev_clean removes the execution counts, so a committed notebook can't show that its outputs came from one run
 from top to bottom. `prepare` makes such a run, and leaves a seal over code and outputs in the notebook's metadata.
@@ -15,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -233,6 +235,34 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     client.execute(env=environment())
 
 
+def pace(path: Path) -> dict[str, object]:
+    "How a lesson is cut; what is hidden from the reader doesn't count."
+    cells = [c for c in nbformat.read(path, as_version=4).cells
+             if c.source.strip() and not re.match(r"#\|\s*(hide|default_exp)|from importlib.util", c.source)]
+    prose = [c.source for c in cells if c.cell_type == "markdown"]
+    code = [c for c in cells if c.cell_type == "code"]
+    exported = [c for c in code if re.match(r"#\|\s*exporti?\b", c.source)]
+    shown = [c for c in code if c not in exported]
+    lines = {c.id: len(re.sub(r"^#\|.*\n?", "", c.source, flags=re.MULTILINE).strip().splitlines()) for c in code}
+    return {"lesson": path.stem, "code": len(code), "lines": f"{statistics.median(lines.values()):.0f}",
+            "export": len(exported), "longest": max((lines[c.id] for c in exported), default=0),
+            "prose": _percent(len(prose), code), "outputs": _percent(sum(bool(c.outputs) for c in shown), shown),
+            "asserts": _percent(sum(bool(re.search(r"\bassert\b", c.source)) for c in shown), shown),
+            "pictures": sum("image/png" in o.get("data", {}) for c in code for o in c.outputs),
+            "words": sum(len(text.split()) for text in prose)}
+
+
+def _percent(count: int, whole: list) -> str:
+    return f"{count / max(len(whole), 1):.0%}"
+
+
+def print_pace(root: Path) -> None:
+    "One row for each lesson: share of prose cells to code cells, of shown cells with an output, of those that assert."
+    for i, row in enumerate(map(pace, find_lessons(root))):
+        if not i: print(f"{'lesson':<16}" + "".join(f"{name:>9}" for name in list(row)[1:]))
+        print(f"{row.pop('lesson'):<16}" + "".join(f"{value:>9}" for value in row.values()))
+
+
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
@@ -256,5 +286,6 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["check"]: sys.exit(check(Path.cwd())[1] > 0)
         case ["links"]: write_links(Path.cwd())
+        case ["pace"]: print_pace(Path.cwd())
         case ["prepare", *names]: prepare(Path.cwd(), names)
         case _: sys.exit(__doc__)
