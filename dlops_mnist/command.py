@@ -18,7 +18,7 @@ from typing import Any
 
 from .core import UserError, nearest, plain
 
-# %% ../nbs/00_command.ipynb #bd247112
+# %% ../nbs/00_command.ipynb #6154de4c
 SCALARS = {"int": int, "float": (int, float), "str": str, "bool": bool, "complex": (int, float, complex)}
 SEQUENCES = {"list", "List", "tuple", "Tuple", "set", "Sequence", "Iterable", "Collection"}
 MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping"}
@@ -49,7 +49,7 @@ def fits(
 def _last_name(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
-# %% ../nbs/00_command.ipynb #bd2471-1
+# %% ../nbs/00_command.ipynb #a51ec170
 def _fits_generic(value: Any, outer: str, inner: list, lookup: Callable) -> bool:
     if outer == "Optional": return value is None or fits(value, inner[0], lookup)
     if outer == "Union": return any(fits(value, option, lookup) for option in inner)
@@ -81,7 +81,7 @@ def _fits_name(value: Any, name: str, lookup: Callable) -> bool:
     # any other capitalised name is a class, which a config describes by a mapping with `_target_`
     return not (name[:1].isupper() and isinstance(value, (str, int, float, list, tuple)))
 
-# %% ../nbs/00_command.ipynb #39a24791
+# %% ../nbs/00_command.ipynb #8f16cecf
 def parse_override(
     word: str,  # `key=value`, or one of Hydra's other forms
 ) -> Any:
@@ -97,7 +97,7 @@ def parse_override(
         raise UserError(f"`{shown}` can't be read as key=value: put quotes around the value if it holds blanks, "
                         f"commas, brackets or `=`, as in {key}=\\'a, b\\'.") from error
 
-
+# %% ../nbs/00_command.ipynb #0176909a
 def parse_value(
     setting: str,  # `key=value`
 ) -> tuple[str, Any]:
@@ -107,14 +107,14 @@ def parse_value(
         raise UserError(f"`{setting}`: one plain key=value is expected here.")
     return override.key_or_group, plain(override.value(), override.key_or_group)
 
-# %% ../nbs/00_command.ipynb #832b7f83
+# %% ../nbs/00_command.ipynb #6b914745
 def parameter_notes(function: Callable) -> dict[str, str]:
     "The comment behind each parameter in the source of `function` or of a class."
     try: source = inspect.getsource(function)
     except (OSError, TypeError): return {}
     return dict(re.findall(r"^\s+\**(\w+)\s*(?::[^#\n]*|=[^#\n]*|),?\s*#\s*(.+)$", source, re.MULTILINE))
 
-
+# %% ../nbs/00_command.ipynb #83a636dc
 def describe_command(name: str, function: Callable) -> str:
     "The help text of one command: how to call it, its sentence, and what each setting is for, with its default."
     parameters, notes = inspect.signature(function).parameters, parameter_notes(function)
@@ -136,7 +136,7 @@ def _usage(parameters: Collection[inspect.Parameter]) -> str:
         elif p.kind == p.POSITIONAL_OR_KEYWORD and starred: words.append(f"[{p.name.upper()}]")
     return " ".join([*words, "[key=value ...]"])
 
-# %% ../nbs/00_command.ipynb #ba2b9cf0
+# %% ../nbs/00_command.ipynb #6940c98b
 def bind(
     function: Callable,  # what the command calls
     words: list[str],  # the command line: positional words and key=value settings, in any order
@@ -177,7 +177,7 @@ def _setting_name(word: str) -> str | None:
     found = re.match(r"[\w.@+~-]+(?==)", word)
     return found[0] if found and not os.path.exists(word) else None
 
-# %% ../nbs/00_command.ipynb #ba2b9c-1
+# %% ../nbs/00_command.ipynb #e58fe5d2
 def _checked(parameter: inspect.Parameter, word: str) -> Any:
     key, value = parse_value(word)
     annotation = parameter.annotation
@@ -186,7 +186,7 @@ def _checked(parameter: inspect.Parameter, word: str) -> Any:
         raise UserError(f"`{key}` must be {text}, not {value!r}.", key=key)
     return value
 
-# %% ../nbs/00_command.ipynb #2b3da231
+# %% ../nbs/00_command.ipynb #0b50e0fd
 @contextmanager
 def clean_exit() -> Iterator[None]:
     "Turn a person's mistake into its message on stderr and exit status 2, and Ctrl-C into status 130."
@@ -201,7 +201,7 @@ def clean_exit() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
-
+# %% ../nbs/00_command.ipynb #d0b484d6
 def run_command(
     commands: Callable | dict[str, Callable],  # one function, or one for each subject
     argv: list[str] | None = None,  # the words of the command line; None: those of this process
@@ -226,7 +226,7 @@ def _program() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec and spec.name.startswith("dlops_mnist") else ""
 
-# %% ../nbs/00_command.ipynb #7db4d0b5
+# %% ../nbs/00_command.ipynb #e0a8ee7b
 def console():
     "The rich console for results and progress (standard output)."
     from rich.console import Console
@@ -251,7 +251,7 @@ def show_table(
                        for cell, width, number in zip(row, widths, numbers)).rstrip() for row in cells)
     print(*filter(None, [title and f"\n{_one_line(title)}"]), *lines, sep="\n")
 
-# %% ../nbs/00_command.ipynb #7db4d0-1
+# %% ../nbs/00_command.ipynb #93939a5c
 def _draw_table(cells: list[list[str]], title: str, numbers: list[bool], spare: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text

@@ -6,7 +6,7 @@
 __all__ = ['summary', 'duplicates', 'leaks', 'contradictions', 'plot_images', 'plot_means', 'plot_histogram', 'inspect',
            'save_pictures']
 
-# %% ../nbs/00_inspection.ipynb #5f097acc
+# %% ../nbs/00_inspection.ipynb #4f718351
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def summary(
             rows.append({"split": split, "class": name, "images": len(images), "size": size, **values})
     return pd.DataFrame(rows).set_index(["split", "class"])
 
-# %% ../nbs/00_inspection.ipynb #600a5574
+# %% ../nbs/00_inspection.ipynb #1d4d7416
 def duplicates(
     arrays: ImageArrays,  # from `open_images`
 ):
@@ -44,7 +44,7 @@ def duplicates(
     table["group"] = pd.factorize(table["hash"])[0]
     return table[["group", "split", "label", "image"]].reset_index(drop=True)
 
-
+# %% ../nbs/00_inspection.ipynb #29b3d71d
 def leaks(
     arrays: ImageArrays,  # from `open_images`
 ):
@@ -60,7 +60,7 @@ def contradictions(
     table = duplicates(arrays)
     return table[table.groupby("group")["label"].transform("nunique") > 1].reset_index(drop=True)
 
-# %% ../nbs/00_inspection.ipynb #b79f631f
+# %% ../nbs/00_inspection.ipynb #d93fde25
 def plot_images(
     arrays: ImageArrays,  # from `open_images`
     split: str = "train",
@@ -68,7 +68,7 @@ def plot_images(
     columns: int = 10,
 ):
     "A grid of the first images (they are in random order), each under the name of its class."
-    from dlops_mnist.figures import Picture
+    from dlops_mnist.picture import Picture
 
     data = arrays.splits[split]
     count = min(rows * columns, len(data["images"]))
@@ -80,14 +80,14 @@ def plot_images(
         axes.set_title(arrays.classes[label], fontsize=9)
     return picture
 
-# %% ../nbs/00_inspection.ipynb #45bdaef3
+# %% ../nbs/00_inspection.ipynb #ce1899bc
 def plot_means(
     arrays: ImageArrays,  # from `open_images`
     split: str = "train",
     most: int = 20,  # classes to show
 ):
     "The mean image of each class."
-    from dlops_mnist.figures import Picture
+    from dlops_mnist.picture import Picture
 
     data, names = arrays.splits[split], arrays.classes[:most]
     columns = min(10, len(names))
@@ -101,12 +101,12 @@ def plot_means(
         axes.set_title(f"{name} (mean of {len(images):,})", fontsize=9)
     return picture
 
-# %% ../nbs/00_inspection.ipynb #cf41d1f3
+# %% ../nbs/00_inspection.ipynb #f9e3a756
 def plot_histogram(
     arrays: ImageArrays,  # from `open_images`
 ):
     "How often each brightness occurs, one line for each split."
-    from dlops_mnist.figures import COLORS, Picture
+    from dlops_mnist.picture import COLORS, Picture
 
     picture = Picture(6, 2.8)
     axes = picture.subplots()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parallel', 'cores', 'progress']
 
-# %% ../nbs/00_parallel.ipynb #96b9129b
+# %% ../nbs/00_parallel.ipynb #612d7ae5
 import ctypes
 import gc
 import multiprocessing

@@ -55,7 +55,7 @@ def choose(
     negative = [numbers[i] for i in range(longest) for numbers in digits.values() if i < len(numbers)]
     return {str(binary): positive, f"no{binary}": np.array(negative[:len(positive)])}
 
-# %% ../nbs/00_sources.ipynb #068c0adc
+# %% ../nbs/00_sources.ipynb #46d5f8fc
 Plan = dict[str, dict[str, np.ndarray]]  # split -> class -> numbers of the images
 
 
@@ -69,7 +69,7 @@ def take(
         raise UserError(f"per_class: {wanted} images wanted for {where}, which has {len(numbers)}.", key="per_class")
     return np.sort(numbers[:wanted])
 
-
+# %% ../nbs/00_sources.ipynb #ce47b53e
 def sizes(
     per_class: int | list[int] | None,  # train images per class, or [train, test]
     ratio: float,  # test images for each train image, where only the first is given
@@ -96,7 +96,7 @@ def plan_digits(
         plan["train"][name] = take(numbers[cut:], train, f"train/{name}")
     return plan
 
-# %% ../nbs/00_sources.ipynb #f5815f74
+# %% ../nbs/00_sources.ipynb #9a169a01
 def user_cache() -> Path:
     "The folder for what can be made again, `~/.cache/dlops_mnist` unless `XDG_CACHE_HOME` says otherwise; raises `UserError`."
     try: return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dlops_mnist"
@@ -115,7 +115,7 @@ def build_lock(path: Path):
                         "Name another folder for caches: set XDG_CACHE_HOME.") from error
     return FileLock(folder / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16])
 
-# %% ../nbs/00_sources.ipynb #a9b1bea8
+# %% ../nbs/00_sources.ipynb #638f2ee3
 def write_dataset(
     path: str | os.PathLike,  # the folder to make
     images: dict[str, np.ndarray],  # split -> `uint8 [N, H, W]`
@@ -146,7 +146,7 @@ def write_dataset(
             raise UserError(f"The dataset `{path}` can't be written: {error.strerror or error}.", key="path") from error
     return path
 
-
+# %% ../nbs/00_sources.ipynb #18613508
 def is_built(path: Path, source: dict[str, Any]) -> bool:
     "Whether `path` already holds just this; raises `UserError` if it holds anything else."
     if not path.exists() or (path.is_dir() and not any(path.iterdir())): return False
@@ -156,7 +156,7 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
     holds = f"was built from {_in_words(found)}" if found else "holds something else"
     raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or remove it first.", key="path")
 
-# %% ../nbs/00_sources.ipynb #a9b1be-1
+
 def _in_words(source: dict[str, Any]) -> str:
     settings = [f"{key}={value}" for key, value in source.items() if key != "source" and value]
     return " ".join([source.get("source", "an unknown source"), *settings])

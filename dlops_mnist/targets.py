@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RESERVED', 'source_file', 'names_in', 'find', 'Parameter', 'ClassSource', 'read_class', 'check_section',
            'build']
 
-# %% ../nbs/00_targets.ipynb #f61353cc
+# %% ../nbs/00_targets.ipynb #9bef35d3
 import ast
 import copy
 import importlib.machinery
@@ -36,7 +36,7 @@ def source_file(module: str) -> Path | None:
         candidates += [path / "__init__.py", path.parent / f"{path.name}.py"]
     return next((file for file in candidates if file.suffix == ".py" and file.is_file()), None)
 
-# %% ../nbs/00_targets.ipynb #512c2f4a
+# %% ../nbs/00_targets.ipynb #89b5e391
 def names_in(module: str) -> dict[str, ast.AST | str]:
     "What each top-level name of a module is: its syntax tree, or the dotted name that it was imported from."
     file = source_file(module)
@@ -69,7 +69,7 @@ def _statements(body: list[ast.stmt]):
             for inner in getattr(node, branch, []):
                 yield from _statements(inner.body if isinstance(inner, ast.ExceptHandler) else [inner])
 
-# %% ../nbs/00_targets.ipynb #512c2f-1
+# %% ../nbs/00_targets.ipynb #e24690c3
 def _imported(node: ast.ImportFrom, package: str) -> dict[str, ast.AST | str]:
     base = node.module or ""
     if node.level:
@@ -92,7 +92,7 @@ def find(target: str) -> tuple[str, ast.AST] | None:
         target = found
     return None
 
-# %% ../nbs/00_targets.ipynb #a9cb6759
+# %% ../nbs/00_targets.ipynb #cff5fbed
 KINDS = {
     "model": "torch.nn.modules.module.Module",
     "optimizer": "torch.optim.optimizer.Optimizer",
@@ -107,7 +107,7 @@ KINDS = {
     "plugin": "pytorch_lightning.plugins.precision.precision.Precision",
 }
 
-
+# %% ../nbs/00_targets.ipynb #471b0c8d
 @dataclass(frozen=True)
 class Parameter:
     "One parameter of a class: its annotation as source code, whether it must be given, and its module."
@@ -132,7 +132,7 @@ class _Spelled(ast.NodeTransformer):
         meaning = _meaning(self.module, node.id)
         return _Spelled(find(f"{self.module}.{node.id}")[0]).visit(copy.deepcopy(meaning[0])) if meaning else node
 
-# %% ../nbs/00_targets.ipynb #a9cb67-1
+# %% ../nbs/00_targets.ipynb #8c9e2609
 def _meaning(module: str, name: str):
     # what a name of an annotation is an alias for, such as Lightning's _PRECISION_INPUT, and how to read on from there
     found = find(f"{module}.{name}")
@@ -148,7 +148,7 @@ class ClassSource:
     parameters: dict[str, Parameter]
     open_ended: bool  # `__init__` also takes `**kwargs`
 
-# %% ../nbs/00_targets.ipynb #119ce252
+# %% ../nbs/00_targets.ipynb #1769d583
 def read_class(target: str) -> ClassSource | None:
     "Read a class from its source; None if `target` is not the name of a class."
     found = find(target)
@@ -163,7 +163,7 @@ def read_class(target: str) -> ClassSource | None:
         parameters, open_ended = (parent.parameters, parent.open_ended) if parent else ({}, False)
     return ClassSource(f"{module}.{node.name}", tuple(dict.fromkeys(ancestors)), parameters, open_ended)
 
-
+# %% ../nbs/00_targets.ipynb #a159ec63
 def _bases(module: str, node: ast.ClassDef) -> list[str]:
     bases = [base.value if isinstance(base, ast.Subscript) else base for base in node.bases]
     dotted = [ast.unparse(base) for base in bases if isinstance(base, (ast.Name, ast.Attribute))]
@@ -185,7 +185,7 @@ def _parameters(init: ast.FunctionDef, module: str) -> tuple[dict[str, Parameter
     parameters = {p.arg: Parameter(p.annotation, p.arg in required, module) for p in positional + a.kwonlyargs}
     return parameters, a.kwarg is not None
 
-# %% ../nbs/00_targets.ipynb #d75e4dcf
+# %% ../nbs/00_targets.ipynb #ef1d14af
 RESERVED = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # what hydra's instantiate reads itself
 
 
@@ -224,7 +224,7 @@ def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
         raise UserError(f"`{key}: {target}` is not {wanted}.", key=key)
     return source
 
-# %% ../nbs/00_targets.ipynb #d75e4d-1
+# %% ../nbs/00_targets.ipynb #71b8c24e
 def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
