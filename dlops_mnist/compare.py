@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['confidence', 'contested_images', 'Comparison', 'plot_disagreements', 'compare', 'save_comparison', 'show_comparison']
 
-# %% ../nbs/05_compare.ipynb #6690b3bd
+# %% ../nbs/05_compare.ipynb #d7922742
 import json
 import os
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ __all__ = ['PERCENT', 'CLASS_HEADER', 'OVERALL', 'SPLITS', 'Evaluation', 'figure
            'class_rows', 'report', 'as_json', 'write_files', 'save', 'evaluate', 'check_arguments', 'say', 'show',
            'command']
 
-# %% ../nbs/05_evaluate.ipynb #58b2c1f9
+# %% ../nbs/05_evaluate.ipynb #1f4d1bf2
 import json
 import os
 from collections.abc import Mapping

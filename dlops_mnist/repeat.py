@@ -43,7 +43,7 @@ def origin(
     facts = read_checkpoint(path).get("dlops_mnist")
     return facts if isinstance(facts, dict) else {}
 
-# %% ../nbs/03_repeat.ipynb #30dbfec9
+# %% ../nbs/03_repeat.ipynb #300312e9
 def lines(facts: Mapping[str, Any]) -> dict[str, str]:
     "Facts as lines with a name and a short text each; what isn't known is left out."
     packages, git, machine = (facts.get(name) if isinstance(facts.get(name), Mapping) else {}
@@ -53,17 +53,15 @@ def lines(facts: Mapping[str, Any]) -> dict[str, str]:
     if git: found["uncommitted changes"] = "yes" if git.get("dirty") else "no"
     return {name: str(text)[:12] if name in ("commit", "images") else str(text) for name, text in found.items() if text}
 
-
+# %% ../nbs/03_repeat.ipynb #3176464c
 def what_differs(
     then: Mapping[str, Any],  # as `origin` gives it
     now: Mapping[str, Any],  # as `present` gives it
 ) -> dict[str, tuple[str, str]]:
     "By name, what was then and what is now, of everything that differs or can't be told."
     then, now = lines(then), lines(now)
-    found = {name: (then.get(name, "unknown"), now.get(name, "none")) for name in then | now
-             if name in then and then[name] != now.get(name)}
+    found = {name: (then[name], now.get(name, "none")) for name in then if then[name] != now.get(name)}
     if "yes" in (then.get("uncommitted changes"), now.get("uncommitted changes")):
-        # changes that were never committed can't be compared
         found["uncommitted changes"] = then.get("uncommitted changes", "unknown"), now.get("uncommitted changes", "none")
     return found
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'package_versions', 'git_state', 'hardware', 'process_identity', 'is_gone',
            'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run', 'discard_run',
-           'write_config', 'reopen_run', 'is_helper', 'check_links', 'update_provenance', 'mark_running', 'mark_ended',
+           'write_config', 'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'check_links', 'reopen_run',
            'find_runs']
 
 # %% ../nbs/03_runfolder.ipynb #03441d4a
@@ -50,7 +50,7 @@ def claim_folder(
         raise UserError(f"The runs folder `{parent}` can't be written: {error.strerror}.", key="paths.runs") from error
     raise UserError(f"`{parent}` holds 100,000 runs of the name {name}: choose another.", key="paths.runs")
 
-# %% ../nbs/03_runfolder.ipynb #f026ed91
+# %% ../nbs/03_runfolder.ipynb #854c1498
 PACKAGES = ("dlops_mnist", "torch", "pytorch-lightning", "torchmetrics", "numpy", "pandas", "pillow", "scikit-learn",
             "hydra-core", "omegaconf", "tensorboard", "wandb", "mlflow")
 
@@ -64,7 +64,7 @@ def package_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError: continue
     return versions
 
-
+# %% ../nbs/03_runfolder.ipynb #43f9babb
 def git_state() -> dict[str, Any] | None:
     "Commit of the repository that holds the working directory, and whether anything differs from it; None without one."
     # no optional locks: twenty runs that start together must not stumble over one another, or over the user's commit
@@ -75,7 +75,7 @@ def git_state() -> dict[str, Any] | None:
     dirty = any(not line.startswith("#") for line in lines)
     return {"commit": header.get("branch.oid"), "branch": header.get("branch.head"), "dirty": dirty}
 
-
+# %% ../nbs/03_runfolder.ipynb #db6b47ce
 def hardware() -> dict[str, Any]:
     "Processor, cores, memory in GB, operating system, and the threads that PyTorch computes with once it is imported."
     cpu, memory = platform.processor() or platform.machine(), None
@@ -188,7 +188,7 @@ def write_rows(
         writer.writeheader()
         writer.writerows(rows)
 
-# %% ../nbs/03_runfolder.ipynb #5d118557
+# %% ../nbs/03_runfolder.ipynb #da2c7248
 class Run(RunFiles):
     "One run: its folder, and what can be read from it."
 
@@ -230,7 +230,7 @@ class Run(RunFiles):
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
 
-
+# %% ../nbs/03_runfolder.ipynb #caa720dc
 def run_status(provenance: Mapping[str, Any]) -> str:
     "The status that a run's provenance tells, or `dead` if nothing runs any more that said `running`."
     status, process = provenance.get("status"), provenance.get("process")
@@ -251,7 +251,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #cef86eff
+# %% ../nbs/03_runfolder.ipynb #3060c5fd
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -269,8 +269,9 @@ def new_run(
         write_rows(run.metrics_file, [])
         mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
                      python=platform.python_version(), git=git_state(), hardware=hardware())
-    except OSError as error:
+    except BaseException as error:
         discard_run(run)
+        if not isinstance(error, OSError): raise
         raise UserError(f"The run can't write its folder `{run.path}`: {error.strerror or error}.", key="paths.runs") from error
     return run
 
@@ -287,42 +288,12 @@ def write_config(run: Run, config: Mapping[str, Any]) -> None:
     with atomic(run.config_file) as part: part.write_text(to_yaml(plain(config)), encoding="utf-8")
 
 
-def reopen_run(
-    path: str | os.PathLike,  # the run's folder
-) -> Run:
-    "A run that has ended, or whose process has, marked as running again; raises `UserError` if it can't go on."
-    run = Run(path)
-    if is_helper(): return run
-    if not run.provenance: raise UserError(f"`{path}` is not the folder of a run.", key="resume")
-    check_links(run)
-    # two processes that go on with the same run would each take the other's steps for its own
-    with FileLock(run.path / ".lock", timeout=60):
-        if run.status == "running":
-            process = run.provenance.get("process") or {}
-            raise UserError(f"`{run.path}` is being trained, by process {process.get('pid')} on {process.get('host')}. If that "
-                            f"machine is gone, go on in a new folder: ckpt_path={run.last_checkpoint}", key="resume")
-        if not run.last_checkpoint.is_file():
-            raise UserError(f"`{run.path}` has no checkpoint to go on from: train it anew, with `{run.config_file}`.", key="resume")
-        mark_running(run)
-    os.environ["DLOPS_MNIST_RUN"] = str(run.path)
-    return run
-
-
 def is_helper() -> bool:
     "Whether this process was started by another one of the same run (DDP, torchrun, SLURM); only the first one writes."
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
     return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
-# %% ../nbs/03_runfolder.ipynb #942dd76b
-def check_links(run: Run) -> None:
-    "Refuse a run's folder out of which a link leads, before anything is written into it; raises `UserError`."
-    home = run.path.resolve()
-    for path in run.path.rglob("*"):
-        if path.is_symlink() and home not in Path(os.path.realpath(path)).parents:
-            raise UserError(f"`{path}` is a link that leads out of the run's folder, to `{os.readlink(path)}`. Remove it first: "
-                            "what is written here must stay here.")
-
-
+# %% ../nbs/03_runfolder.ipynb #5e464686
 def update_provenance(run: Run, **changes: Any) -> None:
     "Change some entries of a run's provenance."
     provenance = run.provenance | plain(changes)
@@ -358,6 +329,36 @@ def _seconds_until(provenance: Mapping[str, Any], end: datetime) -> float | None
         began = datetime.fromisoformat([provenance["started"], *provenance.get("resumed", [])][-1])
         return round((provenance.get("seconds") or 0) + max(0, (end.astimezone() - began).total_seconds()), 1)
     except (KeyError, TypeError, ValueError): return None
+
+# %% ../nbs/03_runfolder.ipynb #9e01d57a
+def check_links(run: Run) -> None:
+    "Refuse a run's folder out of which a link leads, before anything is written into it; raises `UserError`."
+    home = run.path.resolve()
+    for path in run.path.rglob("*"):
+        if path.is_symlink() and home not in Path(os.path.realpath(path)).parents:
+            raise UserError(f"`{path}` is a link that leads out of the run's folder, to `{os.readlink(path)}`. Remove it first: "
+                            "what is written here must stay here.")
+
+# %% ../nbs/03_runfolder.ipynb #8b2b3d05
+def reopen_run(
+    path: str | os.PathLike,  # the run's folder
+) -> Run:
+    "A run that has ended, or whose process has, marked as running again; raises `UserError` if it can't go on."
+    run = Run(path)
+    if is_helper(): return run
+    if not run.provenance: raise UserError(f"`{path}` is not the folder of a run.", key="resume")
+    check_links(run)
+    # two processes that go on with the same run would each take the other's steps for its own
+    with FileLock(run.path / ".lock", timeout=60):
+        if run.status == "running":
+            process = run.provenance.get("process") or {}
+            raise UserError(f"`{run.path}` is being trained, by process {process.get('pid')} on {process.get('host')}. If that "
+                            f"machine is gone, go on in a new folder: ckpt_path={run.last_checkpoint}", key="resume")
+        if not run.last_checkpoint.is_file():
+            raise UserError(f"`{run.path}` has no checkpoint to go on from: train it anew, with `{run.config_file}`.", key="resume")
+        mark_running(run)
+    os.environ["DLOPS_MNIST_RUN"] = str(run.path)
+    return run
 
 # %% ../nbs/03_runfolder.ipynb #cb4b4c30
 def find_runs(

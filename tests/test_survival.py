@@ -295,6 +295,82 @@ def test_one_of_two_processes_is_killed(victim, two_undisturbed, tmp_path):
     assert_same(run, two_undisturbed)
 
 
+SLOW = """
+import pathlib, time
+from dlops_mnist.dataset import MNISTDataModule
+from dlops_mnist.parallel import parallel
+
+class Slow(MNISTDataModule):
+    def prepare_data(self):
+        pathlib.Path("here").touch()
+        list(parallel(time.sleep, [60] * 4, 2))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system's list of processes is read")
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("everybody", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_stopped_while_data_is_prepared(number, status, everybody, tmp_path):
+    "By helper processes of its own, which get the signal as well, or don't."
+    (tmp_path / "slow.py").write_text(SLOW)
+    program = start(tmp_path, "datamodule._target_=slow.Slow")
+    wait_until((tmp_path / "here").exists)
+    time.sleep(0.2)  # the helpers begin
+    helpers = children(program.pid)
+    began = time.monotonic()
+    os.killpg(program.pid, number) if everybody else os.kill(program.pid, number)
+    out = output(program, status)
+    assert time.monotonic() - began < 10 and out.count("\n") == 1 and "interrupted" in out, out
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"here", "slow.py"}, "no run, nothing half-made"
+    assert not any(Path(f"/proc/{pid}").exists() for pid in helpers)
+
+
+KILL = """
+import os
+import signal
+import pytorch_lightning as pl
+
+class Kill(pl.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if os.environ.get("KILL_AT") == f"{trainer.current_epoch} {batch_idx}" and trainer.is_global_zero:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+RAGGED = ["trainer=ddp_sim", "datamodule.batch_size=16", "model.dropout=0.3", "augment=shift", "checkpoint_every_n_steps=1",
+          "trainer.max_epochs=3", "+callbacks.kill._target_=kill.Kill"]
+
+
+@pytest.fixture(scope="module")
+def ragged(tmp_path_factory):
+    "A run of two processes whose last batch has one image for one of them, and none for the other."
+    folder = tmp_path_factory.mktemp("ragged")
+    shutil.copytree(ROOT / "dataset", folder / "dataset")
+    shutil.copytree(folder / "dataset/test", folder / "dataset/val")  # else it would be cut from what is counted here
+    (folder / "kill.py").write_text(KILL)
+    for file in sorted((folder / "dataset/train/3").iterdir())[:23]: file.unlink()
+    assert sum(1 for _ in (folder / "dataset/train").rglob("*.png")) % 32 == 1
+    output(start(folder, *RAGGED))
+    return next(find_runs(folder / "runs"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["0 8", "1 0", "1 5", "1 8", "2 3"])
+def test_two_processes_with_a_ragged_batch_go_on(moment, ragged, tmp_path, monkeypatch):
+    "Killed before a given batch of an epoch, whose last one (number 8) has nothing for one of the processes."
+    folder = ragged.path.parents[2]
+    shutil.copytree(folder / "dataset", tmp_path / "dataset")
+    shutil.copy(folder / "kill.py", tmp_path)
+    with monkeypatch.context() as context:
+        context.setenv("KILL_AT", moment)
+        program = start(tmp_path, *RAGGED)
+        program.communicate(timeout=120)
+    assert program.returncode == -signal.SIGKILL
+    (run,) = find_runs(tmp_path / "runs")
+    epoch, batch = map(int, moment.split())
+    assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == 9 * epoch + batch
+    output(start(tmp_path, f"resume={run.path}"))
+    assert_same(run, ragged)
+
+
 def test_what_cannot_go_on_says_so(go, undisturbed, place):
     case = list(CASES)[0]
     run, _ = whole(case, go, undisturbed)
@@ -310,6 +386,27 @@ def test_what_cannot_go_on_says_so(go, undisturbed, place):
     assert "not the folder of a run" in message("resume=dataset")
     assert "names no run" in message("resume=")
     assert run.provenance_file.read_text() == before, "and the run is as it was"
+
+
+def test_images_that_have_changed_are_not_gone_on_with(go, place, tmp_path):
+    "One image less, or one pixel; the same images elsewhere are the same images."
+    settings = ["datamodule.path=mine"]
+    shutil.copytree(place / "dataset", mine := place / "mine", ignore=shutil.ignore_patterns(".cache"))
+    shutil.copytree(mine, kept := tmp_path / "kept")
+    _, run = go(*settings, "trainer.max_epochs=1")
+    before, some = run.provenance_file.read_text(), sorted((mine / "train/3").iterdir())[0]
+    for change in (lambda: shutil.copy(sorted((mine / "train/no3").iterdir())[0], some), some.unlink):
+        change()
+        refused, new = go(f"resume={run.path}", "trainer.max_epochs=2")
+        said = " ".join(refused["log"].split())
+        assert refused["status"] == 2 and new is None and "Traceback" not in said, said
+        assert f"fingerprint was {run.provenance['fingerprint'][:12]}, and is" in said and "elsewhere: datamodule.path=" in said
+        assert run.provenance_file.read_text() == before and len(run.rows) == 1
+    anew, other = go(str(run.path), f"ckpt_path={run.last_checkpoint}", "trainer.max_epochs=2")
+    assert anew["status"] == 0 and other.path != run.path, anew["log"]  # as the message advises
+    longer, _ = go(f"resume={run.path}", "trainer.max_epochs=2", f"datamodule.path={kept}")
+    assert longer["status"] == 0 and len(run.rows) == 2, longer["log"]
+    shutil.rmtree(mine)
 
 
 def test_a_finished_run_is_trained_longer(go, place):

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +135,8 @@ def test_a_folder_that_cant_be_written(work, monkeypatch):
     (["trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"], "finds no such device here"),
     (["trainer=fsdp"], "finds no such device here"),
     (["trainer=fsdp", "trainer.accelerator=cpu"], "trainer.strategy: fsdp` needs GPUs"),
+    (["trainer=cpu", "trainer.devices=4096"], "trainer.devices: 4096` would start 4096 processes"),
+    (["trainer=ddp_sim", "trainer.devices=4096"], "where they only wait for one another"),
     (["monitor=val_accuracy", "trainer.max_epochs=1"], "val_acc"),
     (["callbacks.early_stopping.monitor=val_los", "trainer.max_epochs=1"], "val_loss"),
     (["datamodule.classes=[a,b]"], "no3"),
@@ -145,6 +149,64 @@ def test_mistakes_that_show_only_now(work, capsys, words, part):
     message = capsys.readouterr().err
     assert exit.value.code == 2 and part in message and "Traceback" not in message
     assert all(run.status == "failed" for run in find_runs())
+
+
+@pytest.mark.parametrize("cores, most", [(1, 4), (2, 4), (64, 64)])
+def test_processes_for_cores(monkeypatch, cores, most):
+    from dlops_mnist import train as module
+
+    monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    for devices in (1, 2, most, str(most), "auto"): module.check_hardware({"accelerator": "cpu", "devices": devices})
+    for devices in (most + 1, str(most + 1)):
+        with pytest.raises(UserError, match=f"{cores} cores.* At most {most} "):
+            module.check_hardware({"accelerator": "cpu", "devices": devices})
+
+
+MOMENTS = """
+import signal
+import sys
+import pytorch_lightning as pl
+import torch
+from dlops_mnist.dataset import MNISTDataModule
+
+def stop(number):
+    assert signal.getsignal(number) != signal.SIG_DFL, "it would end the tests"
+    signal.raise_signal(number)
+
+class Data(MNISTDataModule):
+    def __init__(self, number: int, **settings):
+        super().__init__(**settings)
+        self.number = number
+    def setup(self, stage=None): stop(self.number)
+
+class Net(torch.nn.Linear):
+    def __init__(self, number: int):
+        stop(number)
+
+class Listener(pl.Callback):
+    def __init__(self, number: int): self.number = number
+    def setup(self, trainer, module, stage): stop(self.number)
+
+class Check(Listener):
+    def setup(self, trainer, module, stage): pass
+    def on_sanity_check_start(self, trainer, module): stop(self.number)
+"""
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["datamodule._target_=moments.Data", "model._target_=moments.Net",
+                                    "+callbacks.stop._target_=moments.Listener", "+callbacks.stop._target_=moments.Check"])
+def test_stopped_before_training_begins(work, capfd, monkeypatch, moment, number, status):
+    (work / "moments.py").write_text(MOMENTS)
+    monkeypatch.syspath_prepend(work)
+    section = moment.partition("._target_")[0].lstrip("+")
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as exit:
+        train(moment, f"+{section}.number={int(number)}", "trainer.num_sanity_val_steps=1", "trainer.enable_progress_bar=false")
+    out, message = capfd.readouterr()
+    assert exit.value.code == status and signal.getsignal(number) == before
+    assert message.strip().startswith("interrupted") and message.count("\n") == 1 and "Traceback" not in out
+    assert not list(find_runs()) and not Path("runs").exists()
 
 
 def test_a_missing_folder_leaves_no_run(work):
@@ -267,3 +329,10 @@ def test_training_leaves_the_callers_process_as_it_was(work):
     train("001", "trainer.max_epochs=1")
     with contextlib.suppress(UserError, SystemExit): train("001", "datamodule.path=nowhere")
     assert sys.argv == argv and ConfigStore.instance().repo is repository and not GlobalHydra.instance().is_initialized()
+
+
+def test_the_promises_name_tests_that_exist():
+    lesson = (ROOT / "nbs/04_train.ipynb").read_text(encoding="utf-8")
+    promised = set(re.findall(r"`(test_\w+)`", lesson))
+    there = {name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
+    assert len(promised) > 20 and promised <= there
