@@ -56,6 +56,15 @@ def test_no_link_inside_the_site_is_broken(site):
 
 
 @pytest.mark.slow
+def test_a_picture_is_as_wide_as_in_the_notebook(site):
+    text = (site / "lessons/05_evaluate.html").read_text("utf-8")
+    notebook = notebooks.nbformat.read(ROOT / "nbs/05_evaluate.ipynb", as_version=4)
+    widths = [o.metadata["image/png"]["width"] for cell in notebook.cells if cell.cell_type == "code"
+              for o in cell.outputs if "image/png" in o.get("metadata", {})]
+    assert widths and list(map(int, re.findall(r'<img [^>]*width="(\d+)"', text))) == widths
+
+
+@pytest.mark.slow
 def test_every_lesson_module_and_command_has_its_place(site):
     lessons = {path.stem for path in notebooks.find_lessons(ROOT)}
     assert {path.stem for path in site.glob("lessons/*.html")} == lessons
@@ -116,6 +125,8 @@ def test_outputs_become_text_tables_and_pictures(tmp_path):
     picture = new_output("display_data", {"image/png": "aGk=", "text/plain": "<Picture size 1x1>"})
     assert docs.shown(picture, tmp_path / "p.png") == "![Picture size 1x1](p.png)"
     assert (tmp_path / "p.png").read_bytes() == b"hi"
+    picture.metadata["image/png"] = {"width": 480, "height": 240}
+    assert docs.shown(picture, tmp_path / "p.png").endswith("](p.png){width=480}")
 
 
 def test_names_of_lessons_become_links():

@@ -94,7 +94,8 @@ def shown(output: nbformat.NotebookNode, picture: Path) -> str:
     data = output.get("data", {})
     if "image/png" in data:
         picture.write_bytes(base64.b64decode(data["image/png"]))
-        return f"![{data.get('text/plain', 'picture').strip('<>')}]({picture.name})"
+        width = output.get("metadata", {}).get("image/png", {}).get("width")  # of a picture for screens with finer dots
+        return f"![{data.get('text/plain', 'picture').strip('<>')}]({picture.name})" + (f"{{width={width}}}" if width else "")
     if "text/html" in data and "<pre" not in data["text/html"][:40]:  # rich's own is the plain text, with colours
         html = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.DOTALL)
         return re.sub(r"\n\s*\n", "\n", re.sub(r"<table[^>]*>", "<table>", html)).strip()
@@ -172,7 +173,7 @@ def site_settings(root: Path, contents: list) -> dict:
             "palette": [{"media": f"(prefers-color-scheme: {name})", "scheme": scheme,
                          "toggle": {"icon": icon, "name": f"Switch to {other}"}}
                         for name, scheme, other, icon in switch]},
-        "markdown_extensions": ["tables", "md_in_html", {"toc": {"permalink": True, "toc_depth": 3}},
+        "markdown_extensions": ["tables", "md_in_html", "attr_list", {"toc": {"permalink": True, "toc_depth": 3}},
                                 {"pymdownx.highlight": {"anchor_linenums": True}}, "pymdownx.superfences"],
     }
 
