@@ -28,9 +28,13 @@ DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[a-zA-Z]")
 
-# lines of code have up to 120 characters, and pictures keep their white ground where the page is dark
+# lines of code have up to 120 characters, what a cell has shown looks unlike a cell, tables of numbers are tight, and
+# pictures keep their white ground where the page is dark
 STYLE = """.md-grid { max-width: 76rem; }
 .md-typeset pre > code { font-size: .68rem; }
+.md-typeset .language-text { margin-top: -.7em; border-left: .15rem solid var(--md-default-fg-color--lightest); }
+.md-typeset .language-text pre > code { background: none; }
+.md-typeset table:not([class]) :is(th, td) { padding: .4em .9em; }
 .md-typeset img { background: white; border-radius: .2rem; }
 """
 
@@ -120,7 +124,7 @@ def commands_page(root: Path, modules: list[Path]) -> str:
         command = [sys.executable, "-m", f"{library}.{path.stem}", "--help"]
         env = environment() | {"COLUMNS": "100"}
         text = subprocess.run(command, cwd=root, env=env, text=True, capture_output=True, check=True).stdout
-        parts.append(f"## {path.stem}\n\n```text\n{ANSI.sub('', text).rstrip()}\n```")
+        parts.append(f"## {path.stem}\n\n```console\n{ANSI.sub('', text).rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -174,7 +178,7 @@ def site_settings(root: Path, contents: list) -> dict:
                          "toggle": {"icon": icon, "name": f"Switch to {other}"}}
                         for name, scheme, other, icon in switch]},
         "markdown_extensions": ["tables", "md_in_html", "attr_list", {"toc": {"permalink": True, "toc_depth": 3}},
-                                {"pymdownx.highlight": {"anchor_linenums": True}}, "pymdownx.superfences"],
+                                {"pymdownx.highlight": {"pygments_lang_class": True}}, "pymdownx.superfences"],
     }
 
 
