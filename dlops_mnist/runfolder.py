@@ -251,7 +251,7 @@ def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> di
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
 
-# %% ../nbs/03_runfolder.ipynb #3060c5fd
+# %% ../nbs/03_runfolder.ipynb #52ac3417
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
     name: str | None = None,  # of the run; None: the time
@@ -278,6 +278,7 @@ def new_run(
 
 def discard_run(run: Run) -> None:
     "Remove a run that never began to train, and the folders that were made for it."
+    if is_helper(): return  # it has made nothing
     remove(run.path)
     with suppress(OSError):  # one that is not empty has found another use
         for folder in run.made: folder.rmdir()

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dlops_mnist import runfolder
 from dlops_mnist.core import UserError
-from dlops_mnist.runfolder import Run, check_name, find_runs, new_run
+from dlops_mnist.runfolder import Run, check_name, discard_run, find_runs, new_run
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -32,6 +33,22 @@ def python(code, *args, **kwargs):
 
 
 # Run folders
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, SystemExit, OSError(errno.ENOSPC, "No space left on device")])
+def test_a_run_that_is_stopped_while_it_is_made_leaves_nothing(tmp_path, monkeypatch, stopped):
+    def stop(): raise stopped
+    monkeypatch.setattr(runfolder, "git_state", stop)
+    with pytest.raises(UserError if isinstance(stopped, OSError) else stopped):
+        new_run({"experiment": "x", "paths": {"runs": str(tmp_path / "deep/runs")}})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_helper_takes_nothing_away(tmp_path, monkeypatch):
+    run = new_run({"experiment": "x", "paths": {"runs": str(tmp_path / "runs")}})
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    discard_run(run)
+    assert run.status == "running"
 
 
 def test_twenty_processes_of_one_name_never_share_a_folder(tmp_path):
