@@ -31,14 +31,14 @@ def setting(default: Any, note: str) -> Any:
     if isinstance(default, (list, dict)): return field(default_factory=lambda: copy.deepcopy(default), metadata={"note": note})
     return field(default=default, metadata={"note": note})
 
-# %% ../nbs/02_base.ipynb #f3f50159
+# %% ../nbs/02_base.ipynb #44a03940
 @dataclass
 class Paths:
     "Where things are written."
 
     runs: str = setting("runs", "the folder that gets one folder for each run")
 
-
+# %% ../nbs/02_base.ipynb #40856586
 @dataclass
 class DataModule:
     "The images: arguments of `MNISTDataModule`."

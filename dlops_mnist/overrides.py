@@ -6,7 +6,7 @@
 __all__ = ['MOST_SETTINGS', 'HARDWARE_KEYS', 'MOST_JOBS', 'quote', 'dotted', 'file_overrides', 'command_overrides',
            'join_overrides', 'sweep_jobs']
 
-# %% ../nbs/02_overrides.ipynb #01efd6ef
+# %% ../nbs/02_overrides.ipynb #85bd76d6
 import re
 from collections.abc import Iterator, Mapping
 from math import ceil, inf, prod
@@ -16,7 +16,7 @@ from .base import CALLBACKS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
 from .command import parse_override
 from .core import UserError, nearest, plain
 
-# %% ../nbs/02_overrides.ipynb #51389fa3
+# %% ../nbs/02_overrides.ipynb #0d413009
 def _series_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
     # the spelling of the blog series, turned into Hydra's
     settings = dict(settings)
@@ -33,7 +33,7 @@ def _series_spelling(settings: Mapping[str, Any]) -> dict[str, Any]:
             settings[group] = {"_target_": f"{library}.{section['name']}"} | {k: v for k, v in section.items() if k != "name"}
     return settings
 
-
+# %% ../nbs/02_overrides.ipynb #62d1a2a9
 def _callbacks_by_name(entries: list) -> dict[str, Any]:
     callbacks = {}
     for i, entry in enumerate(entries):
@@ -147,7 +147,7 @@ def command_overrides(
         overrides.append(word if prefix or choice or "/" in key or "@" in key or group == "hydra" else f"++{word}")
     return overrides
 
-# %% ../nbs/02_overrides.ipynb #6ed8d628
+# %% ../nbs/02_overrides.ipynb #050fc954
 HARDWARE_KEYS = {f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")}
 
 
@@ -187,7 +187,7 @@ def _switch_on(choices: dict[str, str], values: list[str]) -> dict[str, str]:
         if names: choices = choices | {group: names[0] if len(names) == 1 else f"[{','.join(names)}]"}
     return choices
 
-# %% ../nbs/02_overrides.ipynb #6ed8d6-1
+# %% ../nbs/02_overrides.ipynb #eabea6d8
 def _check_choice(group: str, choice: str) -> None:
     names = [name.strip(" '\"") for name in choice.strip("[]").split(",")]
     if choice.startswith("[") and group not in SEVERAL:

@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'RESERVED', 'source_file', 'names_in', 'find', 'Parameter', 'ClassSource', 'read_class', 'check_section',
            'build']
 
-# %% ../nbs/00_targets.ipynb #9bef35d3
+# %% ../nbs/00_targets.ipynb #1f51998e
 import ast
 import copy
 import importlib.machinery
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .command import fits
-from .core import UserError, nearest
+from .core import UserError, closest, nearest
 
 # %% ../nbs/00_targets.ipynb #93b1c2e7
 def source_file(module: str) -> Path | None:
@@ -107,7 +107,7 @@ KINDS = {
     "plugin": "pytorch_lightning.plugins.precision.precision.Precision",
 }
 
-# %% ../nbs/00_targets.ipynb #471b0c8d
+# %% ../nbs/00_targets.ipynb #a21e2f41
 @dataclass(frozen=True)
 class Parameter:
     "One parameter of a class: its annotation as source code, whether it must be given, and its module."
@@ -120,7 +120,7 @@ class Parameter:
         return fits(value, self.annotation, partial(_meaning, self.module))
 
     def __str__(self) -> str:
-        return ast.unparse(_Spelled(self.module).visit(copy.deepcopy(self.annotation)))
+        return _in_words(_Spelled(self.module).visit(copy.deepcopy(self.annotation)))
 
 
 class _Spelled(ast.NodeTransformer):
@@ -132,13 +132,23 @@ class _Spelled(ast.NodeTransformer):
         meaning = _meaning(self.module, node.id)
         return _Spelled(find(f"{self.module}.{node.id}")[0]).visit(copy.deepcopy(meaning[0])) if meaning else node
 
-# %% ../nbs/00_targets.ipynb #8c9e2609
+# %% ../nbs/00_targets.ipynb #583ce143
 def _meaning(module: str, name: str):
     # what a name of an annotation is an alias for, such as Lightning's _PRECISION_INPUT, and how to read on from there
     found = find(f"{module}.{name}")
     return (found[1], partial(_meaning, found[0])) if found and isinstance(found[1], ast.expr) else None
 
 
+def _in_words(node: ast.expr) -> str:
+    # `Optional[Literal['min', 'max']]` is for programmers
+    match node:
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner): return f"{_in_words(inner)} or null"
+        case ast.Subscript(value=ast.Name(id="Union" | "Literal"), slice=ast.Tuple(elts=options)):
+            return ", ".join(map(_in_words, options))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=option): return ast.unparse(option)
+    return ast.unparse(node)
+
+# %% ../nbs/00_targets.ipynb #b7fc6698
 @dataclass(frozen=True)
 class ClassSource:
     "What the source of a class says: all its ancestors, and the parameters of its `__init__`."
@@ -185,7 +195,7 @@ def _parameters(init: ast.FunctionDef, module: str) -> tuple[dict[str, Parameter
     parameters = {p.arg: Parameter(p.annotation, p.arg in required, module) for p in positional + a.kwonlyargs}
     return parameters, a.kwarg is not None
 
-# %% ../nbs/00_targets.ipynb #ef1d14af
+# %% ../nbs/00_targets.ipynb #e2cf337e
 RESERVED = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # what hydra's instantiate reads itself
 
 
@@ -214,17 +224,23 @@ def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
     if not isinstance(target, str): raise UserError(f"`{key}` must name a class, not {target!r}.", key=key)
     source = _read_main(target) if target.startswith("__main__.") else read_class(target)
     if source is None:
-        classes = [n for n in names_in(target.rpartition(".")[0]) if n[:1].isupper()]
-        hint = nearest(target.rpartition(".")[2], classes)
         raise UserError(f"`{key}: {target}` names no class that can be found, and only a class can be built."
-                        f"{hint if hint.startswith(' Did') else ''}", key=key)
+                        f"{_hint(target)}", key=key)
     allowed = {KINDS[kind]} if kind else set(KINDS.values())
     if not {source.name, *source.ancestors} & allowed:
         wanted = f"{_article(kind)}" if kind else f"of a kind that a config may build ({', '.join(KINDS)})"
         raise UserError(f"`{key}: {target}` is not {wanted}.", key=key)
     return source
 
-# %% ../nbs/00_targets.ipynb #71b8c24e
+def _hint(target: str) -> str:
+    module, _, name = target.rpartition(".")
+    top = module.partition(".")[0]
+    if top and source_file(top) is None and top not in sys.builtin_module_names:
+        return f" There is no `{top}.py` in this folder, and no package of that name is installed."
+    close = closest(name, [n for n in names_in(module) if n[:1].isupper()])
+    return f" Did you mean `{close}`?" if close else ""
+
+# %% ../nbs/00_targets.ipynb #98cb4f92
 def _article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
@@ -241,10 +257,9 @@ def _check_setting(key: str, value: Any, where: str, source: ClassSource, given:
     full, names = f"{where}.{key}", [name for name in source.parameters if name not in given]
     if key in given: raise UserError(f"`{full}` is set by the program and can't be chosen.", key=full)
     if key not in names:
-        hint = nearest(key, names)
         # **kwargs take any name, but one that nearly spells a known setting is a typing mistake
-        if not source.open_ended or hint.startswith(" Did"):
-            raise UserError(f"`{full}` is not a setting of {source.name.rpartition('.')[2]}.{hint}", key=full)
+        if not source.open_ended or closest(key, names):
+            raise UserError(f"`{full}` is not a setting of {source.name.rpartition('.')[2]}.{nearest(key, names)}", key=full)
     elif not (isinstance(value, Mapping) and "_target_" in value) and not source.parameters[key].takes(value):
         raise UserError(f"`{full}` must be {source.parameters[key]}, not {value!r}.", key=full)
 
