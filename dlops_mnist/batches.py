@@ -153,7 +153,7 @@ class Loader(DataLoader):
         "Go on from there, in the next epoch that is begun, if it is that one."
         self.sampler.resumed = position["epoch"], position["images"]
 
-# %% ../nbs/00_batches.ipynb #d8450f6d
+# %% ../nbs/00_batches.ipynb #763581b8
 def make_loader(
     dataset: ImageDataset,
     batch_size: int,  # images in one batch
@@ -161,11 +161,12 @@ def make_loader(
     shuffle: bool = False,
     even: bool = False,  # equally many for each process, as training needs it
     num_workers: int = 0,  # processes that load
+    what: str = "images",  # for the message
 ) -> Loader:
     "A loader over one dataset: `(uint8 [B, ...], int64 [B])`; raises `UserError` if there are more processes than images."
     sampler = EpochSampler(len(dataset), seed, shuffle, even)
     processes = sampler.process()[1]
-    if processes > len(dataset): raise UserError(f"{len(dataset)} images can't be shared among {processes} processes.")
+    if processes > len(dataset): raise UserError(f"{len(dataset)} {what} can't be shared among {processes} processes.")
     if not shuffle and processes == 1: sampler = SequentialSampler(dataset)
     # a generator of its own: the loader would otherwise draw from PyTorch's global random numbers
     return Loader(dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=whole_batch,

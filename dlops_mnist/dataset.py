@@ -76,7 +76,7 @@ def make_datasets(
         splits = {split: part | {"labels": number[part["labels"]]} for split, part in splits.items()}
     return {split: ImageDataset(**splits[split], classes=classes) for split in ("train", "val", "test")}
 
-# %% ../nbs/00_dataset.ipynb #f9124182
+# %% ../nbs/00_dataset.ipynb #ec83c345
 # batches are cut from an array in memory: worker processes would only be slower
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # the data module is
@@ -89,7 +89,8 @@ class Loaders:
         "A loader over one split: `(uint8 [B, ...], int64 [B])`."
         if not self.datasets: self.setup()
         size = self.batch_size if batch_size is None else batch_size
-        return make_loader(self.datasets[split], size, self.seed, shuffle, split == "train", self.num_workers)
+        return make_loader(self.datasets[split], size, self.seed, shuffle, even=split == "train",
+                           num_workers=self.num_workers, what=f"{split} images")
 
     def val_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         "Batches of the images that choose the best model."
