@@ -18,16 +18,19 @@ from .core import UserError, importing, nearest, read_checkpoint
 from .runfolder import Run
 from .targets import build
 
-# %% ../nbs/05_checkpoint.ipynb #42ee48a4
+# %% ../nbs/05_checkpoint.ipynb #9ab7959d
 def find_checkpoint(
-    subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder (its best checkpoint)
+    subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder (its best checkpoint), here or below runs/
 ) -> tuple[Path, Run | None]:
     "The checkpoint that `subject` means, and the run that it belongs to, if any; raises `UserError`."
     path = Path(getattr(subject, "path", subject))
     if os.path.isfile(path):  # unlike Path.is_file, at ease with names that no file can have
         run = Run(path.parent.parent)
         return path, run if run.provenance and path.parent == run.checkpoints else None
-    if not os.path.isdir(path): raise UserError(f"There is no checkpoint or run `{path}`.{nearest_path(path)}")
+    if not os.path.isdir(path):
+        # `train mine` has written below runs/
+        if not path.is_absolute() and os.path.isdir(below := Path("runs", path)): return find_checkpoint(below)
+        raise UserError(f"There is no checkpoint or run `{path}`.{nearest_path(path)}")
     run = Run(path)
     if run.best_checkpoint.is_file(): return run.best_checkpoint, run
     if run.provenance: raise UserError(f"The run `{path}` has no checkpoint; its status is: {run.status}.")
