@@ -81,7 +81,7 @@ def _fits_name(value: Any, name: str, lookup: Callable) -> bool:
     # any other capitalised name is a class, which a config describes by a mapping with `_target_`
     return not (name[:1].isupper() and isinstance(value, (str, int, float, list, tuple)))
 
-# %% ../nbs/00_command.ipynb #8f16cecf
+# %% ../nbs/00_command.ipynb #f93d0ec8
 def parse_override(
     word: str,  # `key=value`, or one of Hydra's other forms
 ) -> Any:
@@ -95,7 +95,7 @@ def parse_override(
     except (HydraException, ValueError, RecursionError) as error:
         shown, key = word if len(word) <= 200 else f"{word[:200]}...", word.partition("=")[0].lstrip("+~")[:50]
         raise UserError(f"`{shown}` can't be read as key=value: put quotes around the value if it holds blanks, "
-                        f"commas, brackets or `=`, as in {key}=\\'a, b\\'.") from error
+                        f"commas, brackets or `=`, and others around it all: \"{key}='a, b'\".") from error
 
 # %% ../nbs/00_command.ipynb #0176909a
 def parse_value(
