@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULE_KEYS', 'DEFAULT_CLASS', 'GIVEN', 'check_config', 'Config', 'finish', 'find_experiment', 'literal',
            'read_experiment', 'resumed', 'load_config', 'naming_the_file', 'Difference', 'diff']
 
-# %% ../nbs/02_config.ipynb #7846f95e
+# %% ../nbs/02_config.ipynb #bb4b0389
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from .base import GROUPS, SEVERAL, Base, Paths
 from .command import fits
 from .compose import compose
 from .core import UserError, closest, flatten, nearest, plain, read_checkpoint
-from .overrides import command_overrides, dotted, file_overrides, join_overrides
+from .overrides import command_overrides, file_overrides, join_overrides
 from .targets import check_section, read_class
 from .yamlfile import read_yaml, to_yaml
 
@@ -192,16 +192,15 @@ def load_config(
         written = file_overrides(settings)
         return finish(compose(join_overrides(written, command_overrides(list(overrides)))))
 
-# %% ../nbs/02_config.ipynb #8af95088
+# %% ../nbs/02_config.ipynb #ff3f1952
 @contextmanager
 def naming_the_file(experiment: Any, settings: Mapping[str, Any], typed: Sequence[str]) -> Iterator[None]:
     "Let a message about a setting that stands in the experiment's file, and was not typed, begin with the file's name."
     try: yield
     except UserError as error:
         if error.key in {word.partition("=")[0].lstrip("+~") for word in typed}: raise
-        keys = [path for path, _ in dotted({k: v for k, v in settings.items() if isinstance(k, str)})] if error.key else []
-        parts = str(error.key).split(".")
-        stands_there = any(all(a == b for a, b in zip(path.split("."), parts)) for path in keys)
+        parts = re.sub(r"\[\d+\]", "", error.key or "").split(".")  # `callbacks[0]` stands under `callbacks`
+        stands_there = any(all(a == b for a, b in zip(path.split("."), parts)) for path in flatten(settings))
         if stands_there and isinstance(experiment, (str, os.PathLike)):
             raise UserError(f"{find_experiment(experiment)}: {error}", key=error.key) from error
         raise
