@@ -1,6 +1,7 @@
 """The notebooks where people are: as Colab runs them, far from the repository, with nothing but the wheel."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def elsewhere(tmp_path_factory, wheel) -> Path:
         cwd=folder)
     run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "dlops_mnist", cwd=folder)
     return python
+
+
+def test_no_cell_assigns_what_a_shell_prints():
+    # `files = !ls`: IPython 7 can't read it on Python 3.12, and Colab has both
+    cells = [(path.stem, cell.source) for path in LESSONS for cell in nbformat.read(path, as_version=4).cells]
+    assert not [(name, source) for name, source in cells if re.search(r"^\s*\w+ *= *[!%]", source, re.MULTILINE)]
 
 
 @pytest.mark.slow
