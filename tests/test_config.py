@@ -155,16 +155,35 @@ MISTAKES = {
     "broken.yml": "line 2",
     "optimizer.lr=1,2": "--multirun",
     "experiment=../../x": "folder",
+    "--epochs=3": "without dashes",
+    "--multrun": "`--multirun`",
+    "model._target_=my_network.Net": "no `my_network.py`",
+    "trainer.precision=17": "'bf16' or null",
+    "list.yml": "list.yml: `callbacks[0]`",
+    "indented.yml": "indented otherwise",
 }
 
 
 @pytest.mark.parametrize("word,part", MISTAKES.items(), ids=MISTAKES)
 def test_a_mistake_is_one_message_and_leaves_nothing(tmp_path, word, part):
-    (tmp_path / "broken.yml").write_text("seed: 1\nseed: 2\n")
+    files = {"broken.yml": "seed: 1\nseed: 2\n", "list.yml": "callbacks: [{nam: x}]", "indented.yml": "seed: 1\n model: cnn"}
+    for name, text in files.items(): (tmp_path / name).write_text(text)
     result = run(word, cwd=tmp_path)
     assert result.returncode == 2 and part in result.stderr and "Traceback" not in result.stderr
     assert result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
-    assert os.listdir(tmp_path) == ["broken.yml"]
+    assert set(os.listdir(tmp_path)) == set(files)
+
+
+def test_the_package_says_which_commands_there_are(tmp_path):
+    def answer(*words):
+        return subprocess.run([sys.executable, "-m", "dlops_mnist", *words], capture_output=True, text=True, cwd=tmp_path)
+
+    listed = answer().stdout
+    for name in ("train", "evaluate", "dataset", "runs"): assert f"python -m dlops_mnist.{name} " in listed
+    assert answer("--help").stdout == listed
+    for words, part in (["train", "001"], "python -m dlops_mnist.train 001"), (["trian"], "Did you mean `train`?"):
+        refused = answer(*words)
+        assert refused.returncode == 2 and part in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_no_mistake_and_no_help_waits_for_torch(tmp_path):
