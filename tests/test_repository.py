@@ -132,6 +132,7 @@ def test_a_lesson_says_what_it_is_for_and_leads_to_the_next():
         cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells
         prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
         assert re.search(r"the end of (this notebook|it)|its end", prose[0], re.IGNORECASE), name
+        assert not re.search(r"^- .*:", prose[0], re.MULTILINE), f"{name}: nbdev takes a point with a colon for settings"
         closing = prose[-1].partition("## What we learnt")[2]
         assert re.search(r"^Next: .*$", closing, re.MULTILINE) and f"`{following}`" in closing, (name, following)
 
