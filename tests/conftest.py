@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 # no window for a figure, no account for a tracker, no threads that stall one another
 os.environ.update(MPLBACKEND="Agg", WANDB_MODE="offline", OMP_NUM_THREADS="1")
+# a shell that starts the tests in the background lets them ignore Ctrl-C, and what they start would, too
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 # the same cases each time, so that nobody's change is blamed for what another case would have shown before; new ones in
 # `make test-slow`, which goes looking (EXPLORE=1)
