@@ -234,7 +234,7 @@ def unknown_metric(where: str, name: str, metrics: Mapping[str, Any]) -> UserErr
     names = ", ".join(sorted(metrics))
     return UserError(f"`{where}: {name}` is no metric of this training. The metrics are {names}.", key=where)
 
-# %% ../nbs/03_tracking.ipynb #9ce71107
+# %% ../nbs/03_tracking.ipynb #ae64d9c6
 class StopSignals:
     "While it is in place, Ctrl-C and SIGTERM are noted; what they mean is raised by `check`, at a moment that suits."
 
@@ -253,7 +253,9 @@ class StopSignals:
         if not self.before: self.before = {number: signal.signal(number, self._note) for number in self.NUMBERS}
 
     def stop(self) -> None:
-        for number, handler in self.before.items(): signal.signal(number, handler)
+        for number, handler in self.before.items():
+            # Lightning has put back what was there before the training; what we found would be its own
+            if signal.getsignal(number) == self._note: signal.signal(number, handler)
         self.before, self.group = {}, None
 
     def _note(self, number: int, frame) -> None:

@@ -266,6 +266,17 @@ def test_a_full_disk_is_one_message_and_keeps_the_last_good_checkpoint(monkeypat
     assert run.status == "failed"
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_signals_mean_afterwards_what_they_meant_before(stopped):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, *_):
+            if stopped: signal.raise_signal(signal.SIGTERM)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) if stopped else contextlib.nullcontext(): train(make_config(), extra=[Stop()])
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_best_needs_a_number_and_a_metric_that_exists():
     class Nan(pl.Callback):
         def on_validation_end(self, trainer, *args): trainer.callback_metrics["val_acc"].fill_(float("nan"))
