@@ -14,6 +14,8 @@ import new as tool  # noqa: E402
 import notebooks  # noqa: E402
 
 LIBRARY = notebooks.settings(ROOT)["lib_name"]
+# another one in a copy that has this name, where these tests run as well; in two pieces, so that no copy renames it
+NAME = "other_letters" if LIBRARY == "quill" "_letters" else "quill" "_letters"
 ENVIRONMENT = notebooks.environment() | {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER")
                                          for what in ("NAME", "EMAIL")}
 
@@ -30,7 +32,7 @@ def git(folder: Path, *args: str) -> str:
 @pytest.fixture(scope="session")
 def copied(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("new") / "my project"  # a blank in the path must not matter
-    made = new("fresh_start", folder)
+    made = new(NAME, folder)
     assert made.returncode == 0, made.stderr
     return folder
 
@@ -38,7 +40,7 @@ def copied(tmp_path_factory) -> Path:
 def test_nothing_keeps_the_old_name(copied):
     assert git(copied, "grep", "-il", LIBRARY.replace("_", ".")).split() == ["CHANGELOG.md"]  # says where it came from
     assert not git(copied, "ls-files", f"*{LIBRARY}*")
-    assert (copied / "fresh_start/train.py").is_file()
+    assert (copied / NAME / "train.py").is_file()
     assert (copied / ".ci/run").stat().st_mode == (ROOT / ".ci/run").stat().st_mode
 
 
@@ -56,7 +58,7 @@ def test_it_is_committed_and_clean(copied):
 def test_modules_outputs_and_links_are_in_step(copied):
     assert not notebooks.check_exports(copied) + notebooks.check_clean(copied) + notebooks.check_outputs(copied)
     assert not notebooks.check_links(copied)
-    assert notebooks.settings(copied)["git_url"].endswith("/fresh_start")
+    assert notebooks.settings(copied)["git_url"].endswith(f"/{NAME}")
 
 
 @pytest.mark.slow
@@ -85,7 +87,7 @@ def test_the_nearest_good_name_is_offered(name, nearest, capsys):
 def test_a_folder_that_exists_lies_inside_or_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     for folder in (tmp_path, ROOT / "runs/inside", tmp_path / "mine.txt/inside"):
-        refused = new("fresh_start", folder)
+        refused = new(NAME, folder)
         assert refused.returncode == 2 and str(folder) in refused.stderr and "Traceback" not in refused.stderr
     assert os.listdir(tmp_path) == ["mine.txt"] and not (ROOT / "runs/inside").exists()
 
@@ -94,6 +96,6 @@ def test_without_an_author_git_commits_nothing_and_that_is_said(tmp_path):
     nobody = {name: "" for name in ENVIRONMENT if name.startswith("GIT_")} | {
         "HOME": str(tmp_path), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
         "EMAIL": "", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "user.useConfigOnly", "GIT_CONFIG_VALUE_0": "true"}
-    made = new("fresh_start", tmp_path / "project", **nobody)
+    made = new(NAME, tmp_path / "project", **nobody)
     assert made.returncode == 0 and "Nothing is committed yet" in made.stdout
-    assert "A  fresh_start/train.py" in git(tmp_path / "project", "status", "--porcelain")
+    assert f"A  {NAME}/train.py" in git(tmp_path / "project", "status", "--porcelain")
