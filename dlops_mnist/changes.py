@@ -27,10 +27,11 @@ CHOSEN = {group: GROUPS[group][name].values for group, name in DEFAULTS.items()}
 
 # %% ../nbs/06_changes.ipynb #5dcd65ed
 def simple(value: Any) -> Any:
-    "A number, a truth value or None as it is; anything else as text."
+    "A number, a truth value or None as it is; anything else as text that can be printed and stored."
     if value is None or isinstance(value, (bool, float)): return value
     # a number of a thousand digits is no number that anybody could compare
-    return value if isinstance(value, int) and abs(value) < 1e15 else str(value)
+    if isinstance(value, int) and abs(value) < 1e15: return value
+    return str(value).encode("utf-8", "replace").decode()  # "\ud800" is valid JSON, and half of a character
 
 # %% ../nbs/06_changes.ipynb #cb0ae0bd
 @cache
@@ -81,7 +82,7 @@ def read_settings(
 def _read_piece(text: str) -> dict[str, Any]:
     if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, LOADER)):
         raise ValueError("an alias may stand for more than fits into memory")
-    return {str(key): simple(value) for key, value in flatten(yaml.load(text, LOADER) or {}).items()}
+    return {simple(str(key)): simple(value) for key, value in flatten(yaml.load(text, LOADER) or {}).items()}
 
 # %% ../nbs/06_changes.ipynb #b32de7ff
 def make_row(
@@ -95,8 +96,8 @@ def make_row(
     git = git if isinstance(git, Mapping) else {}
     return settings | {key: value for key, value in best.items() if key not in ("epoch", "step")} | {
         "path": str(run.path),
-        "experiment": run.path.parent.name,
-        "run": run.path.name,
+        "experiment": simple(run.path.parent.name),
+        "run": simple(run.path.name),
         "differs": changed_settings(settings),
         "monitor": monitor,
         "best_epoch": best.get("epoch"),
@@ -104,5 +105,5 @@ def make_row(
         "duration": seconds if isinstance(seconds, (int, float)) else None,
         "commit": simple(git.get("commit")),
         "dirty": git.get("dirty") is True,
-        "status": run_status(provenance),
+        "status": simple(run_status(provenance)),
     } | {key: simple(provenance.get(key)) for key in ("fingerprint", "started", "ended", "error")}

@@ -1207,3 +1207,17 @@ def test_a_run_whose_settings_are_of_no_use(tmp_path):
         (run / "metrics.csv").write_text("epoch,val_acc\n0,0.5\n")
         (run / "provenance.json").write_text("{}")
         assert Run(run).best == {}
+
+
+def test_half_of_a_character_in_a_run(tmp_path):
+    "JSON and YAML can spell one, and a folder's name can hold one; no table and no terminal takes it."
+    for i, (config, provenance) in enumerate(
+        (("experiment: null\n", '{"status": "\\ud800"}'), ('"\\ud800": "\\ud800"\n', "{}"), ("seed: 1\n", "{}"))
+    ):
+        run = tmp_path / "runs" / "x" / (f"{i}" if i < 2 else os.fsdecode(b"\xff"))
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(config)
+        (run / "provenance.json").write_text(provenance)
+    with harmless():
+        read_runs_folder(tmp_path / "runs")
+    assert list(runs_table(tmp_path / "runs")["status"]) == ["?", "unknown", "unknown"]
