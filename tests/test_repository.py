@@ -127,14 +127,20 @@ def test_readme_lists_the_lessons():
 
 def test_a_lesson_says_what_it_is_for_and_leads_to_the_next():
     text = (ROOT / "nbs/index.ipynb").read_text("utf-8")
-    names = list(dict.fromkeys(re.findall(r"\((\w+)\.ipynb\)[^\n]*colab", text)))
-    for name, following in zip(names, [*names[1:], "07_your_own"], strict=True):
+    road, aside = (list(dict.fromkeys(re.findall(r"\((\w+)\.ipynb\)[^\n]*colab", part)))
+                   for part in text.split("## The lessons")[1].split("What the road is built on"))
+    assert road[0] == "00_inspection" and len(road) + len(aside) == len(notebooks.find_lessons(ROOT))
+    following = dict(zip(road, [{name} for name in [*road[1:], "07_your_own"]], strict=True))
+    for name in [*road, *aside]:
         cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells
         prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
         assert re.search(r"the end of (this notebook|it)|its end", prose[0], re.IGNORECASE), name
         assert not re.search(r"^- .*:", prose[0], re.MULTILINE), f"{name}: nbdev takes a point with a colon for settings"
         closing = prose[-1].partition("## What we learnt")[2]
-        assert re.search(r"^Next: .*$", closing, re.MULTILINE) and f"`{following}`" in closing, (name, following)
+        [next_line] = re.findall(r"^Next: .*$", closing, re.MULTILINE)
+        # the road goes on along the road; what lies beside it leads to some other lesson
+        named = set(re.findall(r"`(\d\d_\w+)`", next_line))
+        assert named & following.get(name, {*road, *aside} - {name}), (name, next_line)
 
 
 def test_every_command_that_is_named_is_one():
