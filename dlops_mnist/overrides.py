@@ -99,7 +99,8 @@ def file_overrides(
         else:
             if group in GROUPS and rest == "_target_": choices[group] = "custom"
             values.append((path, value))
-    if len(values) > MOST_SETTINGS: raise UserError(f"These are {len(values):,} settings, and an experiment has at most {MOST_SETTINGS}.")
+    if len(values) > MOST_SETTINGS:
+        raise UserError(f"These are {len(values):,} settings, and an experiment has at most {MOST_SETTINGS}.")
     chosen = [f"{group}={_bare(choice)}" for group, choice in choices.items()]
     # Hydra refuses to put a list in a section's place; emptied first, the check of the config can say it better
     emptied = [f"++{path}=null" for path, value in values if path in SECTIONS and isinstance(value, list)]
