@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from math import ceil, inf, prod
 from typing import Any
 
-from .base import CALLBACKS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
+from .base import CALLBACKS, DEFAULTS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
 from .command import parse_override
 from .core import UserError, nearest, plain
 
@@ -161,7 +161,8 @@ def join_overrides(
     values = []
     for override in written:
         group = _split(override)[1].partition(".")[0]
-        switched = group in typed_choice and typed_choice[group] != written_choice.get(group) and "," not in typed_choice[group]
+        before = written_choice.get(group, DEFAULTS.get(group))
+        switched = group in typed_choice and typed_choice[group] != before and "," not in typed_choice[group]
         # other hardware means other devices, and still as many epochs
         if group == "trainer" and _split(override)[1] not in HARDWARE_KEYS: switched = False
         if override.startswith("++") and not switched: values.append(override)

@@ -115,6 +115,15 @@ def test_another_alternative_drops_the_files_values_for_the_old_one(tmp_path):
     assert load_config(file, "optimizer=sgd").optimizer == {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
 
 
+def test_the_default_alternative_typed_out_is_no_other(tmp_path):
+    "A file that doesn't choose has the default's values, which stay when somebody types that name."
+    file = tmp_path / "e.yml"
+    file.write_text("model.hidden: [50]\noptimizer.lr: 0.5\ncallbacks.early_stopping.patience: 7\n")
+    config = load_config(file, "model=mlp", "optimizer=adam")
+    assert (config.model.hidden, config.optimizer.lr, config.callbacks.early_stopping.patience) == ([50], 0.5, 7)
+    assert load_config(file, "callbacks=none").callbacks == {}
+
+
 def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text("import torch\nclass Net(torch.nn.Module):\n"
                                          "    def __init__(self, width: int = 3): ...\n"
