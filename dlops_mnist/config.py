@@ -82,8 +82,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
         raise UserError(f"`label_smoothing: {config['label_smoothing']}` must be from 0 to below 1.", key="label_smoothing")
     for key, off in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
         if config["steps_per_call"] > 1 and config["trainer"].get(key) not in (None, off):
-            raise UserError(f"`trainer.{key}` is not to be had together with `steps_per_call: {config['steps_per_call']}`. "
-                            "Set one of them back.", key=f"trainer.{key}")
+            raise UserError(f"`trainer.{key}` can't be combined with `steps_per_call: {config['steps_per_call']}`. "
+                            "Leave one of them out.", key=f"trainer.{key}")
     for name, section in config["callbacks"].items():
         saves = section and "pytorch_lightning.callbacks.checkpoint.Checkpoint" in read_class(section["_target_"]).ancestors
         if saves and not config["trainer"].get("enable_checkpointing"):
