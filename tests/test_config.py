@@ -124,6 +124,13 @@ def test_the_default_alternative_typed_out_is_no_other(tmp_path):
     assert load_config(file, "callbacks=none").callbacks == {}
 
 
+def test_several_values_in_one_config_are_refused_with_what_to_do():
+    for word in ("optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "experiment=a, b", "seed=range(3)"):
+        with pytest.raises(UserError, match="--multirun") as refused: load_config("001", word)
+        assert str(refused.value).startswith(f"`{word}`")
+    assert load_config("001", "experiment='a, b'").experiment == "a, b"
+
+
 def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text("import torch\nclass Net(torch.nn.Module):\n"
                                          "    def __init__(self, width: int = 3): ...\n"
