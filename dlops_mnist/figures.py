@@ -22,7 +22,11 @@ def class_columns(
     return p if p.ndim == 2 else np.stack([1 - p, p], axis=1)
 
 # %% ../nbs/03_figures.ipynb #4aeeab5a
-def confusion_counts(labels, predictions, classes: int) -> np.ndarray:
+def confusion_counts(
+    labels,  # int [N], the true classes
+    predictions,  # int [N], the predicted classes
+    classes: int,  # how many there are
+) -> np.ndarray:
     "How often each true class (row) was predicted as each class (column): int [K, K]."
     index = np.asarray(labels, dtype=int) * classes + np.asarray(predictions, dtype=int)
     return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
@@ -66,7 +70,10 @@ def roc_points(
     with np.errstate(invalid="ignore"): return alarms / alarms[-1], found / found[-1]
 
 
-def area(x: np.ndarray, y: np.ndarray) -> float:
+def area(
+    x: np.ndarray,  # rising
+    y: np.ndarray,  # as many
+) -> float:
     "Area under a curve of straight pieces; for an ROC curve, the chance that a positive outscores a negative."
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
@@ -114,7 +121,7 @@ def worst_mistakes(
     wrong = np.nonzero(p.argmax(axis=1) != labels)[0]
     return wrong[np.argsort(p[wrong, labels[wrong]], kind="stable")][:count]
 
-
+# %% ../nbs/03_figures.ipynb #85277271
 def plot_mistakes(
     images,  # uint8 [N, H, W], or [N, C, H, W] for colour
     labels,  # int [N], the true classes
