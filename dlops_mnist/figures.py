@@ -122,7 +122,7 @@ def worst_mistakes(
     probabilities,  # [N] or [N, K]
     count: int = 18,  # at most so many
 ) -> np.ndarray:
-    "Indices of the misclassified images, the one that gave the truth the least probability first."
+    "Indices of the misclassified images, the one whose true class got the least probability first."
     p, labels = class_columns(probabilities), np.asarray(labels, dtype=int)
     wrong = np.nonzero(p.argmax(axis=1) != labels)[0]
     return wrong[np.argsort(p[wrong, labels[wrong]], kind="stable")][:count]
