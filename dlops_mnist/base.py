@@ -10,7 +10,7 @@ __all__ = ['CALLBACKS', 'LOGGERS', 'SCHEDULERS', 'MODELS', 'AUGMENTS', 'OPTIMIZE
 # %% ../nbs/02_base.ipynb #1ae56800
 import copy
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 # %% ../nbs/02_base.ipynb #c2e1c258
@@ -26,10 +26,13 @@ def deep_update(
     return result
 
 # %% ../nbs/02_base.ipynb #91efcec3
-def setting(default: Any, note: str) -> Any:
+def setting(
+    default: Any,  # the value where nothing else is said
+    note: str,  # what the setting is for
+) -> Any:
     "A field of the base config: its default and a sentence that `--help` prints."
-    if isinstance(default, (list, dict)): return field(default_factory=lambda: copy.deepcopy(default), metadata={"note": note})
-    return field(default=default, metadata={"note": note})
+    if not isinstance(default, (list, dict)): return field(default=default, metadata={"note": note})
+    return field(default_factory=lambda: copy.deepcopy(default), metadata={"note": note})
 
 # %% ../nbs/02_base.ipynb #44a03940
 @dataclass
@@ -45,9 +48,9 @@ class DataModule:
 
     path: str = setting("dataset", "the folder: PATH/{train,test}/{class}/*.png, optionally with val/")
     batch_size: int = setting(25, "images in one batch")
-    val: float | str = setting(0.2, "fraction of train to validate on, unless there is val/; or test")
+    val: float | str = setting(0.2, "fraction of train to hold out where there is no val/; test: validate on test")
     source: str | None = setting(None, "digits or mnist: build the folder when it is missing")
-    binary: int | None = setting(None, "for source: two classes of equal size, such as 3 and no3")
+    binary: int | None = setting(None, "for source: a digit to tell from equally many others; 3 makes 3 and no3")
     per_class: int | list[int] | None = setting(None, "for source: images per class, train or [train,test]")
     raw: str | None = setting(None, "for source=mnist: a folder with MNIST's four IDX files")
     classes: list[str] | None = setting(None, "the order of the labels; null: as in the folder")
@@ -80,11 +83,12 @@ class Option:
 
 
 def option(note: str, **values: Any) -> Option:
+    "An alternative, with its settings as keywords."
     return Option(note, values)
 
 
 def _named(key: str, note: str, target: str, **values: Any) -> Option:
-    # loggers and callbacks may be several at once, so each stands under a name of its own
+    # several loggers or callbacks may be chosen at once, so each stands under a name of its own
     return Option(note, {key: {"_target_": target, **values}})
 
 # %% ../nbs/02_base.ipynb #ffbf5d8f
@@ -175,7 +179,7 @@ class Base:
     "The base config: every setting, its type, its default, and what it is for."
 
     experiment: str = setting("base", "name of the experiment, and of its folder below paths.runs")
-    seed: int = setting(0, "what makes the random choices repeat")
+    seed: int = setting(0, "where the random choices start: the same seed repeats them")
     datamodule: dict = setting({}, "the images")
     model: dict = setting({}, "the network")
     augment: dict = setting({}, "random changes to the training images")
@@ -190,10 +194,10 @@ class Base:
     monitor_mode: str = setting("max", "whether the best is its max or its min")
     paths: dict = setting({}, "where things are written")
     checkpoint_every_n_steps: int | None = setting(None, "save last.ckpt within an epoch too; null: at its end only")
-    ckpt_path: str | None = setting(None, "a checkpoint to continue from, in a folder of its own")
-    resume: str | None = setting(None, "the folder of a run to go on with, in that folder")
-    repeats: str | None = setting(None, "the run or checkpoint that these settings were read from; filled in")
-    matmul_precision: str | None = setting(None, "highest, high or medium: float32 products on GPUs that have faster ones")
+    ckpt_path: str | None = setting(None, "a checkpoint to continue from, in a new run's folder")
+    resume: str | None = setting(None, "the folder of a run that was stopped, to go on with it there")
+    repeats: str | None = setting(None, "the run or checkpoint that these settings were read from; set by the program")
+    matmul_precision: str | None = setting(None, "highest, high or medium: how exactly a GPU multiplies float32 matrices")
     compile: bool = setting(False, "compile the network with torch.compile")
     sweep: str | None = setting(None, "what the runs of one multirun have in common; set by --multirun")
 
@@ -202,10 +206,10 @@ SECTIONS = {"datamodule": DataModule, "paths": Paths}
 
 
 def base_config() -> dict[str, Any]:
-    "The base config without any alternative chosen: plain data."
+    "The base config without any alternative chosen, as plain data."
     config = {f.name: _default(f) for f in fields(Base) if f.name not in GROUPS}
     return config | {name: {f.name: _default(f) for f in fields(section)} for name, section in SECTIONS.items()}
 
 
-def _default(f) -> Any:
+def _default(f: Field) -> Any:
     return copy.deepcopy(f.default) if f.default is not MISSING else f.default_factory()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import GROUPS, SEVERAL, Base, Paths
-from .command import fits
+from .command import fits, parse_override
 from .compose import compose
 from .core import UserError, closest, flatten, nearest, plain, read_checkpoint
 from .overrides import command_overrides, file_overrides, join_overrides
@@ -82,8 +82,8 @@ def _check_together(config: Mapping[str, Any]) -> None:
         raise UserError(f"`label_smoothing: {config['label_smoothing']}` must be from 0 to below 1.", key="label_smoothing")
     for key, off in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
         if config["steps_per_call"] > 1 and config["trainer"].get(key) not in (None, off):
-            raise UserError(f"`trainer.{key}` is not to be had together with `steps_per_call: {config['steps_per_call']}`. "
-                            "Set one of them back.", key=f"trainer.{key}")
+            raise UserError(f"`trainer.{key}` can't be combined with `steps_per_call: {config['steps_per_call']}`. "
+                            "Leave one of them out.", key=f"trainer.{key}")
     for name, section in config["callbacks"].items():
         saves = section and "pytorch_lightning.callbacks.checkpoint.Checkpoint" in read_class(section["_target_"]).ancestors
         if saves and not config["trainer"].get("enable_checkpointing"):
@@ -189,8 +189,12 @@ def load_config(
     settings = experiment if isinstance(experiment, Mapping) else read_experiment(experiment) if experiment is not None else {}
     if isinstance(settings, Config): settings = literal(settings)  # it is the complete config of something
     with naming_the_file(experiment, settings, overrides):
-        written = file_overrides(settings)
-        return finish(compose(join_overrides(written, command_overrides(list(overrides)))))
+        written, typed = file_overrides(settings), command_overrides(list(overrides))
+        several = next((word for word in overrides if parse_override(word).is_sweep_override()), None)
+        if several:
+            raise UserError(f"`{several}` gives several values, and a config has one: a list is written key=[a,b], and text with "
+                            "a comma key='a,b'. Only the command line runs several, with --multirun.")
+        return finish(compose(join_overrides(written, typed)))
 
 # %% ../nbs/02_config.ipynb #ff3f1952
 @contextmanager

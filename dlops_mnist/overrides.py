@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from math import ceil, inf, prod
 from typing import Any
 
-from .base import CALLBACKS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
+from .base import CALLBACKS, DEFAULTS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
 from .command import parse_override
 from .core import UserError, nearest, plain
 
@@ -43,7 +43,7 @@ def _callbacks_by_name(entries: list) -> dict[str, Any]:
                             key=f"callbacks[{i}]")
         params = dict(entry.get("params") or {})
         if "monitor" in params and "{" not in str(params.get("filename", "{")):
-            # a fixed name would be written again and again, and tell nothing
+            # a fixed name says neither how good the checkpoint is nor when it was saved
             params["filename"] = f"{params['filename']}-{{{params['monitor']}:.5f}}-{{epoch}}"
         key = next(k for n in range(len(entries)) if (k := f"{entry['name']}_{n + 1}" if n else entry["name"]) not in callbacks)
         callbacks[key] = {"_target_": f"{entry.get('lib', CALLBACKS)}.{entry['name']}", **params}
@@ -83,7 +83,7 @@ def dotted(
         else: yield path, value
 
 # %% ../nbs/02_overrides.ipynb #f81586ff
-MOST_SETTINGS = 500
+MOST_SETTINGS = 500  # a stranger's file could name millions, and Hydra works through them one by one
 
 
 def file_overrides(
@@ -99,7 +99,8 @@ def file_overrides(
         else:
             if group in GROUPS and rest == "_target_": choices[group] = "custom"
             values.append((path, value))
-    if len(values) > MOST_SETTINGS: raise UserError(f"These are {len(values):,} settings; {MOST_SETTINGS} are enough for anybody.")
+    if len(values) > MOST_SETTINGS:
+        raise UserError(f"These are {len(values):,} settings, and an experiment has at most {MOST_SETTINGS}.")
     chosen = [f"{group}={_bare(choice)}" for group, choice in choices.items()]
     # Hydra refuses to put a list in a section's place; emptied first, the check of the config can say it better
     emptied = [f"++{path}=null" for path, value in values if path in SECTIONS and isinstance(value, list)]
@@ -160,7 +161,8 @@ def join_overrides(
     values = []
     for override in written:
         group = _split(override)[1].partition(".")[0]
-        switched = group in typed_choice and typed_choice[group] != written_choice.get(group) and "," not in typed_choice[group]
+        before = written_choice.get(group, DEFAULTS.get(group))
+        switched = group in typed_choice and typed_choice[group] != before and "," not in typed_choice[group]
         # other hardware means other devices, and still as many epochs
         if group == "trainer" and _split(override)[1] not in HARDWARE_KEYS: switched = False
         if override.startswith("++") and not switched: values.append(override)
@@ -209,7 +211,7 @@ def sweep_jobs(
 
     parsed = OverridesParser.create().parse_overrides(overrides)
     for override in parsed:
-        if override.is_sweep_override() and not (hasattr(override.value(), "list") or override.is_range_sweep()):  # as of glob(*)
+        if override.is_sweep_override() and not (hasattr(override.value(), "list") or override.is_range_sweep()):  # glob, interval
             raise UserError(f"`{override.input_line}`: give the values one by one (a,b,c), or as range(start,stop,step).")
     jobs = prod(map(_alternatives, parsed))
     if jobs > MOST_JOBS: raise UserError(f"These settings make {jobs:,.0f} jobs, and {MOST_JOBS:,} are the most at once.")

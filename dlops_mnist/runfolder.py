@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'package_versions', 'git_state', 'hardware', 'process_identity', 'is_gone',
-           'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'new_run', 'discard_run',
-           'write_config', 'is_helper', 'update_provenance', 'mark_running', 'mark_ended', 'check_links', 'reopen_run',
-           'find_runs']
+           'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'is_helper', 'new_run',
+           'write_config', 'discard_run', 'update_provenance', 'mark_running', 'mark_ended', 'check_links',
+           'reopen_run', 'find_runs']
 
 # %% ../nbs/03_runfolder.ipynb #03441d4a
 import csv
@@ -88,7 +88,9 @@ def hardware() -> dict[str, Any]:
     return {"cpu": cpu, "cores": os.cpu_count(), "threads": threads, "memory_gb": memory, "system": platform.platform()}
 
 # %% ../nbs/03_runfolder.ipynb #846686ff
-def process_identity(pid: int | None = None) -> dict[str, Any]:
+def process_identity(
+    pid: int | None = None,  # None: this process
+) -> dict[str, Any]:
     "What identifies a process for good: host, boot, number, and when it began (in ticks since the boot)."
     pid = pid or os.getpid()
     return {"host": socket.gethostname(), "boot": _boot_id(), "pid": pid, "began": _process_start(pid)}
@@ -97,12 +99,12 @@ def process_identity(pid: int | None = None) -> dict[str, Any]:
 def is_gone(
     identity: Mapping[str, Any],  # as `process_identity` gave it
 ) -> bool:
-    "Whether that process has ended for certain; one on another machine may still be there."
+    "Whether that process has certainly ended; one on another machine may still be there."
     if identity.get("host") != socket.gethostname(): return False
     if identity.get("boot") != _boot_id(): return True
     pid = identity.get("pid")
     if not isinstance(pid, int) or sys.platform == "win32": return False
-    try: os.kill(pid, 0)
+    try: os.kill(pid, 0)  # sends nothing, only asks whether there is such a process
     except ProcessLookupError: return True
     except OSError: pass
     return _process_start(pid) != identity.get("began")
@@ -232,24 +234,38 @@ class Run(RunFiles):
 
 # %% ../nbs/03_runfolder.ipynb #caa720dc
 def run_status(provenance: Mapping[str, Any]) -> str:
-    "The status that a run's provenance tells, or `dead` if nothing runs any more that said `running`."
+    "The status that a run's provenance tells, or `dead` if the process that said `running` is gone."
     status, process = provenance.get("status"), provenance.get("process")
     if status == "running" and isinstance(process, dict) and is_gone(process): return "dead"
     return status if isinstance(status, str) else "unknown"
 
 # %% ../nbs/03_runfolder.ipynb #7ff83715
-def better(value: float, than: float | None, mode: str) -> bool:
+def better(
+    value: float,  # of a metric
+    than: float | None,  # the best so far; None if there is none
+    mode: str,  # whether less is better (min) or more (max)
+) -> bool:
     "Whether a metric has improved; NaN never has, and anything is better than nothing."
     if value != value: return False
     return than is None or (value < than if mode == "min" else value > than)
 
 
-def best_row(rows: Sequence[Mapping[str, float]], monitor: str, mode: str) -> dict[str, float]:
+def best_row(
+    rows: Sequence[Mapping[str, float]],  # one for each epoch
+    monitor: str,  # the metric
+    mode: str,  # min or max
+) -> dict[str, float]:
     "The first of the rows with the best value of a metric; empty if none has one."
     best = {}
     for row in rows:
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
     return best
+
+# %% ../nbs/03_runfolder.ipynb #1aaa6ff2
+def is_helper() -> bool:
+    "Whether this process was started by another one of the same run (DDP, torchrun, SLURM); only the first one writes."
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+    return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
 # %% ../nbs/03_runfolder.ipynb #52ac3417
 def new_run(
@@ -276,23 +292,17 @@ def new_run(
     return run
 
 
+def write_config(run: Run, config: Mapping[str, Any]) -> None:
+    "Replace a run's config in one step."
+    with atomic(run.config_file) as part: part.write_text(to_yaml(plain(config)), encoding="utf-8")
+
+# %% ../nbs/03_runfolder.ipynb #576b65e8
 def discard_run(run: Run) -> None:
     "Remove a run that never began to train, and the folders that were made for it."
     if is_helper(): return  # it has made nothing
     remove(run.path)
     with suppress(OSError):  # one that is not empty has found another use
         for folder in run.made: folder.rmdir()
-
-
-def write_config(run: Run, config: Mapping[str, Any]) -> None:
-    "Replace a run's config in one step."
-    with atomic(run.config_file) as part: part.write_text(to_yaml(plain(config)), encoding="utf-8")
-
-
-def is_helper() -> bool:
-    "Whether this process was started by another one of the same run (DDP, torchrun, SLURM); only the first one writes."
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
-    return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
 # %% ../nbs/03_runfolder.ipynb #5e464686
 def update_provenance(run: Run, **changes: Any) -> None:

@@ -115,6 +115,22 @@ def test_another_alternative_drops_the_files_values_for_the_old_one(tmp_path):
     assert load_config(file, "optimizer=sgd").optimizer == {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
 
 
+def test_the_default_alternative_typed_out_is_no_other(tmp_path):
+    "A file that doesn't choose has the default's values, which stay when somebody types that name."
+    file = tmp_path / "e.yml"
+    file.write_text("model.hidden: [50]\noptimizer.lr: 0.5\ncallbacks.early_stopping.patience: 7\n")
+    config = load_config(file, "model=mlp", "optimizer=adam")
+    assert (config.model.hidden, config.optimizer.lr, config.callbacks.early_stopping.patience) == ([50], 0.5, 7)
+    assert load_config(file, "callbacks=none").callbacks == {}
+
+
+def test_several_values_in_one_config_are_refused_with_what_to_do():
+    for word in ("optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "experiment=a, b", "seed=range(3)"):
+        with pytest.raises(UserError, match="--multirun") as refused: load_config("001", word)
+        assert str(refused.value).startswith(f"`{word}`")
+    assert load_config("001", "experiment='a, b'").experiment == "a, b"
+
+
 def test_a_section_may_bring_its_own_class(tmp_path, monkeypatch):
     (tmp_path / "own_net.py").write_text("import torch\nclass Net(torch.nn.Module):\n"
                                          "    def __init__(self, width: int = 3): ...\n"
