@@ -97,9 +97,16 @@ class Round:
         "In square metres."
         return 3 * self.radius ** 2
 
+    @property
+    def flat(self) -> bool: return True
+
     def _secret(self): ...
 
 def draw(shape: Round) -> None: print(shape)
+
+def erase(shape: Round) -> None:
+    # all of it
+    print(shape)
 
 def _hidden(): ...
 '''
@@ -112,6 +119,8 @@ def test_a_module_shows_heads_with_their_comments_and_nothing_private(tmp_path):
     assert "# shapes\n\nShapes.\n\nExplained in [00_shapes](../lessons/00_shapes.md).\n\n## Round\n\nA circle." in page
     assert "    radius: float,  # in metres\n" in page and "self.radius = radius" not in page
     assert "### Round.area\n\nIn square metres.\n\n```python\n@property\ndef area(self) -> float:\n```" in page
+    assert "```python\ndef draw(shape: Round) -> None:\n```" in page and "```python\ndef erase(shape: Round) -> None:\n```" in page
+    assert "@property\ndef flat(self) -> bool:\n```" in page
     assert "_secret" not in page and "_hidden" not in page
 
 
@@ -121,12 +130,20 @@ def test_outputs_become_text_tables_and_pictures(tmp_path):
     assert docs.shown(new_output("stream", text="\x1b[1mbold\x1b[0m\n"), tmp_path) == "```text\nbold\n```"
     table = "<div><style>x</style>\n<table border='1'>\n\n<tr><td>1</td></tr></table></div>"
     shown = docs.shown(new_output("execute_result", {"text/html": table, "text/plain": "1"}), tmp_path)
-    assert shown == "<div><table>\n<tr><td>1</td></tr></table></div>"
+    assert shown == '<div class="frame"><div><table>\n<tr><td>1</td></tr></table></div></div>'
     picture = new_output("display_data", {"image/png": "aGk=", "text/plain": "<Picture size 1x1>"})
     assert docs.shown(picture, tmp_path / "p.png") == "![Picture size 1x1](p.png)"
     assert (tmp_path / "p.png").read_bytes() == b"hi"
     picture.metadata["image/png"] = {"width": 480, "height": 240}
     assert docs.shown(picture, tmp_path / "p.png").endswith("](p.png){width=480}")
+
+
+def test_what_was_printed_in_parts_is_one_output():
+    from nbformat.v4 import new_output
+
+    outputs = [new_output("stream", text="a\n"), new_output("stream", name="stderr", text="b\n"),
+               new_output("execute_result", {"text/plain": "1"}), new_output("stream", text="c\n")]
+    assert [output.get("text", "1") for output in docs.merged(outputs)] == ["a\nb\n", "1", "c\n"]
 
 
 def test_names_of_lessons_become_links():

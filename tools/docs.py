@@ -28,14 +28,21 @@ DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[a-zA-Z]")
 
-# lines of code have up to 120 characters, what a cell has shown looks unlike a cell, tables of numbers are tight, and
-# pictures keep their white ground where the page is dark
-STYLE = """.md-grid { max-width: 76rem; }
-.md-typeset pre > code { font-size: .68rem; }
-.md-typeset .language-text { margin-top: -.7em; border-left: .15rem solid var(--md-default-fg-color--lightest); }
+# lines of code have up to 132 characters and need the room; what a cell has shown looks unlike a cell, and nobody copies
+# it; tables are tight, numbers in them end below one another, and a command breaks between its words only; pictures keep
+# their white ground where the page is dark; on a phone the table of lessons does without its badges
+STYLE = """.md-grid { max-width: 86rem; }
+@media screen and (min-width: 76.25em) { .md-sidebar { width: 10.5rem; } }
+.md-typeset pre > code { font-size: .66rem; }
+.md-typeset .language-text { border-left: .15rem solid var(--md-default-fg-color--lightest); }
+.md-typeset .highlight + .language-text { margin-top: -.7em; }
 .md-typeset .language-text pre > code { background: none; }
-.md-typeset table:not([class]) :is(th, td) { padding: .4em .9em; }
-.md-typeset img { background: white; border-radius: .2rem; }
+.md-typeset .language-text .md-code__nav { display: none; }
+.md-typeset table:not([class]) :is(th, td) { padding: .4em .9em; min-width: 0; }
+.md-typeset table:not([class]) code { word-break: normal; overflow-wrap: normal; }
+.md-typeset .frame :is(td, th) { text-align: right !important; }
+.md-typeset img[src$=".png"] { background: white; border-radius: .2rem; }
+@media screen and (max-width: 44.98em) { .md-typeset td:has(> a > img[alt="Open in Colab"]) { display: none; } }
 """
 
 
@@ -83,7 +90,7 @@ def lesson_page(path: Path, pages: Path, names: list[str]) -> str:
         elif cell.cell_type == "code" and not LEFT_OUT.search(cell.source):
             title = f' title="{module}.py"' if re.match(r"#\|\s*exporti?\b", cell.source) else ""
             parts.append(f"```python{title}\n{DIRECTIVE.sub('', cell.source).strip()}\n```")
-            for i, output in enumerate(cell.outputs):
+            for i, output in enumerate(merged(cell.outputs)):
                 parts.append(shown(output, pages / f"lessons/{path.stem}-{number}-{i}.png"))
     return "\n\n".join(parts) + "\n"
 
@@ -91,6 +98,16 @@ def lesson_page(path: Path, pages: Path, names: list[str]) -> str:
 def link_lessons(text: str, names: set[str]) -> str:
     "Turn the name of a lesson, such as `02_base`, into a link to it."
     return re.sub(r"(?<!\[)`(\w+)`(?!\])", lambda m: f"[{m[0]}]({m[1]}.md)" if m[1] in names else m[0], text)
+
+
+def merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    "The outputs of a cell; what it has printed is one of them, even where it came in several parts."
+    found = []
+    for output in outputs:
+        if found and {output.output_type, found[-1].output_type} == {"stream"}:
+            found[-1] = nbformat.v4.new_output("stream", text=found[-1].text + output.text)
+        else: found.append(output)
+    return found
 
 
 def shown(output: nbformat.NotebookNode, picture: Path) -> str:
@@ -102,7 +119,8 @@ def shown(output: nbformat.NotebookNode, picture: Path) -> str:
         return f"![{data.get('text/plain', 'picture').strip('<>')}]({picture.name})" + (f"{{width={width}}}" if width else "")
     if "text/html" in data and "<pre" not in data["text/html"][:40]:  # rich's own is the plain text, with colours
         html = re.sub(r"<style.*?</style>\s*", "", data["text/html"], flags=re.DOTALL)
-        return re.sub(r"\n\s*\n", "\n", re.sub(r"<table[^>]*>", "<table>", html)).strip()
+        html = re.sub(r"\n\s*\n", "\n", re.sub(r"<table[^>]*>", "<table>", html)).strip()
+        return f'<div class="frame">{html}</div>'
     text = ANSI.sub("", output.get("text") or data.get("text/plain", "")).rstrip()
     return f"```text\n{text}\n```" if text else ""
 
@@ -124,7 +142,7 @@ def commands_page(root: Path, modules: list[Path]) -> str:
         command = [sys.executable, "-m", f"{library}.{path.stem}", "--help"]
         env = environment() | {"COLUMNS": "100"}
         text = subprocess.run(command, cwd=root, env=env, text=True, capture_output=True, check=True).stdout
-        parts.append(f"## {path.stem}\n\n```console\n{ANSI.sub('', text).rstrip()}\n```")
+        parts.append(f"## {path.stem}\n\n```text\n{ANSI.sub('', text).rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -156,10 +174,15 @@ def definition(node: ast.AST, source: str, level: str, owner: str = "") -> Itera
 
 def head(node: ast.AST, source: str) -> str:
     "The source of a definition up to where its body begins."
-    begin = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
-    lines = source.splitlines()[begin : node.body[0].lineno - 1] or [source.splitlines()[begin]]
-    while lines and not lines[-1].strip(): lines.pop()
+    lines = source.splitlines()[first_line(node) - 1 : first_line(node.body[0])]
+    lines[-1] = lines[-1][: node.body[0].col_offset].rstrip()  # the body may begin in the line where the head ends
+    while not lines[-1].strip() or lines[-1].lstrip().startswith("#"): lines.pop()  # a comment that opens the body
     return "\n".join(lines)
+
+
+def first_line(node: ast.AST) -> int:
+    "The line where a statement begins, with its decorators."
+    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
 
 
 def site_settings(root: Path, contents: list) -> dict:
