@@ -21,9 +21,9 @@ PROGRAMS = {
 
 
 def main(
-    *words: str,  # what was typed behind `python -m dlops_mnist`
+    *words: str,  # what was typed after `python -m dlops_mnist`
 ) -> None:
-    "Print what there is to type; raises `UserError` for anything but --help."
+    "Print the list of commands; raises `UserError` for any word but --help."
     if not set(words) - {"-h", "--help"}:
         lines = [f"  python -m dlops_mnist.{name:10} {note}" for name, note in PROGRAMS.items()]
         return print("The commands, each with a --help of its own:", *lines, sep="\n")
