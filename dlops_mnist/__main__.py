@@ -6,6 +6,7 @@
 __all__ = ['PROGRAMS', 'main']
 
 # %% ../nbs/00_programs.ipynb #c922c829
+import shlex
 import sys
 
 from .command import clean_exit
@@ -29,7 +30,7 @@ def main(
         return print("The commands, each with a --help of its own:", *lines, sep="\n")
     name, *rest = words
     if name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
-    raise UserError(f"Write a dot before the command: {' '.join([f'python -m dlops_mnist.{name}', *rest])}")
+    raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")
 
 # %% ../nbs/00_programs.ipynb #34a99f3f
 if __name__ == "__main__" and "get_ipython" not in globals():
