@@ -6,6 +6,7 @@
 __all__ = ['PROGRAMS', 'main']
 
 # %% ../nbs/00_programs.ipynb #c922c829
+import shlex
 import sys
 
 from .command import clean_exit
@@ -21,15 +22,15 @@ PROGRAMS = {
 
 
 def main(
-    *words: str,  # what was typed behind `python -m dlops_mnist`
+    *words: str,  # what was typed after `python -m dlops_mnist`
 ) -> None:
-    "Print what there is to type; raises `UserError` for anything but --help."
+    "Print the list of commands; raises `UserError` for any word but --help."
     if not set(words) - {"-h", "--help"}:
         lines = [f"  python -m dlops_mnist.{name:10} {note}" for name, note in PROGRAMS.items()]
         return print("The commands, each with a --help of its own:", *lines, sep="\n")
     name, *rest = words
     if name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
-    raise UserError(f"Write a dot before the command: {' '.join([f'python -m dlops_mnist.{name}', *rest])}")
+    raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")
 
 # %% ../nbs/00_programs.ipynb #34a99f3f
 if __name__ == "__main__" and "get_ipython" not in globals():

@@ -29,7 +29,7 @@ def fits(
     annotation: str | ast.expr | None,  # source code of the annotation, such as `"int | None"`
     lookup: Callable[[str], Any] = lambda name: None,  # what a name stands for: its annotation and a lookup, or None
 ) -> bool:
-    "Whether `value` fits `annotation`; what can't be known without importing anything is taken to fit."
+    "Whether `value` fits `annotation`; in doubt, where only an import could tell, it does."
     if annotation is None: return True
     if isinstance(annotation, str):
         try: annotation = ast.parse(annotation.strip(), mode="eval").body
@@ -85,7 +85,7 @@ def _fits_name(value: Any, name: str, lookup: Callable) -> bool:
 def parse_override(
     word: str,  # `key=value`, or one of Hydra's other forms
 ) -> Any:
-    "A word of a command line, read by Hydra's grammar; raises `UserError`."
+    "One word of a command line, as Hydra's parser understands it; raises `UserError`."
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -94,8 +94,8 @@ def parse_override(
         return OverridesParser.create().parse_override(word)
     except (HydraException, ValueError, RecursionError) as error:
         shown, key = word if len(word) <= 200 else f"{word[:200]}...", word.partition("=")[0].lstrip("+~")[:50]
-        raise UserError(f"`{shown}` can't be read as key=value: put quotes around the value if it holds blanks, "
-                        f"commas, brackets or `=`, and others around it all: \"{key}='a, b'\".") from error
+        raise UserError(f"`{shown}` can't be read as key=value: put quotes around the value if it contains "
+                        f"blanks, commas, brackets or `=`, and the other kind around it all: \"{key}='a, b'\".") from error
 
 # %% ../nbs/00_command.ipynb #0176909a
 def parse_value(
@@ -108,14 +108,19 @@ def parse_value(
     return override.key_or_group, plain(override.value(), override.key_or_group)
 
 # %% ../nbs/00_command.ipynb #6b914745
-def parameter_notes(function: Callable) -> dict[str, str]:
-    "The comment behind each parameter in the source of `function` or of a class."
+def parameter_notes(
+    function: Callable,  # a function, or a class
+) -> dict[str, str]:
+    "The comment behind each parameter, by its name; empty where there is no source to read."
     try: source = inspect.getsource(function)
     except (OSError, TypeError): return {}
     return dict(re.findall(r"^\s+\**(\w+)\s*(?::[^#\n]*|=[^#\n]*|),?\s*#\s*(.+)$", source, re.MULTILINE))
 
 # %% ../nbs/00_command.ipynb #83a636dc
-def describe_command(name: str, function: Callable) -> str:
+def describe_command(
+    name: str,  # what is typed to run it
+    function: Callable,  # what it runs
+) -> str:
     "The help text of one command: how to call it, its sentence, and what each setting is for, with its default."
     parameters, notes = inspect.signature(function).parameters, parameter_notes(function)
     lines = [f"{name} {_usage(parameters.values())}".strip(), f"    {(inspect.getdoc(function) or '').strip()}"]
@@ -160,7 +165,7 @@ def bind(
         raise UserError(f"{str(error).capitalize()}. --help shows what this command takes.") from error
     return positional, settings
 
-
+# %% ../nbs/00_command.ipynb #e58fe5d2
 def _without_dashes(word: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     # `--csv` is `csv=true`
     if not word.startswith("-") or os.path.exists(word): return word
@@ -173,11 +178,11 @@ def _without_dashes(word: str, parameters: Mapping[str, inspect.Parameter]) -> s
 
 
 def _setting_name(word: str) -> str | None:
-    # the name of a file may hold a `=`, as Lightning's checkpoints do
+    # a file's name may contain a `=`, as those of Lightning's checkpoints do
     found = re.match(r"[\w.@+~-]+(?==)", word)
     return found[0] if found and not os.path.exists(word) else None
 
-# %% ../nbs/00_command.ipynb #e58fe5d2
+
 def _checked(parameter: inspect.Parameter, word: str) -> Any:
     key, value = parse_value(word)
     annotation = parameter.annotation
@@ -196,7 +201,7 @@ def clean_exit() -> Iterator[None]:
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
-        sys.exit(getattr(error, "status", 130))
+        sys.exit(getattr(error, "status", 130))  # a training that was ended by another signal says which
     except BrokenPipeError:  # `... | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -222,25 +227,25 @@ def run_command(
 
 
 def _program() -> str:
-    # how this process was started, if it was by the name of a module
+    # what was typed to start this process, if it was one of our modules
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec and spec.name.startswith("dlops_mnist") else ""
 
 # %% ../nbs/00_command.ipynb #e0a8ee7b
-def console():
-    "The rich console for results and progress (standard output)."
+def console() -> Any:
+    "The `rich.console.Console` for results and progress, on standard output."
     from rich.console import Console
 
-    # in a notebook plain text: rich's HTML there is cut off where a line is long
+    # in a notebook, too, we print plain text: the HTML that rich makes there cuts long lines off
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), force_jupyter=False)
 
 
 def show_table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    title: str = "",
-    right: Collection[str] = (),  # columns that are set to the right, besides those that begin with a number
-    spare: Sequence[str] = (),  # columns that a narrow terminal does without, this one first
+    header: Sequence[str],  # the columns' names
+    rows: Sequence[Sequence[Any]],  # a value for each column
+    title: str = "",  # a line above it
+    right: Collection[str] = (),  # columns aligned on the right, besides those with a number in their first row
+    spare: Sequence[str] = (),  # columns that a narrow terminal does without, the first of them first
 ) -> None:
     "Print a table: to the width of a terminal, else as plain lines."
     numbers = [name in right or bool(rows) and not isinstance(rows[0][i], str) for i, name in enumerate(header)]
@@ -258,7 +263,7 @@ def _draw_table(cells: list[list[str]], title: str, numbers: list[bool], spare: 
 
     widths = {name: max(map(len, column)) for name, *column in zip(cells[0], *cells)}
     left_out = []
-    # a short cell is never broken; a long one can do with 18 characters in a line
+    # a short cell is never broken; a long one is folded, to no less than 18 characters
     while len(left_out) < len(spare) and sum(min(width, 18) + 2 for width in widths.values()) > console().width:
         left_out.append(spare[len(left_out)])
         widths.pop(left_out[-1], None)

@@ -33,7 +33,7 @@ class UserError(Exception):
 
     def __init__(
         self,
-        message: str,
+        message: str,  # whole sentences, printed as they are
         key: str | None = None,  # the setting that is wrong, such as `trainer.max_epochs`
     ):
         super().__init__(message)
@@ -86,9 +86,9 @@ def check_name(
 ) -> str:
     "The name, if it can be one folder's name on every system; raises `UserError`."
     problem = None
-    if not isinstance(name, str) or not name.strip(): problem = "it must be a text that is not empty"
-    elif re.search(r'[/\\<>:"|?*\x00-\x1f\x7f]', name): problem = 'it holds / \\ < > : " | ? * or a control character'
-    elif name[0] in ".-~ " or name[-1] in ". ": problem = "a dot, dash, tilde or blank stands at its beginning or end"
+    if not isinstance(name, str) or not name.strip(): problem = "it must be text, and not empty"
+    elif re.search(r'[/\\<>:"|?*\x00-\x1f\x7f]', name): problem = 'it contains / \\ < > : " | ? * or a control character'
+    elif name[0] in ".-~ " or name[-1] in ". ": problem = "it begins with a dot, dash, tilde or blank, or ends with a dot or blank"
     elif len(name.encode(errors="replace")) > 200: problem = "it is longer than 200 bytes"
     if problem: raise UserError(f"`{key}: {name!r}` can't name a folder: {problem}.", key=key)
     return name
@@ -106,7 +106,7 @@ def plain(
 
 
 def _plain(value: Any, where: str, counted: Iterator[int], level: int) -> Any:
-    # one list may stand at many places, or within itself: memory is no limit for that, so we count
+    # a list may be repeated in many places, or contain itself: that takes hardly any memory, so we count
     if next(counted) > MOST_VALUES: raise UserError(f"A config holds at most {MOST_VALUES:,} values.")
     if level > MOST_LEVELS:
         raise UserError(f"A config has at most {MOST_LEVELS} levels, and `{where[:50]}...` goes deeper.")
@@ -126,7 +126,7 @@ def _plain(value: Any, where: str, counted: Iterator[int], level: int) -> Any:
 # %% ../nbs/00_core.ipynb #872fc40e
 def flatten(
     config: Mapping[str, Any],  # nested settings
-    prefix: str = "",
+    prefix: str = "",  # what stands before every name
 ) -> dict[str, Any]:
     "Settings by their dotted names: `{'trainer': {'max_epochs': 3}}` gives `{'trainer.max_epochs': 3}`."
     flat = {}
@@ -153,7 +153,7 @@ def read_checkpoint(
     except (zipfile.BadZipFile, OSError, ValueError, LookupError, RuntimeError, struct.error) as error: wrong = error
     if wrong: raise UserError(f"`{path}` is damaged, cut short, or no checkpoint at all.")
     try: checkpoint = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises what it likes, and what it says advises to switch the safety off
+    except Exception as error:  # torch raises errors of many kinds, and its messages advise switching the safety off
         raise UserError(f"`{path}` can't be loaded: it is damaged, or holds more than weights and plain settings, "
                         "which could run code.") from error
     if not isinstance(checkpoint, dict):
@@ -165,7 +165,7 @@ SHIPPED = ("dataset", "experiments")  # what comes with the package
 
 
 def unpack(
-    name: str,  # one of `SHIPPED`; of anything else nothing is known
+    name: str,  # one of `SHIPPED`; for any other name nothing is done
 ) -> None:
     "Copy a folder that comes with the package into this one, unless there is one of that name."
     package = Path(str(files("dlops_mnist")))
@@ -195,8 +195,8 @@ def go_to_root() -> Path:
 def importing(
     package: str,  # a large one, such as `pytorch_lightning`
 ) -> Iterator[None]:
-    "Import with the garbage collector looking away from what is made here, now and later."
-    # if it is there already, what would be kept for ever is somebody's garbage
+    "Import with the garbage collector switched off, and have it pass over what is there afterwards."
+    # imported already: nothing to gain, and `freeze` would keep for ever what may be somebody's garbage
     if package in sys.modules or not gc.isenabled(): return (yield)
     gc.disable()
     try: yield

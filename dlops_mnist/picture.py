@@ -16,17 +16,25 @@ from PIL import Image
 class Picture(Figure):
     "A matplotlib figure that shows itself in a notebook and knows nothing of pyplot."
 
-    def __init__(self, width: float, height: float):
+    def __init__(
+        self,
+        width: float,  # in inches
+        height: float,  # in inches
+    ):
         super().__init__(figsize=(width, height), layout="constrained")
 
-    def png(self, dpi: int = 100) -> bytes:
+    def png(
+        self,
+        dpi: int = 100,  # pixels per inch
+    ) -> bytes:
         "The picture as the bytes of a PNG file."
         buffer = BytesIO()
         self.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        # twice as many pixels as the place that it takes: sharp on any screen; 256 colours: a third of the bytes
+        # drawn with twice as many pixels as it is shown with: sharp on any screen
+        # 256 colours: enough for a figure, in less than half of the bytes
         width, height = (round(80 * inches) for inches in self.get_size_inches())
         buffer = BytesIO()
         Image.open(BytesIO(self.png(dpi=160))).convert("RGB").quantize(256).save(buffer, format="png", optimize=True)
@@ -40,7 +48,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 def plot_bars(
     values: Mapping[str, float],  # name -> value, from top to bottom
     what: str,  # the quantity and its unit, for the axis
-    chosen: str | None = None,  # the bar in colour; None: the last one
+    chosen: str | None = None,  # the name of the bar in colour; None: the last one
 ) -> Picture:
     "One horizontal bar for each value, with its number."
     picture = Picture(6, 0.6 + 0.3 * len(values))

@@ -39,8 +39,6 @@ def encode_png(
 
 # %% ../nbs/00_png.ipynb #ed662a47
 MAX_PIXELS = 2**26  # 8192 x 8192: more than that is a mistake, or an attempt to fill the memory
-
-
 _END = _chunk(b"IEND", b"")
 _NAME, _HEADER, _CHECKSUM = (struct.Struct(form).unpack_from for form in (">I4s", ">IIBBBBB", ">I"))
 
@@ -108,7 +106,11 @@ def _decode_with_pillow(data: bytes, mode: str) -> np.ndarray:
     return pixels if mode == "L" else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 # %% ../nbs/00_png.ipynb #b97b9c57
-def paeth(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
+def paeth(
+    left: np.ndarray,  # the neighbours of some pixels, all of one shape, with a sign
+    above: np.ndarray,
+    corner: np.ndarray,  # above the left one
+) -> np.ndarray:
     "The neighbour that is nearest to left + above - corner; of equals the first (PNG specification, section 9.4)."
     to_left, to_above, to_corner = np.abs(above - corner), np.abs(left - corner), np.abs(left + above - 2 * corner)
     nearer = np.where(to_above <= to_corner, above, corner)
@@ -145,7 +147,7 @@ def unfilter(
     pixels: np.ndarray,  # `uint8 [N, H, W]`, changed in place: differences become pixels
     filters: np.ndarray,  # `uint8 [N, H]`: the number of each row's filter, 0 to 4
 ) -> None:
-    "Undo the filters of many images of one size, in each row those together that have the same."
+    "Undo the filters of many images of one size, in each row of all those at once that have the same filter."
     above = np.zeros_like(pixels[:, 0])
     for y, numbers in enumerate(filters.T.copy()):
         for number, undo in FILTERS.items():

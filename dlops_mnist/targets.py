@@ -12,7 +12,7 @@ import copy
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -22,12 +22,15 @@ from .command import fits
 from .core import UserError, closest, nearest
 
 # %% ../nbs/00_targets.ipynb #93b1c2e7
-def source_file(module: str) -> Path | None:
+def source_file(
+    module: str,  # its dotted name
+) -> Path | None:
     "The file that holds a module's source, found without importing anything; None if there is none."
     top, *rest = module.split(".")
     try: spec = importlib.util.find_spec(top)
     except (ImportError, ValueError): return None
-    if spec and spec.origin == "frozen": spec = importlib.machinery.PathFinder.find_spec(top)  # `os` and its like
+    if spec and spec.origin == "frozen":  # `os` and a few others are built into Python, and have a file all the same
+        spec = importlib.machinery.PathFinder.find_spec(top)
     if spec is None: return None
     folders = spec.submodule_search_locations or []
     candidates = [Path(spec.origin)] if not rest and spec.origin else []
@@ -37,7 +40,9 @@ def source_file(module: str) -> Path | None:
     return next((file for file in candidates if file.suffix == ".py" and file.is_file()), None)
 
 # %% ../nbs/00_targets.ipynb #89b5e391
-def names_in(module: str) -> dict[str, ast.AST | str]:
+def names_in(
+    module: str,  # its dotted name
+) -> dict[str, ast.AST | str]:
     "What each top-level name of a module is: its syntax tree, or the dotted name that it was imported from."
     file = source_file(module)
     return {} if file is None else _names_in_file(module, file, file.stat().st_mtime_ns)
@@ -61,7 +66,7 @@ def _names_in_file(module: str, file: Path, changed: int) -> dict[str, ast.AST |
     return names
 
 
-def _statements(body: list[ast.stmt]):
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     # the branches of `if` and `try` at the top level define names as well
     for node in body:
         yield node
@@ -80,7 +85,9 @@ def _imported(node: ast.ImportFrom, package: str) -> dict[str, ast.AST | str]:
     return {name: target for name, target in star.items() if not name.startswith("_")} | names
 
 # %% ../nbs/00_targets.ipynb #06f865a1
-def find(target: str) -> tuple[str, ast.AST] | None:
+def find(
+    target: str,  # the dotted name of a class, a function, a value or a module
+) -> tuple[str, ast.AST] | None:
     "The module and the syntax tree that a dotted name leads to, through all imports; None if there is none."
     seen = set()
     while target not in seen:
@@ -117,6 +124,7 @@ class Parameter:
     module: str
 
     def takes(self, value: Any) -> bool:
+        "Whether a value, as a config gives it, fits the annotation."
         return fits(value, self.annotation, partial(_meaning, self.module))
 
     def __str__(self) -> str:
@@ -124,7 +132,7 @@ class Parameter:
 
 
 class _Spelled(ast.NodeTransformer):
-    # puts what an alias stands for in its place
+    # a syntax tree in which every alias is replaced by what it stands for
     def __init__(self, module: str):
         self.module = module
 
@@ -159,7 +167,9 @@ class ClassSource:
     open_ended: bool  # `__init__` also takes `**kwargs`
 
 # %% ../nbs/00_targets.ipynb #1769d583
-def read_class(target: str) -> ClassSource | None:
+def read_class(
+    target: str,  # the dotted name of a class, wherever it may be imported from
+) -> ClassSource | None:
     "Read a class from its source; None if `target` is not the name of a class."
     found = find(target)
     if found is None or not isinstance(found[1], ast.ClassDef): return None
@@ -218,7 +228,7 @@ def check_section(
     if missing and not section.get("_partial_") and not section.get("_args_"):
         raise UserError(f"`{where}` lacks `{missing[0]}`, which {target} needs.", key=f"{where}.{missing[0]}")
 
-
+# %% ../nbs/00_targets.ipynb #1f0fdb6e
 def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
     key = f"{where}._target_"
     if not isinstance(target, str): raise UserError(f"`{key}` must name a class, not {target!r}.", key=key)
@@ -228,21 +238,9 @@ def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
                         f"{_hint(target)}", key=key)
     allowed = {KINDS[kind]} if kind else set(KINDS.values())
     if not {source.name, *source.ancestors} & allowed:
-        wanted = f"{_article(kind)}" if kind else f"of a kind that a config may build ({', '.join(KINDS)})"
+        wanted = _article(kind) if kind else f"of a kind that a config may build ({', '.join(KINDS)})"
         raise UserError(f"`{key}: {target}` is not {wanted}.", key=key)
     return source
-
-def _hint(target: str) -> str:
-    module, _, name = target.rpartition(".")
-    top = module.partition(".")[0]
-    if top and source_file(top) is None and top not in sys.builtin_module_names:
-        return f" There is no `{top}.py` in this folder, and no package of that name is installed."
-    close = closest(name, [n for n in names_in(module) if n[:1].isupper()])
-    return f" Did you mean `{close}`?" if close else ""
-
-# %% ../nbs/00_targets.ipynb #98cb4f92
-def _article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _read_main(target: str) -> ClassSource | None:
@@ -253,11 +251,24 @@ def _read_main(target: str) -> ClassSource | None:
     return ClassSource(target, ancestors, {}, True)
 
 
+def _hint(target: str) -> str:
+    module, _, name = target.rpartition(".")
+    top = module.partition(".")[0]
+    if top and source_file(top) is None and top not in sys.builtin_module_names:
+        return f" There is no `{top}.py` in this folder, and no package of that name is installed."
+    close = closest(name, [n for n in names_in(module) if n[:1].isupper()])
+    return f" Did you mean `{close}`?" if close else ""
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+# %% ../nbs/00_targets.ipynb #98cb4f92
 def _check_setting(key: str, value: Any, where: str, source: ClassSource, given: Collection[str]) -> None:
     full, names = f"{where}.{key}", [name for name in source.parameters if name not in given]
     if key in given: raise UserError(f"`{full}` is set by the program and can't be chosen.", key=full)
     if key not in names:
-        # **kwargs take any name, but one that nearly spells a known setting is a typing mistake
+        # **kwargs take any name, but one that is nearly a known setting's is a typing mistake
         if not source.open_ended or closest(key, names):
             raise UserError(f"`{full}` is not a setting of {source.name.rpartition('.')[2]}.{nearest(key, names)}", key=full)
     elif not (isinstance(value, Mapping) and "_target_" in value) and not source.parameters[key].takes(value):
@@ -296,6 +307,6 @@ def build(
         return waiting if section.get("_partial_") else waiting(*args, **given)
     except UserError: raise
     except Exception as error:
-        # hydra wraps what the class said; the cause says it best
+        # hydra wraps the class's own error, which says best what was wrong
         reason = str(error.__cause__ or error).strip() or type(error).__name__
         raise UserError(f"`{where}` ({target}) can't be built: {reason}", key=where) from error

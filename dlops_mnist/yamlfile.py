@@ -24,10 +24,10 @@ MOST_VALUES, MOST_LEVELS = 100_000, 50  # more than that is no config
 
 def count_values(
     node: yaml.Node,  # what YAML calls a value before anything is built of it
-    known: dict[yaml.Node, int | None] | None = None,  # nodes counted before; None: we are inside of it
-    level: int = 1,  # how deep we are
+    known: dict[yaml.Node, int | None] | None = None,  # the counts of nodes that we met before, None while we are inside of one
+    level: int = 1,  # how many values we are inside of, with this one
 ) -> int:
-    "How many values a node stands for, repeated ones each time; raises `yaml.YAMLError` if they are too many or too deep."
+    "How many values a node stands for, repeated ones each time; raises `yaml.YAMLError` if they are too many or nested too deep."
     known = {} if known is None else known
     if known.get(node, 0) is None: raise _problem("a value that contains itself", node)
     if level > MOST_LEVELS: raise _problem(f"more than {MOST_LEVELS} levels of values within values", node)
@@ -45,7 +45,7 @@ def _problem(what: str, node: yaml.Node) -> yaml.MarkedYAMLError:
 
 # %% ../nbs/00_yamlfile.ipynb #602f359f
 class Counting:
-    "Makes a YAML loader count before it builds, and name the line of a value that is not what its tag says."
+    "Makes a YAML loader count before it builds, and name the line of a value that is not what it is tagged as."
 
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
@@ -89,7 +89,8 @@ StrictLoader.add_implicit_resolver(
 # %% ../nbs/00_yamlfile.ipynb #f290cfcc
 MOST_BYTES = 10_000_000
 HINTS = {"'\\t'": "YAML is indented by spaces, not by tabs.",
-         "mapping values are not allowed": "Is the line indented otherwise than its neighbours, or does a text with `: ` lack quotes?"}
+         "mapping values are not allowed":
+             "Is the line indented differently from its neighbours, or does a text with `: ` need quotes?"}
 
 
 def read_yaml(
@@ -98,7 +99,8 @@ def read_yaml(
     "The settings of a YAML file as plain data; raises `UserError` with the line and column of what is wrong."
     file = Path(file)
     try:
-        if file.stat().st_size > MOST_BYTES: raise UserError(f"{file} is larger than {MOST_BYTES:,} bytes, which no settings are.")
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file} is larger than {MOST_BYTES:,} bytes, too large for a file of settings.")
         data = yaml.load(file.read_text(encoding="utf-8-sig"), StrictLoader)
     except OSError as error: raise UserError(f"{file} can't be read: {error.strerror}.") from error
     except UnicodeDecodeError as error: raise UserError(f"{file} is not a text file (UTF-8).") from error
@@ -127,10 +129,10 @@ def to_yaml(
 
 
 class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data): return True  # `&id001` helps no reader
+    def ignore_aliases(self, data): return True  # a person would have to look up what `*id001` stands for
 
 
-# what our reader would not take for text without quotes must be written with them
+# text gets quotes where our reader would take it for something else
 _Dumper.yaml_implicit_resolvers = {
     first: [*resolvers, *[r for r in StrictLoader.yaml_implicit_resolvers.get(first, []) if r not in resolvers]]
     for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()

@@ -176,7 +176,7 @@ MISTAKES = {
     "model._target_=my_network.Net": "no `my_network.py`",
     "trainer.precision=17": "'bf16' or null",
     "list.yml": "list.yml: `callbacks[0]`",
-    "indented.yml": "indented otherwise",
+    "indented.yml": "indented differently",
 }
 
 
