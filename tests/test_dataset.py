@@ -489,7 +489,7 @@ def test_classes_and_shapes_of_a_trained_model_are_enforced(folder):
     labels = [module(folder, classes=order).datasets["train"].labels for order in (["3", "no3"], ["no3", "3"])]
     assert (labels[0] == 1 - labels[1]).all()
     with pytest.raises(UserError, match="cat"): module(folder, classes=["cat", "dog"])
-    with pytest.raises(UserError, match="expected was .32, 32."): module(folder, image_shape=[32, 32])
+    with pytest.raises(UserError, match="but .32, 32. is expected"): module(folder, image_shape=[32, 32])
 
 
 def test_any_classes_sizes_and_colours(tmp_path):
