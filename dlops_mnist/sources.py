@@ -18,13 +18,15 @@ import zlib
 from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .core import UserError, atomic
 from .parallel import parallel, progress
 from .png import encode_png
+
+if TYPE_CHECKING: from filelock import FileLock
 
 # %% ../nbs/00_sources.ipynb #14955122
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -100,11 +102,11 @@ def plan_digits(
 def user_cache() -> Path:
     "The folder for what can be made again, `~/.cache/dlops_mnist` unless `XDG_CACHE_HOME` says otherwise; raises `UserError`."
     try: return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dlops_mnist"
-    except RuntimeError as error:  # as in a container that runs for a user whom nobody has entered
+    except RuntimeError as error:  # as in a container whose user has no account there
         raise UserError("You have no home folder here. Name one for caches: set XDG_CACHE_HOME.") from error
 
 
-def build_lock(path: Path):
+def build_lock(path: Path) -> "FileLock":
     "A lock for building `path`, kept in the user's cache, so that nothing is left beside the data; raises `UserError`."
     from filelock import FileLock
 
