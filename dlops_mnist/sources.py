@@ -152,16 +152,16 @@ def write_dataset(
 def is_built(path: Path, source: dict[str, Any]) -> bool:
     "Whether `path` already holds just this; raises `UserError` if it holds anything else."
     if not path.exists() or (path.is_dir() and not any(path.iterdir())): return False
-    record = path / "source.json"
-    found = json.loads(record.read_text()) if record.is_file() else None
+    try: found = json.loads((path / "source.json").read_bytes())
+    except (OSError, ValueError, RecursionError): found = None  # there is none, or it is not ours
     if found == source: return True
-    holds = f"was built from {_in_words(found)}" if found else "holds something else"
+    holds = f"was built from {_in_words(found)}" if found and isinstance(found, dict) else "holds something else"
     raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or remove it first.", key="path")
 
 
 def _in_words(source: dict[str, Any]) -> str:
     settings = [f"{key}={value}" for key, value in source.items() if key != "source" and value]
-    return " ".join([source.get("source", "an unknown source"), *settings])
+    return " ".join([str(source.get("source", "an unknown source")), *settings])
 
 # %% ../nbs/00_sources.ipynb #5871cef1
 def build_digits(
