@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Arrays', 'SOURCES', 'label_order', 'hold_out', 'make_datasets', 'Loaders', 'steps_per_call', 'TrainingLoaders',
-           'check_settings', 'check_classes', 'check_shape', 'MNISTDataModule', 'fingerprint']
+           'check_settings', 'check_classes', 'check_shape', 'FolderLoaders', 'MNISTDataModule', 'fingerprint']
 
 # %% ../nbs/00_dataset.ipynb #2c60b6cd
 import os
@@ -12,15 +12,19 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .command import console, run_command
 from .core import UserError
-from .folder import fingerprint
+from .folder import fingerprint  # noqa: F401 (offered from here as well)
 from .images import ImageArrays, open_images
 from .inspection import inspect
 from .sources import build_digits, build_mnist
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../nbs/00_dataset.ipynb #e0e2d899
 if __name__ == "__main__" and "get_ipython" not in globals():
@@ -34,7 +38,7 @@ from torch.utils.data import DataLoader
 
 from .batches import EpochSampler, ImageDataset, make_loader
 
-_all_ = ["fingerprint"]  # one of this module's names, though it is defined in `folder`
+_all_ = ["fingerprint"]  # nbdev: a name of this module, though `folder` defines it
 
 # %% ../nbs/00_dataset.ipynb #b6689a65
 def label_order(
@@ -63,7 +67,7 @@ def hold_out(
 
 # %% ../nbs/00_dataset.ipynb #e36f6ee3
 def make_datasets(
-    arrays: ImageArrays,
+    arrays: ImageArrays,  # from `open_images`
     val: float | str,  # a fraction of train, unless there is a val split; or `test`
     classes: list[str],  # in the order of their labels
 ) -> dict[str, ImageDataset]:
@@ -85,7 +89,12 @@ warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # the
 class Loaders:
     "The loaders and tables of a data module that has `datasets`, `batch_size`, `seed`, `num_workers` and `setup()`."
 
-    def loader(self, split: str, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
+    def loader(
+        self,
+        split: str,  # train, val or test
+        batch_size: int | None = None,  # None: that of the data module
+        shuffle: bool = False,  # another order in each epoch
+    ) -> DataLoader:
         "A loader over one split: `(uint8 [B, ...], int64 [B])`."
         if not self.datasets: self.setup()
         size = self.batch_size if batch_size is None else batch_size
@@ -100,7 +109,7 @@ class Loaders:
         "Batches of the images that measure the final model."
         return self.loader("test", batch_size, shuffle)
 
-    def frame(self, split: str):
+    def frame(self, split: str) -> "pd.DataFrame":
         "A DataFrame of one split: `image` (path relative to the dataset's folder) and `label` (class name)."
         if not self.datasets: self.setup()
         return self.datasets[split].frame
@@ -110,8 +119,8 @@ class Loaders:
     test_df = property(lambda self: self.frame("test"))
 
 # %% ../nbs/00_dataset.ipynb #c9fad71e
-def steps_per_call(trainer) -> int:
-    # a module that takes several steps in one call gets the images of all of them at once
+def steps_per_call(trainer: pl.Trainer | None) -> int:
+    "Optimizer steps in each call of the module that is trained; it gets the images of all of them at once."
     return getattr(getattr(trainer, "lightning_module", None), "steps_per_call", 1)
 
 
@@ -159,20 +168,43 @@ def check_classes(arrays: ImageArrays, wanted: list[str] | None) -> list[str]:
     if wanted is None: return label_order(arrays.classes)
     wanted = [str(name) for name in wanted]
     if sorted(wanted) == arrays.classes: return wanted
-    raise UserError(f"`{arrays.path}` has the classes {', '.join(arrays.classes)}; expected were {', '.join(wanted)} "
-                    "(as the model was trained, or as datamodule.classes says).", key="classes")
+    raise UserError(f"`{arrays.path}` has the classes {', '.join(arrays.classes)}, but {', '.join(wanted)} are expected "
+                    "(by the trained model, or by datamodule.classes).", key="classes")
 
 
 def check_shape(arrays: ImageArrays, wanted: list[int] | None) -> list[int]:
-    "The images' shape; raises `UserError` if another one was wanted."
+    "The images' shape; raises `UserError` if another one is wanted."
     if wanted is None or list(wanted) == arrays.image_shape: return arrays.image_shape
     hint = " (color=true reads three channels)" if len(wanted) != len(arrays.image_shape) else ""
-    raise UserError(f"The images of `{arrays.path}` have the shape {arrays.image_shape}; "
-                    f"expected was {list(wanted)}{hint}.", key="image_shape")
+    raise UserError(f"The images of `{arrays.path}` have the shape {arrays.image_shape}, "
+                    f"but {list(wanted)} is expected{hint}.", key="image_shape")
+
+# %% ../nbs/00_dataset.ipynb #40c5ad1f
+class FolderLoaders(TrainingLoaders):
+    "The same, over a dataset's folder, which is built if it is missing; a subclass has the settings."
+
+    def build(self) -> None:
+        "Build the folder if it is missing and has a source; raises `UserError`."
+        # the config of a trained model, which knows its classes, may be pointed at another folder
+        if self.source and not (self.wanted[0] and self.path.exists()): SOURCES[self.source](self.path, **self.choice)
+
+    def prepare_data(self) -> None:
+        "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
+        self.build()
+        self.prepared = open_images(self.path, self.color, self.cache)
+
+    def setup(self, stage: str | None = None) -> None:
+        "Open the dataset, and make `datasets`, `classes`, `image_shape` and `fingerprint`; raises `UserError`."
+        self.reached = None  # Lightning calls `setup` first, and `load_state_dict` later if it continues
+        self.build()
+        # what `prepare_data` has just opened need not be opened again, and a later `setup` looks for changes
+        arrays, self.prepared = self.prepared or open_images(self.path, self.color, self.cache), None
+        self.classes, self.image_shape = check_classes(arrays, self.wanted[0]), check_shape(arrays, self.wanted[1])
+        self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes)
 
 # %% ../nbs/00_dataset.ipynb #d50126b1
-class MNISTDataModule(TrainingLoaders, pl.LightningDataModule):
-    "A dataset's loaders; every setting is plain data, so that a config or a checkpoint can hold it."
+class MNISTDataModule(FolderLoaders, pl.LightningDataModule):
+    "All the loaders of a dataset; every setting is plain data, so that a config or a checkpoint can hold it."
 
     def __init__(
         self,
@@ -198,22 +230,3 @@ class MNISTDataModule(TrainingLoaders, pl.LightningDataModule):
         self.classes, self.image_shape, self.fingerprint = classes, image_shape, None
         self.datasets: dict[str, ImageDataset] = {}
         self.prepared: ImageArrays | None = None  # opened by `prepare_data`, for the `setup` that follows
-
-    def build(self) -> None:
-        "Build the folder if it is missing and has a source; raises `UserError`."
-        # the config of a trained model, which knows its classes, may be pointed at another folder
-        if self.source and not (self.wanted[0] and self.path.exists()): SOURCES[self.source](self.path, **self.choice)
-
-    def prepare_data(self) -> None:
-        "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
-        self.build()
-        self.prepared = open_images(self.path, self.color, self.cache)
-
-    def setup(self, stage: str | None = None) -> None:
-        "Open the dataset, and make `datasets`, `classes`, `image_shape` and `fingerprint`; raises `UserError`."
-        self.reached = None  # Lightning calls `setup` first, and `load_state_dict` later if it continues
-        self.build()
-        # what `prepare_data` has just opened need not be opened again, and a later `setup` looks for changes
-        arrays, self.prepared = self.prepared or open_images(self.path, self.color, self.cache), None
-        self.classes, self.image_shape = check_classes(arrays, self.wanted[0]), check_shape(arrays, self.wanted[1])
-        self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes)

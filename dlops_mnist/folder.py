@@ -31,8 +31,10 @@ def is_image(name: str) -> bool:
     return name[-4:].lower() == ".png" and name[0] != "."
 
 # %% ../nbs/00_folder.ipynb #3065cad3
-def class_folders(path: Path) -> dict[str, list[str]]:
-    "The names of the classes in each split that there is."
+def class_folders(
+    path: Path,  # a dataset
+) -> dict[str, list[str]]:
+    "The names of the classes in each split that exists."
     return {split: sorted(entry.name for entry in os.scandir(path / split) if entry.is_dir() and entry.name[0] != ".")
             for split in SPLITS if (path / split).is_dir()}
 
@@ -50,7 +52,9 @@ class Scan(NamedTuple):
 TICK = 50_000_000  # nanoseconds: file systems count time in steps, and two changes within one look like one
 
 
-def folder_state(path: Path) -> dict[str, list[int]]:
+def folder_state(
+    path: Path,  # a dataset
+) -> dict[str, list[int]]:
     "Identity and times of the folders that hold images. To add, remove, rename or replace a file changes its folder."
     state = {}
     for split, classes in class_folders(path).items():
@@ -124,27 +128,34 @@ def fingerprint(
     return combine(files, [digest for number in range(len(jobs)) for digest in digests[number]])
 
 
-def relative_paths(found: Scan) -> list[str]:
+def relative_paths(
+    found: Scan,  # from `scan`
+) -> list[str]:
     "Each image's path relative to the dataset's folder, such as `train/3/0001.png`."
     return [f"{split}/{name}/{file}" for (split, name), names in found.files.items() for file in names]
 
 
-def encoded(files: list[str]) -> list[bytes]:
+def encoded(
+    files: list[str],  # relative paths
+) -> list[bytes]:
     "The paths as the file system writes them."
     return os.fsencode("\0".join(files)).split(b"\0")  # one call instead of 70,000
 
 
-def combine(files: list[str], digests: list[bytes]) -> str:
-    "The fingerprint of files with these sha256 digests."
+def combine(
+    files: list[str],  # relative paths
+    digests: list[bytes],  # sha256 of each file's contents
+) -> str:
+    "The fingerprint of these files."
     entries = dict(zip(encoded(files), digests))
     return hashlib.sha256(b"".join([file + b"\0" + entries[file] for file in sorted(entries)])).hexdigest()
 
 # %% ../nbs/00_folder.ipynb #06126b94
 def remember(
-    found: Scan,
+    found: Scan,  # from `scan`
     file: Path,  # written: the folders' state; its own time is that of the dataset's last change
 ) -> None:
-    "Note a state of the dataset for `unchanged`, if that is able to tell all later states from it."
+    "Note the state of a dataset for `unchanged`, unless a later state could look the same."
     if not found.plain: return
     with atomic(file) as part:
         part.write_text(json.dumps(found.folders))

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from .folder import TICK, Scan, combine, encoded, listing, relative_paths, remem
 from .parallel import parallel, progress
 from .png import BadImage, decode_png, decode_pngs
 from .sources import user_cache
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/00_images.ipynb #7800a6bb
 def image_hashes(
@@ -42,7 +44,7 @@ _FLAGS, _PIECE = os.O_RDONLY | getattr(os, "O_BINARY", 0), 16384
 
 
 def _read(file: str) -> bytes:
-    # half the time of `open`, which looks at the file twice before it reads it
+    # a fraction of the time of `open`, which asks the system about the file before it reads it
     handle = os.open(file, _FLAGS)
     try:
         content = part = os.read(handle, _PIECE)
@@ -102,7 +104,11 @@ def _size(shape: tuple) -> str:
     return f"{shape[-1]}x{shape[-2]}"
 
 
-def first_shape(path: Path, files: list[str], color: bool | str) -> tuple:
+def first_shape(
+    path: Path,  # the dataset
+    files: list[str],  # relative paths
+    color: bool | str,  # as for `decode_png`
+) -> tuple:
     "The shape of the first image that can be decoded; raises `UserError` if none can."
     for file in files:
         try: return decode_png(Path(path, file).read_bytes(), color).shape
@@ -110,17 +116,24 @@ def first_shape(path: Path, files: list[str], color: bool | str) -> tuple:
     complain(path, [decode_files(path, files, np.zeros((len(files), 0, 0), np.uint8), color)], (), files)
 
 # %% ../nbs/00_images.ipynb #79a17b2d
-def shared_array(file: Path, shape: tuple, most: int = 2**30) -> np.ndarray:
+def shared_array(
+    file: Path,  # where it lies if it is large
+    shape: tuple,
+    most: int = 2**30,  # bytes in memory
+) -> np.ndarray:
     "A `uint8` array that processes share: in memory if it has no more than `most` bytes, else in a file."
     size = int(np.prod(shape))
     if size > most:
-        with open(file, "wb") as whole:  # all of its room now: the system kills who writes to a page that finds none
+        with open(file, "wb") as whole:  # with all of its room: the system kills a process that writes where there is none left
             if hasattr(os, "posix_fallocate"): os.posix_fallocate(whole.fileno(), 0, size)
         return np.memmap(file, np.uint8, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=shape)
     return np.frombuffer(mmap.mmap(-1, size), np.uint8).reshape(shape)  # nothing that the system would write to disk
 
 # %% ../nbs/00_images.ipynb #cc058e0f
-def sorted_by(hashes: np.ndarray, names: np.ndarray) -> np.ndarray:
+def sorted_by(
+    hashes: np.ndarray,  # `uint64 [N]`
+    names: np.ndarray,  # bytes [N]
+) -> np.ndarray:
     "The order by hash, equal ones by name."
     order = np.argsort(hashes, kind="stable")
     equal = hashes[order][1:] == hashes[order][:-1]
@@ -201,7 +214,7 @@ class ImageArrays:
 def image_table(
     arrays: dict[str, np.ndarray],  # images, labels, hashes, paths
     classes: list[str],  # the name of each label
-):
+) -> "pd.DataFrame":
     "A DataFrame with the columns `image` (path relative to the dataset's folder) and `label` (class name)."
     import pandas as pd
 
@@ -228,7 +241,7 @@ def writable(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder): pass
-            if not any(folder.iterdir()): (folder / ".gitignore").write_text("*\n")  # a folder that was there may be anybody's
+            if not any(folder.iterdir()): (folder / ".gitignore").write_text("*\n")  # one that was there may be somebody else's
             return folder
         except OSError: pass
     raise UserError(f"No place for the decoded images: {', '.join(map(str, folders))} can't be written to. "

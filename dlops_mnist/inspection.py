@@ -8,16 +8,22 @@ __all__ = ['summary', 'duplicates', 'leaks', 'contradictions', 'plot_images', 'p
 
 # %% ../nbs/00_inspection.ipynb #4f718351
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .command import console, show_table
 from .images import ImageArrays, image_table, open_images
 
+if TYPE_CHECKING:  # slow to import: each function that needs one of them imports it itself
+    import pandas as pd
+
+    from dlops_mnist.picture import Picture
+
 # %% ../nbs/00_inspection.ipynb #dfa25a4f
 def summary(
     arrays: ImageArrays,  # from `open_images`
-):
+) -> "pd.DataFrame":
     "A DataFrame with the number, size and range of values of the images of each split and class."
     import pandas as pd
 
@@ -33,8 +39,8 @@ def summary(
 # %% ../nbs/00_inspection.ipynb #1d4d7416
 def duplicates(
     arrays: ImageArrays,  # from `open_images`
-):
-    "A DataFrame of the images that are there more than once (equal pixels): `group`, `split`, `label`, `image`."
+) -> "pd.DataFrame":
+    "A DataFrame of the images that occur more than once (equal pixels): `group`, `split`, `label`, `image`."
     import pandas as pd
 
     frames = [image_table(data, arrays.classes).assign(split=split, hash=data["hashes"])
@@ -47,15 +53,15 @@ def duplicates(
 # %% ../nbs/00_inspection.ipynb #29b3d71d
 def leaks(
     arrays: ImageArrays,  # from `open_images`
-):
-    "Those of the duplicates that are in more than one split, so that the model is tested on what it has seen."
+) -> "pd.DataFrame":
+    "Those of the duplicates that are in more than one split: a model would be tested on what it has seen."
     table = duplicates(arrays)
     return table[table.groupby("group")["split"].transform("nunique") > 1].reset_index(drop=True)
 
 
 def contradictions(
     arrays: ImageArrays,  # from `open_images`
-):
+) -> "pd.DataFrame":
     "Those of the duplicates that have more than one label."
     table = duplicates(arrays)
     return table[table.groupby("group")["label"].transform("nunique") > 1].reset_index(drop=True)
@@ -63,11 +69,11 @@ def contradictions(
 # %% ../nbs/00_inspection.ipynb #d93fde25
 def plot_images(
     arrays: ImageArrays,  # from `open_images`
-    split: str = "train",
-    rows: int = 3,
-    columns: int = 10,
-):
-    "A grid of the first images (they are in random order), each under the name of its class."
+    split: str = "train",  # one of its splits
+    rows: int = 3,  # at most so many
+    columns: int = 10,  # images in each row
+) -> "Picture":
+    "A grid of the first images, which come in no particular order, each under the name of its class."
     from dlops_mnist.picture import Picture
 
     data = arrays.splits[split]
@@ -83,9 +89,9 @@ def plot_images(
 # %% ../nbs/00_inspection.ipynb #ce1899bc
 def plot_means(
     arrays: ImageArrays,  # from `open_images`
-    split: str = "train",
+    split: str = "train",  # one of its splits
     most: int = 20,  # classes to show
-):
+) -> "Picture":
     "The mean image of each class."
     from dlops_mnist.picture import Picture
 
@@ -104,7 +110,7 @@ def plot_means(
 # %% ../nbs/00_inspection.ipynb #f9e3a756
 def plot_histogram(
     arrays: ImageArrays,  # from `open_images`
-):
+) -> "Picture":
     "How often each brightness occurs, one line for each split."
     from dlops_mnist.picture import COLORS, Picture
 
@@ -131,7 +137,8 @@ def inspect(
     for what, find in findings.items():
         table = find(arrays)
         console().print(f"{what}: {table['group'].nunique() or 'none'}")
-        if len(table): show_table(list(table), list(table.head(20).itertuples(index=False)), f"the first {min(20, len(table))}")
+        first = table.head(20)
+        if len(first): show_table(list(first), list(first.itertuples(index=False)), f"the first {len(first)}")
     console().print(f"fingerprint: {arrays.fingerprint}")
     if figures: save_pictures(arrays, Path(figures))
 
@@ -140,7 +147,7 @@ def save_pictures(
     arrays: ImageArrays,  # from `open_images`
     folder: Path,  # made if necessary
 ) -> None:
-    "Save the three pictures as PNG files."
+    "Save the three pictures of a dataset as PNG files."
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in {"images": plot_images, "means": plot_means, "histogram": plot_histogram}.items():
         (folder / f"{name}.png").write_bytes(plot(arrays).png())

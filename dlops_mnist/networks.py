@@ -38,7 +38,7 @@ def to_logits(
 
 def classification_loss(
     logits: Tensor,  # [B] for two classes, [B, K] for more
-    labels: Tensor,  # int64 [B]
+    labels: Tensor,  # int64 [B]: which class each image shows
     label_smoothing: float = 0.0,  # part of the target that is shared out among all classes
 ) -> Tensor:
     "Mean cross-entropy of `labels` under `logits`."
@@ -49,13 +49,15 @@ def classification_loss(
     return F.binary_cross_entropy_with_logits(logits, targets)
 
 
-def predicted_labels(logits: Tensor) -> Tensor:
+def predicted_labels(
+    logits: Tensor,  # [B] for two classes, [B, K] for more
+) -> Tensor:
     "The most probable label of each image: int64 [B]."
     return (logits > 0).long() if logits.ndim == 1 else logits.argmax(dim=1)
 
 # %% ../nbs/01_networks.ipynb #6fab4f46
 class EpochMetrics:
-    "Loss and accuracy over the images of an epoch, kept as plain sums: a step costs a few microseconds."
+    "Loss and accuracy over the images of an epoch, kept as plain sums."
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class EpochMetrics:
 
 # %% ../nbs/01_networks.ipynb #5664c8a6
 def run_epoch(
-    model: nn.Module,  # images in, logits out
+    model: nn.Module,  # images in, logits out: [B] for two classes, [B, K] for more
     batches: Iterable[tuple[Tensor, Tensor]],  # (images, labels)
     optimizer: torch.optim.Optimizer | None = None,  # learn from the batches; None: only measure
 ) -> dict[str, float]:
@@ -113,11 +115,11 @@ def run_epoch(
             metrics.update((loss, logits, labels))
     return {name: value.item() for name, value in metrics.means(metrics.sums()).items()}
 
-
+# %% ../nbs/01_networks.ipynb #f9d50e9a
 def fit(
     model: nn.Module,  # images in, logits out: [B] for two classes, [B, K] for more
     dataloaders: Mapping[str, Iterable],  # {'train': ..., 'val': ...}; without `val` nothing is validated
-    epochs: int,
+    epochs: int,  # how often to go through the training images
     optimizer: torch.optim.Optimizer | None = None,  # None: Adam with its default settings
     progress: bool = True,  # show a progress bar
 ) -> list[dict[str, float]]:

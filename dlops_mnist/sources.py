@@ -18,13 +18,15 @@ import zlib
 from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .core import UserError, atomic
 from .parallel import parallel, progress
 from .png import encode_png
+
+if TYPE_CHECKING: from filelock import FileLock
 
 # %% ../nbs/00_sources.ipynb #14955122
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -100,11 +102,11 @@ def plan_digits(
 def user_cache() -> Path:
     "The folder for what can be made again, `~/.cache/dlops_mnist` unless `XDG_CACHE_HOME` says otherwise; raises `UserError`."
     try: return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dlops_mnist"
-    except RuntimeError as error:  # as in a container that runs for a user whom nobody has entered
+    except RuntimeError as error:  # as in a container whose user has no account there
         raise UserError("You have no home folder here. Name one for caches: set XDG_CACHE_HOME.") from error
 
 
-def build_lock(path: Path):
+def build_lock(path: Path) -> "FileLock":
     "A lock for building `path`, kept in the user's cache, so that nothing is left beside the data; raises `UserError`."
     from filelock import FileLock
 
@@ -150,16 +152,16 @@ def write_dataset(
 def is_built(path: Path, source: dict[str, Any]) -> bool:
     "Whether `path` already holds just this; raises `UserError` if it holds anything else."
     if not path.exists() or (path.is_dir() and not any(path.iterdir())): return False
-    record = path / "source.json"
-    found = json.loads(record.read_text()) if record.is_file() else None
+    try: found = json.loads((path / "source.json").read_bytes())
+    except (OSError, ValueError, RecursionError): found = None  # there is none, or it is not ours
     if found == source: return True
-    holds = f"was built from {_in_words(found)}" if found else "holds something else"
+    holds = f"was built from {_in_words(found)}" if found and isinstance(found, dict) else "holds something else"
     raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or remove it first.", key="path")
 
 
 def _in_words(source: dict[str, Any]) -> str:
     settings = [f"{key}={value}" for key, value in source.items() if key != "source" and value]
-    return " ".join([source.get("source", "an unknown source"), *settings])
+    return " ".join([str(source.get("source", "an unknown source")), *settings])
 
 # %% ../nbs/00_sources.ipynb #5871cef1
 def build_digits(

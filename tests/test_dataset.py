@@ -137,6 +137,13 @@ def test_another_folder_is_never_overwritten(folder, tmp_path):
     assert fingerprint(folder) == SHIPPED
 
 
+@pytest.mark.parametrize("content", ['{"source":', "", "[1]", "3", "{}", '{"source": 3}', "[" * 100_000])
+def test_a_record_that_is_not_ours_is_said_to_be_something_else(tmp_path, content):
+    (tmp_path / "source.json").write_text(content)
+    with pytest.raises(UserError, match="another path"): build_digits(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["source.json"]
+
+
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_build_stopped_half_way_leaves_no_dataset_and_is_repeated(tmp_path, blow):
     slow = ("import signal, time; from dlops_mnist import sources; real = sources.encode_png\n"
@@ -489,7 +496,7 @@ def test_classes_and_shapes_of_a_trained_model_are_enforced(folder):
     labels = [module(folder, classes=order).datasets["train"].labels for order in (["3", "no3"], ["no3", "3"])]
     assert (labels[0] == 1 - labels[1]).all()
     with pytest.raises(UserError, match="cat"): module(folder, classes=["cat", "dog"])
-    with pytest.raises(UserError, match="expected was .32, 32."): module(folder, image_shape=[32, 32])
+    with pytest.raises(UserError, match="but .32, 32. is expected"): module(folder, image_shape=[32, 32])
 
 
 def test_any_classes_sizes_and_colours(tmp_path):
