@@ -96,6 +96,19 @@ def _check_files(path: Path, classes: list[str], files: dict) -> None:
     if len(classes) < 2: problems.append(f"it has {len(classes)} class{'es' * (not classes)}, at least two are needed")
     if problems: raise UserError(listing(f"{path} is not complete:", problems) + f"\n{LAYOUT}", key="path")
 
+# %% ../nbs/00_folder.ipynb #5dec09d4
+def _check_names(path: Path, files: dict) -> None:
+    odd = [folder + "/" + file for folder, names in (("/".join(key), names) for key, names in files.items())
+           if not _is_text("".join([folder, *names])) for file in names if not _is_text(folder + file)]
+    if not odd: return
+    heading = f"{path} holds names that are not text in UTF-8, which no table or config can hold. Rename these files or folders:"
+    raise UserError(listing(heading, [str(os.fsencode(name)) for name in odd]), key="path")
+
+
+def _is_text(name: str) -> bool:
+    try: return bool(name.encode() or True)
+    except UnicodeEncodeError: return False
+
 # %% ../nbs/00_folder.ipynb #74a0cb34
 def scan(
     path: str | os.PathLike,  # a dataset
@@ -105,8 +118,8 @@ def scan(
     if not path.is_dir(): raise UserError(f"There is no folder `{path}`. {LAYOUT}", key="path")
     folders = folder_state(path)  # first: what changes from now on must look newer
     splits = class_folders(path)
-    missing = [f"there is no `{path / split}`" for split in ("train", "test") if split not in splits]
-    if missing: raise UserError(f"{' and '.join(missing).capitalize()}. {LAYOUT}", key="path")
+    missing = [f"`{path / split}`" for split in ("train", "test") if split not in splits]
+    if missing: raise UserError(f"There is no {' and no '.join(missing)}. {LAYOUT}", key="path")
     classes = sorted(set().union(*splits.values()))
     files, stamp, links, newest = {}, hashlib.sha256(), 0, max(max(state[2:]) for state in folders.values())
     for split, name in ((split, name) for split in splits for name in classes):
@@ -114,6 +127,7 @@ def scan(
         files[split, name], links = names, links + linked
         newest = max([newest, *numbers[2::3]])
         stamp.update(json.dumps([split, name, names]).encode() + numbers.tobytes())
+    _check_names(path, files)
     _check_files(path, classes, files)
     return Scan(classes, files, stamp.hexdigest()[:20], newest, folders, not links and began - newest > TICK)
 

@@ -21,12 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 
 from .core import UserError, atomic, check_name, plain, remove
 from .yamlfile import QuickLoader, to_yaml
@@ -58,6 +56,8 @@ PACKAGES = ("dlops_mnist", "torch", "pytorch-lightning", "torchmetrics", "numpy"
 @cache
 def package_versions() -> dict[str, str]:
     "Versions of the packages that matter, of those that are installed."
+    from importlib import metadata
+
     versions = {}
     for name in PACKAGES:
         try: versions[name] = metadata.version(name)
@@ -355,6 +355,8 @@ def reopen_run(
     path: str | os.PathLike,  # the run's folder
 ) -> Run:
     "A run that has ended, or whose process has, marked as running again; raises `UserError` if it can't go on."
+    from filelock import FileLock
+
     run = Run(path)
     if is_helper(): return run
     if not run.provenance: raise UserError(f"`{path}` is not the folder of a run.", key="resume")
