@@ -176,6 +176,8 @@ def start(
     "Open a tracker's run, and send the settings."
     settings = getattr(logger, "_wandb_init", {})
     if settings.get("anonymous", True) is None: del settings["anonymous"]  # wandb complains of it at every start
+    # Lightning says `offline` in an environment variable, which W&B reads once in a process: perhaps before
+    if getattr(logger, "_offline", False): settings["mode"] = "offline"
     if before and isinstance(logger, CSVLogger): logger._experiment = KeepingWriter(logger.log_dir)
     # MLflow lets no setting change, and some may when a run goes on: its length, or where the images are
     if before and isinstance(logger, MLFlowLogger): logger.guard["known"] |= flat_settings(config)
