@@ -9,7 +9,7 @@ __all__ = ['Predictions', 'Results', 'interleave', 'to_probabilities', 'dataset_
 
 # %% ../nbs/03_callbacks.ipynb #9ff73d51
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +90,7 @@ def to_probabilities(module: pl.LightningModule, logits: Tensor) -> Tensor:
     if hasattr(module, "logits_to_probs"): return module.logits_to_probs(logits)
     return logits.float().softmax(1) if logits.ndim == 2 else logits.float().sigmoid()
 
-
+# %% ../nbs/03_callbacks.ipynb #3492d0a7
 def dataset_size(trainer: pl.Trainer) -> int | None:
     "How many images the validation set has, if that is known."
     loader = trainer.val_dataloaders
@@ -99,8 +99,13 @@ def dataset_size(trainer: pl.Trainer) -> int | None:
     except (AttributeError, TypeError): return None
 
 
-def class_names(given: list[str] | None, trainer: pl.Trainer, module: pl.LightningModule, count: int) -> list[str]:
-    "Names of the classes: those given, the data module's, the model's, or numbers."
+def class_names(
+    given: list[str] | None,  # by the user
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    count: int,  # how many classes the model tells apart
+) -> list[str]:
+    "Names of the classes: those given, else the data module's, else the model's, else numbers."
     if given is not None and len(given) != count:
         names = ", ".join(given)
         raise UserError(f"`labels` names {len(given)} classes ({names}), but the model has {count}.", key="labels")
@@ -123,7 +128,7 @@ class PredictionsCallback(pl.Callback):
         self.results: Results | None = None
         self.collected: Predictions | None = None
 
-    def is_due(self, trainer: pl.Trainer) -> bool: return True
+    def is_due(self, trainer: pl.Trainer) -> bool: return True  # whether this epoch is reported
 
     def report(self, trainer: pl.Trainer, results: Results) -> None: raise NotImplementedError
 
@@ -207,7 +212,7 @@ class WandBCallback(PredictionsCallback):
 
     def __init__(
         self,
-        dl=None,  # a validation data loader; None: listen to the validation pass that runs anyway
+        dl: Iterable | None = None,  # a validation data loader; None: listen to the validation pass that runs anyway
         labels: list[str] | None = None,  # names of the classes; null: the dataset's
     ):
         super().__init__(labels, mistakes=1)
@@ -233,7 +238,11 @@ def _wandb_loggers(trainer: pl.Trainer) -> list[WandbLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
 
 # %% ../nbs/03_callbacks.ipynb #4fda7609
-def epoch_line(epoch: int, epochs: int | None, metrics: Mapping[str, float]) -> str:
+def epoch_line(
+    epoch: int,  # counted from 0
+    epochs: int | None,  # how many there will be; None or -1: nobody knows
+    metrics: Mapping[str, float],
+) -> str:
     "An epoch's metrics in one line for people."
     head = f"epoch {epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
     return "  ".join([f"{head:12}", *(f"{name} {float(value):.4g}" for name, value in metrics.items())])

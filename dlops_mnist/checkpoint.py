@@ -60,6 +60,7 @@ class Trained:
 
     @property
     def name(self) -> str:
+        "The checkpoint's path, as a report shows it."
         return str(self.path)
 
     def __repr__(self) -> str:
@@ -88,7 +89,7 @@ def load(
 def open_dataset(
     config: Mapping[str, Any],  # the `datamodule` section of a checkpoint
     overrides: Mapping[str, Any] = {},  # settings that replace some of it
-):
+) -> Any:
     "The data module that the settings describe, set up; raises `UserError`."
     section = dict(config) | ({"source": None} if "path" in overrides else {}) | dict(overrides)
     datamodule = build(section, "datamodule", "datamodule", default="dlops_mnist.dataset.MNISTDataModule")
@@ -98,10 +99,10 @@ def open_dataset(
 
 # %% ../nbs/05_checkpoint.ipynb #b335e6af
 def predict(
-    module,  # MNISTModule
+    module: Any,  # MNISTModule
     images: np.ndarray,  # uint8 [N, H, W] or [N, C, H, W]
     batch_size: int = 500,  # images at a time: enough to keep the machine busy, few enough for its caches
-):
+) -> Any:
     "Logits of all images, without gradient, on the CPU: float32 [N], or [N, K] for more than two classes."
     import torch
 
@@ -114,7 +115,10 @@ def predict(
     return torch.cat(logits)
 
 # %% ../nbs/05_checkpoint.ipynb #3d9a0092
-def image_losses(logits, labels: np.ndarray) -> np.ndarray:
+def image_losses(
+    logits: Any,  # tensor [N] or [N, K], from `predict`
+    labels: np.ndarray,  # int [N]
+) -> np.ndarray:
     "Cross-entropy of each image in nats, float64 [N]: what the training minimises, before the mean."
     import torch
     import torch.nn.functional as F
@@ -126,7 +130,7 @@ def image_losses(logits, labels: np.ndarray) -> np.ndarray:
 # %% ../nbs/05_checkpoint.ipynb #25971ae0
 def fairness(
     trained: Trained,
-    datamodule,  # the dataset that is evaluated, set up
+    datamodule: Any,  # the dataset that is evaluated, set up
     split: str,  # the part of it that is evaluated
 ) -> list[str]:
     "What to know before believing the figures: one sentence each; an empty list is good news."

@@ -12,7 +12,7 @@ import csv
 import importlib.util
 import os
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,13 @@ from .targets import build
 def flat_settings(
     config: Mapping[str, Any],  # nested settings
 ) -> dict[str, bool | int | float | str]:
-    "Settings by dotted names, as trackers take them: what is no number or text becomes text."
+    "Settings by dotted names, as trackers take them: whatever is neither a number nor text becomes text."
     plain = (bool, int, float, str)
     return {name: value if isinstance(value, plain) else str(value) for name, value in flatten(config).items()}
 
 # %% ../nbs/03_loggers.ipynb #49fc1ace
-PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}  # what each logger needs
+# what each logger needs
+PACKAGES = {"TensorBoardLogger": "tensorboard", "WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 
 
 def check_installed(
@@ -57,16 +58,16 @@ def _installed(module: str) -> bool:
 # %% ../nbs/03_loggers.ipynb #fa74da3d
 def with_defaults(
     section: Mapping[str, Any],  # one logger of the config
-    config: Mapping[str, Any],
-    run: Run,
+    config: Mapping[str, Any],  # reads `experiment`
+    run: Run,  # gives its name and its folder
 ) -> dict[str, Any]:
-    "The section, and for what it leaves open a better value than Lightning's."
+    "The section, with better values than Lightning's for what it leaves open."
     experiment, kind = config.get("experiment") or "base", str(section.get("_target_")).rpartition(".")[2]
+    name = f"{experiment}/{run.path.name}"
     defaults: dict[str, Any] = {}
     if kind in ("CSVLogger", "TensorBoardLogger") and "save_dir" not in section:
         defaults = {"save_dir": str(run.path), "name": "", "version": kind.removesuffix("Logger").lower()}
     if kind == "TensorBoardLogger": defaults["default_hp_metric"] = False
-    name = f"{experiment}/{run.path.name}"
     if kind == "WandbLogger": defaults = {"name": name}
     if kind == "MLFlowLogger":
         folder = section.get("save_dir") or ""
@@ -79,8 +80,13 @@ def with_defaults(
 PATIENCE = 3  # failures after which a tracker is left alone
 
 
-def attempt(logger: Logger, action, *args: Any, **kwargs: Any) -> Any:
-    "Do something with a tracker; once training has begun, a failure is a warning."
+def attempt(
+    logger: Logger,  # guarded, or not
+    action: Callable[..., Any],  # what is done with it
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    "Do something with a tracker and return its result; once a guarded tracker is armed, a failure is a warning and None."
     state = getattr(logger, "guard", None)
     if state is None: return action(*args, **kwargs)
     if state["failures"] >= PATIENCE: return None
@@ -95,17 +101,26 @@ def attempt(logger: Logger, action, *args: Any, **kwargs: Any) -> Any:
     return None
 
 # %% ../nbs/03_loggers.ipynb #38bdbab7
-def log_once(logger: Logger, params: Any, *args: Any, **kwargs: Any) -> None:
-    "Send hyperparameters to a guarded tracker: flat, and those only that it has not been sent before."
+def log_once(
+    logger: Logger,  # guarded
+    params: Any,  # a mapping or a namespace, nested
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    "Send hyperparameters to a tracker: flat, and only those that it has not been sent before."
     params = dict(params if isinstance(params, Mapping) else vars(params))
+    # a module that has saved its argument `config`, rather than what is in it
     if list(params) == ["config"] and isinstance(params["config"], Mapping): params = params["config"]
     known = logger.guard["known"]
     new = {key: value for key, value in flat_settings(params).items() if key not in known}
     known |= new
     if new: type(logger).log_hyperparams(logger, new, *args, **kwargs)
 
-
-def finish(logger: Logger, status: str) -> None:
+# %% ../nbs/03_loggers.ipynb #639ab1f0
+def finish(
+    logger: Logger,
+    status: str,  # Lightning's word for how it ended: `success` or another
+) -> None:
     "End a tracker's run, W&B's as well."
     type(logger).finalize(logger, status)
     experiment = getattr(logger, "_experiment", None)
@@ -123,7 +138,7 @@ def guard(
     logger: Logger,
     name: str,  # for the message
 ) -> Logger:
-    "Let a tracker fail without ending the run: told once, left alone after `PATIENCE` failures. Returns the logger."
+    "Once armed, a tracker may fail without ending the run; after `PATIENCE` failures it is left alone. Returns the logger."
     logger.guard = {"name": name, "armed": False, "failures": 0, "known": {}}
     for method in GUARDED:
         action = OURS.get(method) or getattr(type(logger), method)
@@ -138,7 +153,7 @@ def arm(loggers: Iterable[Logger]) -> None:
 
 # %% ../nbs/03_loggers.ipynb #f04e79f0
 class KeepingWriter(ExperimentWriter):
-    "A CSVLogger's writer that goes on with the file that is there, where Lightning's deletes it."
+    "A CSVLogger's writer that goes on with the file that is there; Lightning's deletes it."
 
     def _check_log_dir_exists(self) -> None:
         with suppress(OSError), open(self.metrics_file_path, newline="") as file:
@@ -161,8 +176,11 @@ def identity(logger: Logger) -> dict[str, Any]:
     return {"version": logger.version} if isinstance(logger, (CSVLogger, TensorBoardLogger)) else {}
 
 
-def continue_from(loggers: Iterable[Logger], step: int) -> None:
-    "Tell trackers of a continued run at which step it goes on."
+def continue_from(
+    loggers: Iterable[Logger],
+    step: int,  # the first that is still to come
+) -> None:
+    "Tell the trackers of a continued run at which step it goes on."
     for logger in loggers:
         writer = getattr(logger, "_experiment", None)
         if isinstance(writer, KeepingWriter): attempt(logger, writer.keep_before, step)
@@ -176,6 +194,8 @@ def start(
     "Open a tracker's run, and send the settings."
     settings = getattr(logger, "_wandb_init", {})
     if settings.get("anonymous", True) is None: del settings["anonymous"]  # wandb complains of it at every start
+    # Lightning says `offline` in an environment variable, which W&B reads once in a process: perhaps before
+    if getattr(logger, "_offline", False): settings["mode"] = "offline"
     if before and isinstance(logger, CSVLogger): logger._experiment = KeepingWriter(logger.log_dir)
     # MLflow lets no setting change, and some may when a run goes on: its length, or where the images are
     if before and isinstance(logger, MLFlowLogger): logger.guard["known"] |= flat_settings(config)
@@ -195,8 +215,8 @@ def _announce(logger: TensorBoardLogger, metrics: Collection[str]) -> None:
 
 # %% ../nbs/03_loggers.ipynb #d9e247f1
 def make_loggers(
-    config: Mapping[str, Any],  # reads `logger`, `trainer.logger`, `experiment`
-    run: Run,
+    config: Mapping[str, Any],  # reads `logger`, `trainer`, `callbacks`, `experiment`, `monitor`
+    run: Run,  # notes who its trackers are
 ) -> list[Logger]:
     "The loggers that a config names, guarded and given its settings; raises `UserError` before anything is trained."
     trainer = config.get("trainer") or {}
@@ -252,7 +272,7 @@ def pixels(picture) -> np.ndarray:
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-
+# %% ../nbs/03_loggers.ipynb #235435c7
 def log_checkpoint(logger: Logger, checkpoint: Path) -> None:
     "Send a checkpoint to a tracker that keeps models and was told to (`log_model`)."
     if not getattr(logger, "_log_model", False): return

@@ -10,6 +10,7 @@ __all__ = ['bootstrap_weights', 'weighted_auc', 'metric_names', 'confidence_bins
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .figures import COLORS, Picture, class_columns
 
@@ -26,14 +27,14 @@ def bootstrap_weights(
 
 # %% ../nbs/05_metrics.ipynb #e685904b
 def weighted_auc(
-    weights,  # [B, N]
-    positive,  # bool [N], the truth
-    scores,  # [N], higher means more positive
+    weights: np.ndarray,  # [B, N]
+    positive: ArrayLike,  # bool [N], the truth
+    scores: ArrayLike,  # [N], higher means more positive
 ) -> np.ndarray:
     "Area under the ROC curve for each row of weights: [B]; NaN where one of the two sides is empty."
     order = np.argsort(scores, kind="stable")
     scores, positive = np.asarray(scores)[order], np.asarray(positive, dtype=bool)[order]
-    # images of equal score stand or fall together, and within a run of one label the order doesn't matter either
+    # images of equal score count as one, and so may neighbours of one label: their order changes nothing
     tied = np.diff(scores) == 0
     mixed = positive[1:] != positive[:-1]
     edge = mixed | np.append(tied[1:], False) | np.append(False, tied[:-1])
@@ -52,16 +53,19 @@ def metric_names(classes: Sequence[str]) -> list[str]:
     return ["accuracy", "loss", "roc_auc", "ece", *per_class]
 
 # %% ../nbs/05_metrics.ipynb #9e69b409
-def confidence_bins(confidence, bins: int = 10) -> np.ndarray:
-    "In which of `bins` bins of equal width each confidence falls: int [N]; a bin holds its upper edge."
+def confidence_bins(
+    confidence: ArrayLike,  # [N], between 0 and 1
+    bins: int = 10,  # of equal width
+) -> np.ndarray:
+    "In which bin each confidence falls: int [N]; a bin holds its upper edge."
     return np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
 
 # %% ../nbs/05_metrics.ipynb #a541dfbc
 def weighted_metrics(
-    weights,  # [B, N], how often each image counts
-    labels,  # int [N]
-    probabilities,  # [N, K]
-    losses,  # [N], cross-entropy of each image, nats
+    weights: np.ndarray,  # [B, N], how often each image counts
+    labels: np.ndarray,  # int [N]
+    probabilities: np.ndarray,  # [N, K]
+    losses: np.ndarray,  # [N], cross-entropy of each image, nats
 ) -> np.ndarray:
     "Every metric of `metric_names` for every row of weights: [B, M]."
     classes, predictions = probabilities.shape[1], probabilities.argmax(axis=1)
@@ -81,10 +85,10 @@ def weighted_metrics(
 
 # %% ../nbs/05_metrics.ipynb #263c4af1
 def metric_table(
-    labels,  # int [N], the true classes
-    probabilities,  # [N]: of the positive class, or [N, K]
+    labels: ArrayLike,  # int [N], the true classes
+    probabilities: ArrayLike,  # [N]: of the positive class, or [N, K]
     classes: Sequence[str],  # names of the classes
-    losses=None,  # [N], cross-entropy of each image; None: from the probabilities
+    losses: np.ndarray | None = None,  # [N], cross-entropy of each image; None: from the probabilities
     draws: int = 1000,  # resamples for the intervals
     seed: int = 0,  # of the resampling
 ):
@@ -106,7 +110,7 @@ def metric_table(
 # %% ../nbs/05_metrics.ipynb #51c822b2
 def size_note(
     images: int,  # how many images were evaluated
-    accuracy: float,
+    accuracy: float,  # between 0 and 1
     low: float,  # lower end of the accuracy's interval
     high: float,  # upper end
 ) -> str:
@@ -120,8 +124,8 @@ def size_note(
 
 # %% ../nbs/05_metrics.ipynb #b53dacf3
 def plot_calibration(
-    labels,  # int [N], the true classes
-    probabilities,  # [N] or [N, K]
+    labels: ArrayLike,  # int [N], the true classes
+    probabilities: ArrayLike,  # [N] or [N, K]
     bins: int = 10,  # of equal width
 ) -> Picture:
     "A reliability diagram: how often the model is right, against how sure it is, with the images in each bin."
@@ -145,8 +149,8 @@ def plot_calibration(
 
 # %% ../nbs/05_metrics.ipynb #b994e401
 def mcnemar(
-    right_a,  # bool [N], which images A got right
-    right_b,  # bool [N], the same for B, in the same order
+    right_a: ArrayLike,  # bool [N], which images A got right
+    right_b: ArrayLike,  # bool [N], the same for B, in the same order
 ) -> tuple[int, int, float]:
     "Images that only A got right, that only B got right, and the exact two-sided p-value of such a difference."
     from scipy.stats import binomtest

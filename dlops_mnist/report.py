@@ -21,7 +21,11 @@ def cell(value: Any) -> str:
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 # %% ../nbs/05_report.ipynb #6bd07e72
-def tile(name: str, value: str, note: str = "") -> str:
+def tile(
+    name: str,
+    value: str,  # as it is to be read, such as `95.0%`
+    note: str = "",
+) -> str:
     "One number, large, with its name above and a note below."
     return f'<div class="tile"><span>{cell(name)}</span><b>{cell(value)}</b><small>{cell(note)}</small></div>'
 
@@ -92,7 +96,6 @@ def page(
     parts: Iterable[str],  # HTML, made by the functions above
 ) -> str:
     "A complete HTML page that needs nothing but itself."
-    # nothing may be fetched or run, whatever slipped into the page
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = (f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">'

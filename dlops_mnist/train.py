@@ -34,6 +34,7 @@ def with_facts(
 ) -> Config:
     "The config with the classes and the image shape that the data module found."
     facts = {name: value for name in ("classes", "image_shape") if (value := getattr(datamodule, name, None)) is not None}
+    # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
     return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
 
@@ -41,7 +42,7 @@ def with_facts(
 def make_trainer(
     config: Config,  # complete
     run: Run,  # where records go
-):
+) -> Any:
     "Lightning's Trainer for a config, with the run's records, its trackers and its callbacks; raises `UserError`."
     from dlops_mnist.tracking import make_callbacks, make_loggers
 
@@ -51,7 +52,7 @@ def make_trainer(
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], callbacks=make_callbacks(config, run))
 
 # %% ../nbs/04_train.ipynb #3d3e6ab7
-FEW_PROCESSES = 4  # so many may always try what several devices would do
+FEW_PROCESSES = 4  # so many are always allowed, to try what several devices would do
 
 
 def usable_cores() -> int:
@@ -114,12 +115,12 @@ def record_of(
     run: Run,
     started: bool = True,  # whether a failure from here on belongs to the run's record; before that, its folder goes
 ) -> Iterator[None]:
-    "Note in a run's folder how it ended, if it doesn't end well; a user's mistake becomes a `UserError`."
+    "Note in a run's folder how it ended, unless it ended well; a user's mistake becomes a `UserError`."
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try: yield
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) or is_sigterm(error) or run.status == "interrupted":
-            # a launcher would take a failure of another process for that of the run
+            # else a launcher would take what ends this process for a failure of the run
             if is_helper(): sys.exit(0)
             # Lightning leaves Ctrl-C switched off, and makes an exit status of it that says nothing
             if in_main_thread(): signal.signal(signal.SIGINT, on_ctrl_c)
@@ -132,7 +133,7 @@ def record_of(
 
 
 def is_sigterm(error: BaseException) -> bool:
-    "Whether an exception is Lightning's word for a signal that came."
+    "Whether an exception is the one that Lightning raises for a signal. (To import its class takes seconds.)"
     return type(error).__name__ == "SIGTERMException"
 
 
@@ -153,7 +154,7 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
 # %% ../nbs/04_train.ipynb #8307a799
 @contextmanager
 def sigterm_stops() -> Iterator[None]:
-    "Let SIGTERM end what is done here as Ctrl-C does; where somebody else looks after it already, nothing changes."
+    "Let SIGTERM end what is done here as Ctrl-C does; where somebody else handles it already, nothing changes."
     if not in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL: return (yield)
     process = os.getpid()
 
@@ -170,7 +171,7 @@ def sigterm_stops() -> Iterator[None]:
         raise Interrupted("interrupted before training began: there is nothing to go on with", signal.SIGTERM) from None
     finally: signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-
+# %% ../nbs/04_train.ipynb #6ede3661
 @contextmanager
 def signals_wait() -> Iterator[None]:
     "Note Ctrl-C and SIGTERM and let them come at the end: in the middle of its import, PyTorch would crash."
@@ -218,7 +219,7 @@ def reopen(
     changed = diff(run.config, config)
     for key in changed:
         if key not in MAY_CHANGE and key.split(".")[0] != "logger":
-            raise UserError(f"`{key}` was {changed[key][0]!r} when this run began, and can't change in its middle. For another "
+            raise UserError(f"`{key}` was {changed[key][0]!r} when this run began, and can't change halfway. For another "
                             f"run that begins with its weights: {run.path} {key}=... ckpt_path={run.last_checkpoint}", key=key)
     longer = {"trainer.max_epochs", "trainer.max_steps"} & set(changed)
     if longer and any(config["scheduler"].get(name, 0) is None for name in ("total_steps", "T_max", "total_iters")):

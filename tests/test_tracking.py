@@ -455,6 +455,15 @@ def test_a_second_wandb_run_of_a_process_does_not_join_the_first():
     assert wandb.run is None and len(list(Path("wandb").glob("offline-run-*"))) == 3
 
 
+def test_wandb_stays_offline_where_it_has_been_in_use_before():
+    wandb = {"_target_": f"{LOGGERS}.WandbLogger", "offline": True}
+    code = ("import os; [os.environ.pop(name, None) for name in ('WANDB_MODE', 'WANDB_API_KEY')]; import wandb; wandb.setup()\n"
+            "from dlops_mnist.loggers import make_loggers; from dlops_mnist.runfolder import new_run\n"
+            f"config = {{'logger': {{'wandb': {wandb}}}, 'paths': {{'runs': 'runs'}}}}\n"
+            "for logger in make_loggers(config, new_run(config)): logger.finalize('success')")
+    assert not python(code).wait() and len(list(Path("wandb").glob("offline-run-*"))) == 1
+
+
 def test_a_resumed_run_keeps_the_history_of_its_csv_logger():
     config = make_config(logger={"csv": ALL["csv"]})
     run = new_run(config)
