@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .core import UserError, importing, nearest, read_checkpoint
+from .core import UserError, importing, nearest, read_checkpoint, wait_briefly
 from .runfolder import Run
 from .targets import build
 
@@ -72,6 +72,7 @@ def load(
 ) -> Trained:
     "Load a checkpoint, to the GPU if there is one; raises `UserError`."
     path, run = find_checkpoint(subject)
+    wait_briefly()
     with importing("pytorch_lightning"):
         import torch
 

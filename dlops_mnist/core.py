@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'UserError', 'closest', 'nearest', 'remove', 'atomic', 'check_name', 'plain',
-           'flatten', 'read_checkpoint', 'unpack', 'go_to_root', 'importing', 'quiet_lightning']
+           'flatten', 'read_checkpoint', 'unpack', 'go_to_root', 'importing', 'wait_briefly', 'quiet_lightning']
 
 # %% ../nbs/00_core.ipynb #36663317
 import difflib
@@ -203,6 +203,12 @@ def importing(
     finally:
         gc.freeze()
         gc.enable()
+
+# %% ../nbs/00_core.ipynb #81007c82
+def wait_briefly() -> None:
+    "Let PyTorch's threads soon go to sleep when they wait for one another; works only before PyTorch is imported."
+    # read by GNU's OpenMP, which PyTorch brings along on Linux
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys(): os.environ["GOMP_SPINCOUNT"] = "10000"
 
 # %% ../nbs/00_core.ipynb #ed13315f
 def quiet_lightning() -> None:

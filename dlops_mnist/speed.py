@@ -34,7 +34,7 @@ def own_seconds() -> float:
     "Processor seconds spent so far by this process and those of its children that have ended."
     return sum(os.times()[:4])
 
-
+# %% ../nbs/08_speed.ipynb #08b04bb9
 def timed(job: Callable[[], object]) -> float:
     "Seconds that `job` takes; raises `Busy` if others used the machine meanwhile."
     machine, own, start = machine_seconds(), own_seconds(), time.perf_counter()

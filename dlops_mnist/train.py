@@ -21,7 +21,7 @@ from typing import Any
 from .base import deep_update
 from .config import DEFAULT_CLASS, Config, diff, load_config
 from .command import console
-from .core import UserError, importing, quiet_lightning, read_checkpoint, unpack
+from .core import UserError, importing, quiet_lightning, read_checkpoint, unpack, wait_briefly
 from .launch import launch
 from .repeat import say_what_differs
 from .runfolder import Run, discard_run, is_helper, mark_ended, new_run, reopen_run, write_config
@@ -262,6 +262,7 @@ def train(
     config: Mapping[str, Any],  # from `load_config`
 ) -> Run:
     "Train what a config describes; returns the run: its folder, checkpoints and metrics. Raises `UserError`."
+    wait_briefly()
     with signals_wait(), importing("pytorch_lightning"):
         from dlops_mnist.models import MNISTModule
 
