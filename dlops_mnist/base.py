@@ -99,7 +99,7 @@ MODELS = {
     "cnn": option("blocks of 3x3 convolution, ReLU, 2x2 max-pool, with the given numbers of filters",
                   _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0, channels_last=False),
     "fast_cnn": option("three small convolutions with batch normalisation, which shrink the image quickly",
-                       _target_="dlops_mnist.recipe.FastCNN", filters=[16, 48, 64], channels_last=True),
+                       _target_="dlops_mnist.recipe.FastCNN", filters=[16, 32, 64], channels_last=True),
 }
 AUGMENTS = {
     "none": option("the images as they are"),

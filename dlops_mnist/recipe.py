@@ -44,7 +44,7 @@ class FastCNN(nn.Module):
 
     def __init__(
         self,
-        filters: Sequence[int] = (16, 48, 64),  # filters of the three convolutions
+        filters: Sequence[int] = (16, 32, 64),  # filters of the three convolutions
         image_shape: Sequence[int] = (28, 28),  # [H, W] or [C, H, W]
         classes: int = 2,  # two classes make a single logit
         channels_last: bool = True,  # keep the channels of a pixel side by side in memory: often faster
