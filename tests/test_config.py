@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dlops_mnist.base import GROUPS, deep_update
+from dlops_mnist.command import parse_value
 from dlops_mnist.config import compose, diff, load_config
 from dlops_mnist.core import UserError
 from dlops_mnist.overrides import file_overrides
@@ -63,6 +64,25 @@ def test_any_text_is_an_experiment_or_a_clear_refusal(tmp_path_factory, text):
     file.write_text(text, encoding="utf-8", errors="surrogatepass")
     try: load_config(file)
     except UserError as error: assert str(error).strip()
+
+
+WORDS = """no off On yes y true True FALSE null 010 00 0 -0 1_000 1:30 0x10 0o7 2026-11-20 1e-3 1. .5 -.5 +4 1.e3 1__0 inf -inf
+nan a.b mlp""".split()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_means_the_same_in_a_file_as_on_the_command_line(word):
+    in_a_file, typed = yaml.load(word, StrictLoader), parse_value(f"key={word}")[1]
+    assert repr(in_a_file) == repr(typed)
+
+
+def test_a_truth_value_in_other_words_is_told_the_right_ones(tmp_path):
+    file = tmp_path / "words.yml"
+    file.write_text("trainer: {enable_progress_bar: no}\n")
+    with pytest.raises(UserError, match="must be bool or null, not 'no'. Truth values are written true and false."):
+        load_config(file)
+    file.write_text("datamodule: {classes: [no, yes]}\n")
+    assert load_config(file).datamodule.classes == ["no", "yes"]
 
 
 def test_numbers_are_numbers(tmp_path):

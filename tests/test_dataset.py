@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import shutil
 import signal
 import struct
@@ -352,6 +353,21 @@ def test_the_odd_size_is_the_rare_one_even_if_it_comes_first(folder):
 def test_missing_parts_are_named(folder, missing, match):
     shutil.rmtree(folder / missing)
     with pytest.raises(UserError, match=match): open_images(folder)
+
+
+@pytest.mark.parametrize("name", ["test/3/\udce9.png", "test/no\udcff"])
+def test_a_name_that_is_no_text_is_refused_as_it_is_on_the_disk(folder, name):
+    place = folder / name
+    if place.suffix: place.write_bytes(encode_png(np.zeros((28, 28), np.uint8)))
+    else: (folder / "test/no3").rename(place)
+    with pytest.raises(UserError, match="not text in UTF-8") as error: open_images(folder)
+    assert r"\xe9.png" in str(error.value) or r"no\xff" in str(error.value)
+    str(error.value).encode()
+
+
+def test_a_path_is_named_as_it_is(tmp_path):
+    (tmp_path / "Data/train/A").mkdir(parents=True)
+    with pytest.raises(UserError, match=re.escape(f"There is no `{tmp_path / 'Data/test'}`")): open_images(tmp_path / "Data")
 
 
 def test_one_class_or_no_folder(folder):

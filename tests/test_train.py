@@ -55,6 +55,16 @@ def images(folder, classes, size=(12, 9), splits=("train", "test"), count=12):
     return folder
 
 
+def test_images_are_opened_once_in_a_training_and_again_in_the_next(work, monkeypatch):
+    from dlops_mnist import dataset
+
+    opened, open_images = [], dataset.open_images
+    monkeypatch.setattr(dataset, "open_images", lambda *args: opened.append(args) or open_images(*args))
+    for times in (1, 2):
+        train("trainer.max_epochs=1")
+        assert len(opened) == times
+
+
 def test_the_lines_of_the_series_run_as_written(work):
     space = {"config": load_config("experiments/001.yml", "trainer.max_epochs=2")}
     exec("""
