@@ -35,6 +35,7 @@ def find_checkpoint(
     if run.best_checkpoint.is_file(): return run.best_checkpoint, run
     if run.provenance: raise UserError(f"The run `{path}` has no checkpoint; its status is: {run.status}.")
     inside = [folder for folder in sorted(path.iterdir()) if Run(folder).provenance_file.is_file()]
+    if len(inside) == 1: return find_checkpoint(inside[0])
     hint = f" It holds {len(inside)} of them, the latest is `{inside[-1]}`." if inside else ""
     raise UserError(f"`{path}` is not a run's folder.{hint}")
 

@@ -249,6 +249,9 @@ def test_bad_checkpoints_one_message_each_and_nothing_executed(run, tmp_path, mo
 
 def test_run_without_checkpoint_and_folder_of_runs(place, tmp_path):
     with pytest.raises(UserError, match="It holds 2 of them, the latest is"): find_checkpoint(place / "runs" / "001")
+    once = tmp_path / "once"
+    shutil.copytree(next((place / "runs" / "001").iterdir()), once / "run")
+    assert find_checkpoint(once)[0] == once / "run/checkpoints/best.ckpt"  # the only one
     (tmp_path / "provenance.json").write_text('{"status": "failed"}')
     with pytest.raises(UserError, match="no checkpoint; its status is: failed"): find_checkpoint(tmp_path)
     for odd in ("", "a\0b", "x" * 5000, "/proc/self/nothing", tmp_path / "no" / "such" / "folder.ckpt"):
