@@ -89,7 +89,8 @@ def mistyped(
 ) -> UserError:
     "The mistake that a setting has a value of another type."
     hint = " Truth values are written true and false." if str(value).lower() in ("yes", "no", "on", "off") else ""
-    return UserError(f"`{key}` must be {wanted}, not {value!r}.{hint if 'bool' in str(wanted) else ''}", key=key)
+    shown = repr(value) if len(repr(value)) <= 200 else f"{repr(value)[:200]}..."
+    return UserError(f"`{key}` must be {wanted}, not {shown}.{hint if 'bool' in str(wanted) else ''}", key=key)
 
 # %% ../nbs/00_command.ipynb #f93d0ec8
 def parse_override(
