@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import GROUPS, SEVERAL, Base, Paths
-from .command import fits, mistyped, parse_override
+from .command import fits, in_words, mistyped, parse_override
 from .compose import compose
 from .core import UserError, closest, flatten, nearest, plain, read_checkpoint
 from .overrides import command_overrides, file_overrides, join_overrides
@@ -62,7 +62,7 @@ def _nearest_setting(key: str, names: Mapping[str, Any], config: Mapping[str, An
 
 def _check_type(key: str, value: Any, wanted: Any) -> None:
     name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
-    if not fits(value, name): raise mistyped(key, "a section" if wanted is dict else name, value)
+    if not fits(value, name): raise mistyped(key, "a section" if wanted is dict else in_words(name), value)
 
 # %% ../nbs/02_config.ipynb #f8f55982
 def _check_scheduler(section: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .command import mistyped
 from .core import UserError, plain, read_checkpoint
 from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import EpochMetrics, classification_loss, to_input, to_logits
@@ -208,7 +209,7 @@ def full_target(
 ) -> dict[str, Any]:
     "The section with `_target_` in place of the series' bare `name`: {name: Adam} becomes torch.optim.Adam."
     if not isinstance(section, Mapping):
-        raise UserError(f"`{where}` must be a section of settings, not {section!r}.", key=where)
+        raise mistyped(where, "a section of settings", section)
     if "_target_" in section or "name" not in section: return dict(section)
     return {"_target_": f"{package}.{section['name']}"} | {k: v for k, v in section.items() if k != "name"}
 
@@ -286,7 +287,7 @@ def complete(
     if not isinstance(config, dict): raise UserError(f"A config is a mapping of sections, not {config!r}.")
     config |= plain({key: config.get(key) or default for key, default in _DEFAULTS.items()})
     if not isinstance(config["datamodule"], dict):
-        raise UserError(f"`datamodule` must be a section of settings, not {config['datamodule']!r}.", key="datamodule")
+        raise mistyped("datamodule", "a section of settings", config["datamodule"])
     classes = config["datamodule"].get("classes")
     if classes is not None and not (isinstance(classes, list) and len(classes) > 1):
         raise UserError(f"`datamodule.classes: {classes}` must list two classes or more.", key="datamodule.classes")

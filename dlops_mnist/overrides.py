@@ -13,7 +13,7 @@ from math import ceil, inf, prod
 from typing import Any
 
 from .base import CALLBACKS, DEFAULTS, GROUPS, SCHEDULERS, SECTIONS, SEVERAL, TRACKERS
-from .command import parse_override
+from .command import mistyped, parse_override
 from .core import UserError, nearest, plain
 
 # %% ../nbs/02_overrides.ipynb #0d413009
@@ -116,7 +116,7 @@ def _choice(group: str, value: Any) -> str | list[str]:
     if value is None and "none" in GROUPS[group]: return "none"
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) for name in names):
-        raise UserError(f"`{group}: {value!r}`: this must be a section, or one of {', '.join(GROUPS[group])}.", key=group)
+        raise mistyped(group, f"a section, or one of {', '.join(GROUPS[group])}", value)
     for name in names:
         if name not in (*GROUPS[group], "custom"):
             raise UserError(f"`{group}: {name}`: there is no such {group}.{nearest(name, GROUPS[group])}", key=group)

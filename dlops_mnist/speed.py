@@ -66,7 +66,7 @@ def again(job: Callable[[], object]) -> float:
         except Busy: wait_for_quiet()
     return timed(job)
 
-
+# %% ../nbs/08_speed.ipynb #a39bed35
 @dataclass
 class Times:
     "Seconds of several repeats."

@@ -18,7 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from .command import fits, mistyped
+from .command import fits, in_words, mistyped
 from .core import UserError, closest, nearest
 
 # %% ../nbs/00_targets.ipynb #93b1c2e7
@@ -120,18 +120,24 @@ ROOTS = set(KINDS.values()) - {KINDS["module"]}  # what they descend from doesn'
 # %% ../nbs/00_targets.ipynb #a21e2f41
 @dataclass(frozen=True)
 class Parameter:
-    "One parameter of a class: its annotation as source code, whether it must be given, and its module."
+    "One parameter of a class: its annotation and its default as source code, and its module."
 
     annotation: ast.expr | None
-    required: bool
+    default: ast.expr | None
     module: str
 
+    @property
+    def required(self) -> bool:
+        "Whether it must be given."
+        return self.default is None
+
     def takes(self, value: Any) -> bool:
-        "Whether a value, as a config gives it, fits the annotation."
-        return fits(value, self.annotation, partial(_meaning, self.module))
+        "Whether a value, as a config gives it, fits the annotation, or is the default null."
+        absent = value is None and isinstance(self.default, ast.Constant) and self.default.value is None
+        return absent or fits(value, self.annotation, partial(_meaning, self.module))
 
     def __str__(self) -> str:
-        return _in_words(_Spelled(self.module).visit(copy.deepcopy(self.annotation)))
+        return in_words(_Spelled(self.module).visit(copy.deepcopy(self.annotation)))
 
 
 class _Spelled(ast.NodeTransformer):
@@ -148,16 +154,6 @@ def _meaning(module: str, name: str):
     # what a name of an annotation is an alias for, such as Lightning's _PRECISION_INPUT, and how to read on from there
     found = find(f"{module}.{name}")
     return (found[1], partial(_meaning, found[0])) if found and isinstance(found[1], ast.expr) else None
-
-
-def _in_words(node: ast.expr) -> str:
-    # `Optional[Literal['min', 'max']]` is for programmers
-    match node:
-        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner): return f"{_in_words(inner)} or null"
-        case ast.Subscript(value=ast.Name(id="Union" | "Literal"), slice=ast.Tuple(elts=options)):
-            return ", ".join(map(_in_words, options))
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=option): return ast.unparse(option)
-    return ast.unparse(node)
 
 # %% ../nbs/00_targets.ipynb #b7fc6698
 @dataclass(frozen=True)
@@ -203,12 +199,10 @@ def _bases(module: str, node: ast.ClassDef) -> list[str]:
 
 def _parameters(init: ast.FunctionDef, module: str) -> tuple[dict[str, Parameter], bool]:
     a = init.args
-    positional = (a.posonlyargs + a.args)[1:]  # without self
-    without = len(positional) - len(a.defaults)
-    required = {arg.arg for arg in positional[: max(without, 0)]}
-    required |= {arg.arg for arg, default in zip(a.kwonlyargs, a.kw_defaults) if default is None}
-    parameters = {p.arg: Parameter(p.annotation, p.arg in required, module) for p in positional + a.kwonlyargs}
-    return parameters, a.kwarg is not None
+    positional = a.posonlyargs + a.args
+    defaults = [None] * (len(positional) - len(a.defaults)) + a.defaults
+    declared = [*zip(positional, defaults)][1:] + [*zip(a.kwonlyargs, a.kw_defaults)]  # without self
+    return {arg.arg: Parameter(arg.annotation, default, module) for arg, default in declared}, a.kwarg is not None
 
 # %% ../nbs/00_targets.ipynb #e2cf337e
 RESERVED = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}  # what hydra's instantiate reads itself
@@ -223,7 +217,7 @@ def check_section(
 ) -> None:
     "Refuse a section that can't be built, without importing anything; raises `UserError`."
     if not isinstance(section, Mapping):
-        raise UserError(f"`{where}` must be a section of settings, not {section!r}.", key=where)
+        raise mistyped(where, "a section of settings", section)
     target = section.get("_target_", default)
     source = _checked_class(target, where, kind)
     for key, value in section.items():

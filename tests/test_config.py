@@ -15,6 +15,7 @@ from dlops_mnist.command import parse_value
 from dlops_mnist.config import compose, diff, load_config
 from dlops_mnist.core import UserError
 from dlops_mnist.overrides import file_overrides
+from dlops_mnist.targets import check_section
 from dlops_mnist.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -83,6 +84,29 @@ def test_a_truth_value_in_other_words_is_told_the_right_ones(tmp_path):
         load_config(file)
     file.write_text("datamodule: {classes: [no, yes]}\n")
     assert load_config(file).datamodule.classes == ["no", "yes"]
+
+
+@pytest.mark.parametrize("override, told", [
+    ("optimizer.lr=null", "`optimizer.lr` must be float or Tensor, not null."),
+    ("optimizer=null", "`optimizer` must be a section, or one of adam, adamw, sgd, not null."),
+    ("model.hidden=100", "`model.hidden` must be a list of int, not 100."),
+    ("optimizer.betas=[0.9]", "`optimizer.betas` must be [float or Tensor, float or Tensor], not [0.9]."),
+    ("trainer.max_epochs=true", "`trainer.max_epochs` must be int or null, not true."),
+    ("ckpt_path=3", "`ckpt_path` must be str or null, not 3."),
+])
+def test_what_fits_is_told_in_the_words_of_a_config(override, told):
+    with pytest.raises(UserError) as error: load_config("001", override)
+    assert str(error.value) == told
+
+
+def test_what_is_nothing_by_default_may_be_nothing(tmp_path, monkeypatch):
+    # as many a class of PyTorch says it: without an Optional
+    (tmp_path / "lenient.py").write_text("from torch import nn\n\n\nclass Lenient(nn.Module):\n"
+                                         "    def __init__(self, size: int = None, depth: int = 3): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_section({"_target_": "lenient.Lenient", "size": None}, "model", "model")
+    with pytest.raises(UserError, match="`model.depth` must be int, not null"):
+        check_section({"_target_": "lenient.Lenient", "depth": None}, "model", "model")
 
 
 def test_numbers_are_numbers(tmp_path):
