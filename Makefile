@@ -31,7 +31,7 @@ train: $(ready) ## Train experiments/001.yml (EXPERIMENT=010_cnn for another one
 
 .PHONY: lab
 lab: $(ready) ## Open the lessons in JupyterLab
-	@jupyter lab nbs
+	@jupyter lab nbs/index.ipynb
 
 .PHONY: new
 new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=letters)

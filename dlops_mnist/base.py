@@ -162,7 +162,7 @@ HARDWARE = {
 }
 DEBUG = {
     "none": option("train for real"),
-    "fast_dev_run": option("one batch of everything, nothing saved", trainer={"fast_dev_run": True}),
+    "fast_dev_run": option("one batch of everything, to see that it runs", trainer={"fast_dev_run": True}),
     "overfit": option("learn one batch by heart: a model that can't is broken",
                       trainer={"overfit_batches": 1, "max_epochs": 100}),
     "limit": option("a tenth of the batches", trainer={"limit_train_batches": 0.1, "limit_val_batches": 0.1}),

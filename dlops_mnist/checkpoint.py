@@ -42,11 +42,13 @@ def find_checkpoint(
 
 def nearest_path(path: Path) -> str:
     "The end of a message about a path that does not exist: where it leaves what exists, and the nearest name there."
+    if path.is_file(): return " That is a file, not a folder."
     parent = next((p for p in path.parents if os.path.isdir(p)), Path())
     missing = path.relative_to(parent).parts[0]
     names = [p.name for p in parent.iterdir() if p.is_dir() or p.suffix in (".ckpt", ".pt", ".pth")]
     hint = nearest(missing, [name for name in names if not name.startswith(".")])
-    return f" In `{parent}` there is no `{missing}`.{hint if hint.startswith(' Did') or len(names) <= 8 else ''}"
+    place = f" In `{parent}` there is no `{missing}`." if path != Path(missing) else ""
+    return f"{place}{hint if hint.startswith(' Did') or len(names) <= 8 else ''}"
 
 # %% ../nbs/05_checkpoint.ipynb #cd4d194f
 @dataclass(repr=False)

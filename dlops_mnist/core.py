@@ -113,7 +113,8 @@ def _plain(value: Any, where: str, counted: Iterator[int], level: int) -> Any:
     if value is None or isinstance(value, bool): return value
     if isinstance(value, (str, os.PathLike)): return str(os.fspath(value))
     if isinstance(value, Integral) and abs(value) < 2**64: return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral): return float(value)
+    if isinstance(value, Integral): raise UserError(f"`{where}`: {value:.1e} is too large a number for a config.", key=where)
+    if isinstance(value, Real): return float(value)
     inside = partial(_plain, counted=counted, level=level + 1)
     if isinstance(value, Mapping) and all(isinstance(k, Hashable) and not isinstance(k, (tuple, Set)) for k in value):
         return {inside(k, where): inside(v, f"{where}.{k}") for k, v in value.items()}
@@ -150,6 +151,7 @@ def read_checkpoint(
             size = path.stat().st_size
             packed = any(record.compress_type or record.file_size > size for record in archive.infolist())
             wrong = packed or archive.testzip()
+    except PermissionError as error: raise UserError(f"`{path}` can't be read: {error.strerror}.") from error
     except (zipfile.BadZipFile, OSError, ValueError, LookupError, RuntimeError, struct.error) as error: wrong = error
     if wrong: raise UserError(f"`{path}` is damaged, cut short, or no checkpoint at all.")
     try: checkpoint = torch.load(path, map_location=device, weights_only=True)

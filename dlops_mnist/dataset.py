@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .command import console, run_command
+from .command import as_typed, run_command, say
 from .core import UserError
 from .folder import fingerprint  # noqa: F401 (offered from here as well)
 from .images import ImageArrays, open_images
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # %% ../nbs/00_dataset.ipynb #e0e2d899
 if __name__ == "__main__" and "get_ipython" not in globals():
     built = run_command({"digits": build_digits, "mnist": build_mnist, "inspect": inspect})
-    if built: console().print(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect path={built}")
+    if built: say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {as_typed('path', str(built))}")
     sys.exit()
 
 # %% ../nbs/00_dataset.ipynb #2ab96ed7
@@ -159,10 +159,11 @@ class TrainingLoaders(Loaders):
 SOURCES = {"digits": build_digits, "mnist": build_mnist}
 
 
-def check_settings(batch_size: int, val: float | str, source: str | None, seed: int) -> None:
+def check_settings(batch_size: int, val: float | str, source: str | None, seed: int, num_workers: int) -> None:
     "Raise `UserError` for a setting that can't work, before any file is read."
     if batch_size < 1: raise UserError(f"batch_size must be at least 1, not {batch_size}.", key="batch_size")
-    if seed < 0: raise UserError(f"seed must not be negative: {seed}.", key="seed")
+    for key, value in (("seed", seed), ("num_workers", num_workers)):
+        if value < 0: raise UserError(f"{key} must not be negative: {value}.", key=key)
     if val != "test" and (isinstance(val, str) or not 0 < val < 1):
         raise UserError(f"val is a fraction between 0 and 1, or `test`, not {val!r}.", key="val")
     if source not in (None, *SOURCES):
@@ -200,7 +201,6 @@ class FolderLoaders(TrainingLoaders):
     def open(self) -> ImageArrays:
         "The images; decoded anew if any of the files has changed."
         self.arrays = open_images(self.path, self.color, self.cache)
-        self.opened = time.monotonic()
         return self.arrays
 
     def prepare_data(self) -> None:
@@ -218,6 +218,8 @@ class FolderLoaders(TrainingLoaders):
         arrays, self.prepared = self.prepared or self.open(), None
         self.classes, self.image_shape = check_classes(arrays, self.wanted[0]), check_shape(arrays, self.wanted[1])
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes)
+        # for the training that begins now; before the next one, images may be added
+        self.opened = -math.inf if self.running_trainer() else time.monotonic()
 
 # %% ../nbs/00_dataset.ipynb #d50126b1
 class MNISTDataModule(FolderLoaders, pl.LightningDataModule):
@@ -240,11 +242,11 @@ class MNISTDataModule(FolderLoaders, pl.LightningDataModule):
         cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
     ):
         super().__init__()
-        check_settings(batch_size, val, source, seed)
+        check_settings(batch_size, val, source, seed, num_workers)
         self.path, self.val, self.color, self.cache = Path(path), val, color, cache
         self.source, self.choice = source, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source == "mnist" else {})
         self.batch_size, self.seed, self.num_workers, self.wanted = batch_size, seed, num_workers, (classes, image_shape)
         self.classes, self.image_shape, self.fingerprint = classes, image_shape, None
         self.datasets: dict[str, ImageDataset] = {}
         self.prepared: ImageArrays | None = None  # opened by `prepare_data`, for the `setup` that follows
-        self.arrays, self.opened = None, -math.inf  # what was opened last, and when
+        self.arrays, self.opened = None, -math.inf  # what was opened last, and when for a training to come

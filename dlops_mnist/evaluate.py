@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PERCENT', 'CLASS_HEADER', 'OVERALL', 'SPLITS', 'Answers', 'Evaluation', 'measure', 'figures', 'as_text',
            'with_interval', 'class_rows', 'report', 'as_json', 'write_files', 'save', 'check_arguments', 'evaluate',
-           'say', 'show', 'command']
+           'show', 'command']
 
 # %% ../nbs/05_evaluate.ipynb #1f4d1bf2
 import json
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Trained, fairness, find_checkpoint, image_losses, load, nearest_path, open_dataset, predict
-from .command import console, run_command, show_table
+from .command import run_command, say, show_table
 from .core import UserError, atomic, nearest
 from .runfolder import Run, check_links
 from .targets import check_section
@@ -103,8 +103,9 @@ def measure(
     counts = np.bincount(data.labels, minlength=len(classes)).tolist()
     dataset = {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint,
                "images": dict(zip(classes, counts))}
+    nonsense = [] if np.isfinite(probabilities).all() else ["The model's answers are not numbers (NaN): its training went wrong."]
     return Evaluation(trained, split, dataset, classes, data.images, data.paths, data.labels, probabilities, table,
-                      fairness(trained, datamodule, split))
+                      nonsense + fairness(trained, datamodule, split))
 
 # %% ../nbs/05_evaluate.ipynb #b0b5cf0d
 def figures(evaluation: Evaluation) -> dict[str, Any]:
@@ -238,11 +239,6 @@ def evaluate(
     if folder and not out: check_links(trained.run)
     if folder: save(evaluation, folder)
     return evaluation
-
-# %% ../nbs/05_evaluate.ipynb #564dd807
-def say(text: str, style: str | None = None) -> None:
-    "Print text on the terminal, whatever it looks like; the style is Rich's."
-    console().print(text, style=style, markup=False)
 
 # %% ../nbs/05_evaluate.ipynb #5ef5e274
 def show(evaluation: Evaluation) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .command import console, show_table
+from .command import say, show_table
 from .images import ImageArrays, image_table, open_images
 
 if TYPE_CHECKING:  # slow to import: each function that needs one of them imports it itself
@@ -136,10 +136,10 @@ def inspect(
     findings = {"copies": duplicates, "leaks between splits": leaks, "contradictions": contradictions}
     for what, find in findings.items():
         table = find(arrays)
-        console().print(f"{what}: {table['group'].nunique() or 'none'}")
+        say(f"{what}: {table['group'].nunique() or 'none'}")
         first = table.head(20)
         if len(first): show_table(list(first), list(first.itertuples(index=False)), f"the first {len(first)}")
-    console().print(f"fingerprint: {arrays.fingerprint}")
+    say(f"fingerprint: {arrays.fingerprint}")
     if figures: save_pictures(arrays, Path(figures))
 
 
@@ -151,4 +151,4 @@ def save_pictures(
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in {"images": plot_images, "means": plot_means, "histogram": plot_histogram}.items():
         (folder / f"{name}.png").write_bytes(plot(arrays).png())
-    console().print(f"pictures: {folder}")
+    say(f"pictures: {folder}")

@@ -20,15 +20,15 @@ from .base import DEFAULTS, GROUPS, SECTIONS, Base, base_config
 from .command import clean_exit
 from .compose import compose, our_store
 from .config import Config, finish, naming_the_file, read_experiment, resumed
-from .core import UserError, check_name, closest, flatten
+from .core import UserError, check_name, closest, flatten, wait_briefly
 from .overrides import command_overrides, file_overrides, join_overrides, sweep_jobs
 from .targets import read_class
 from .yamlfile import to_yaml
 
 # %% ../nbs/02_launch.ipynb #2b2bbccf
 FLAGS_WITH_VALUE = {"--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--experimental-rerun"}
-FLAGS = {*FLAGS_WITH_VALUE, "--help", "--hydra-help", "--info", "--multirun", "--resolve", "--run", "--shell-completion",
-         "--version"}
+FLAGS = {*FLAGS_WITH_VALUE, "--help", "-h", "--hydra-help", "--info", "-i", "--multirun", "-m", "--resolve", "--run", "-r",
+         "--shell-completion", "-sc", "--version"}
 
 
 def split_command(
@@ -39,12 +39,14 @@ def split_command(
     words = iter(argv)
     for word in words:
         if word.startswith("-"):
-            if word.startswith("--") and word.partition("=")[0] not in FLAGS:
-                close = closest(word[2:], [flag[2:] for flag in FLAGS])
+            if word.partition("=")[0] not in FLAGS:
+                close = closest(word.lstrip("-"), [flag[2:] for flag in FLAGS if flag.startswith("--")])
                 hint = f"Did you mean `--{close}`?" if close else "Settings are written without dashes, as key=value."
                 raise UserError(f"Unknown option `{word}`. {hint}")
             flags.append(word)
             if word in FLAGS_WITH_VALUE: flags.append(next(words, ""))
+            if word in ("--cfg", "-c") and flags[-1] not in ("job", "hydra", "all"):
+                raise UserError(f"`{word} {flags[-1]}`: {word} shows `job`, `hydra` or `all`.")
         elif word.startswith("~") or ("=" in word and not Path(word).is_file()): overrides.append(word)
         else: subjects.append(word)
     if len(subjects) > 1:
@@ -108,6 +110,7 @@ def plan(
         jobs = sweep_jobs(joined)
         if len(jobs) > 1 and not multirun:
             raise UserError(f"These settings make {len(jobs)} jobs. Add --multirun (-m) to run them all.")
+        if not jobs: raise UserError("These settings make no job at all: a range is empty.")
         configs = [finish(compose(job)) for job in jobs]
         for config in configs: check_name(config.experiment)
         return joined, configs
@@ -138,11 +141,12 @@ class Job:
 def launch(
     run: Callable[[Config], Any],  # trains one config
     argv: list[str] | None = None,  # the words of the command line; None: those of this process
-) -> str | None:
-    "The command line of training: one run, or one for each combination; returns the name of the multirun, if it is one."
+) -> tuple[str, str] | None:
+    "The command line of training: one run, or one for each combination; returns folder and name of a multirun."
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv): return print(help_text())
     if {"-sc", "--shell-completion"} & set(argv): return complete(argv)
+    wait_briefly()  # now, since a checkpoint given as the experiment is read with PyTorch
     with clean_exit():
         experiment, overrides, flags = split_command(argv)
         multirun = bool({"-m", "--multirun"} & set(flags))
@@ -153,7 +157,7 @@ def launch(
         if sweep: joined.append(f"++sweep='{sweep}'")
         if {"--cfg", "-c"} & set(flags): flags.append("--resolve")
         _call_hydra(Job(run, argv), [*joined, *flags])
-        return sweep
+        return (configs[0].paths.runs, sweep) if sweep else None
 
 
 def _call_hydra(job: Callable, argv: list[str]) -> None:

@@ -58,7 +58,7 @@ def confidence_bins(
     bins: int = 10,  # of equal width
 ) -> np.ndarray:
     "In which bin each confidence falls: int [N]; a bin holds its upper edge."
-    return np.clip(np.ceil(np.asarray(confidence) * bins).astype(int) - 1, 0, bins - 1)
+    return np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(int) - 1, 0, bins - 1)
 
 # %% ../nbs/05_metrics.ipynb #a541dfbc
 def weighted_metrics(
@@ -115,7 +115,7 @@ def size_note(
     high: float,  # upper end
 ) -> str:
     "What so many images can tell, and how many would tell it to within a point."
-    text = f"{images:,} images: each is worth {100 / images:.3g} points of accuracy"
+    text = f"{images:,} image{'s' if images > 1 else ''}: each is worth {100 / images:.3g} points of accuracy"
     if accuracy == 1:
         return f"{text}. All are right, which leaves no interval; the true error may still be {min(3 / images, 1):.1%}."
     needed = round(1.96**2 * accuracy * (1 - accuracy) / 0.01**2, -2)

@@ -158,14 +158,7 @@ def join_overrides(
 ) -> list[str]:
     "Both layers as one list that Hydra accepts: at most one choice for each group, choices first, values in order."
     written_choice, typed_choice = _choices(written), _choices(typed)
-    values = []
-    for override in written:
-        group = _split(override)[1].partition(".")[0]
-        before = written_choice.get(group, DEFAULTS.get(group))
-        switched = group in typed_choice and typed_choice[group] != before and "," not in typed_choice[group]
-        # other hardware means other devices, and still as many epochs
-        if group == "trainer" and _split(override)[1] not in HARDWARE_KEYS: switched = False
-        if override.startswith("++") and not switched: values.append(override)
+    values = [o for o in written if o.startswith("++") and _stays(_split(o)[1], written_choice, typed_choice)]
     values += [o for o in typed if _split(o)[0] or _split(o)[1] not in GROUPS]
     choices = _switch_on(written_choice | typed_choice, values)
     for group, name in choices.items(): _check_choice(group, name)
@@ -176,6 +169,21 @@ def _choices(overrides: list[str]) -> dict[str, str]:
     return {key: value for prefix, key, value in map(_split, overrides) if not prefix and key in GROUPS}
 
 
+def _stays(path: str, before: dict[str, str], now: dict[str, str]) -> bool:
+    # a value in the file is meant for the alternative that the file chose, and goes when another one is typed
+    group, *names = path.split(".")
+    if group not in now or _is_sweep(now[group]): return True
+    if group in SEVERAL: return bool(names) and names[0] in _names(now[group])
+    # other hardware means other devices, and still as many epochs
+    return now[group] == before.get(group, DEFAULTS.get(group)) or group == "trainer" and path not in HARDWARE_KEYS
+
+
+def _is_sweep(choice: str) -> bool: return "(" in choice or "," in choice and not choice.startswith("[")
+
+
+def _names(choice: str) -> list[str]: return [name.strip(" '\"") for name in choice.strip("[]").split(",")]
+
+
 def _switch_on(choices: dict[str, str], values: list[str]) -> dict[str, str]:
     # callbacks.early_stopping.patience=5 means that early stopping is wanted
     for group in SEVERAL:
@@ -183,18 +191,17 @@ def _switch_on(choices: dict[str, str], values: list[str]) -> dict[str, str]:
         own = {path[1] for path in paths if path[0] == group and path[2:] == ["_target_"]}
         wanted = [path[1] for path in paths if path[0] == group and len(path) > 2 and path[1] in GROUPS[group]]
         chosen = choices.get(group, "none")
-        if "," in chosen and not chosen.startswith("["): continue  # a sweep over alternatives: as typed
-        names = [n.strip() for n in chosen.strip("[]").split(",") if n.strip() not in ("", "none")]
+        if _is_sweep(chosen): continue  # as typed
+        names = [name for name in _names(chosen) if name not in ("", "none")]
         names += [n for n in dict.fromkeys(wanted) if n not in names and n not in own]
         if names: choices = choices | {group: names[0] if len(names) == 1 else f"[{','.join(names)}]"}
     return choices
 
 # %% ../nbs/02_overrides.ipynb #eabea6d8
 def _check_choice(group: str, choice: str) -> None:
-    names = [name.strip(" '\"") for name in choice.strip("[]").split(",")]
     if choice.startswith("[") and group not in SEVERAL:
         raise UserError(f"`{group}={choice}`: only one {group} can be chosen.", key=group)
-    for name in names if "(" not in choice else ():  # choice(...), range(...) are Hydra's to expand
+    for name in _names(choice) if "(" not in choice else ():  # choice(...), range(...) are Hydra's to expand
         if name not in GROUPS[group] and name != "custom":
             raise UserError(f"`{group}: {name}`: there is no such {group}.{nearest(name, GROUPS[group])}", key=group)
 

@@ -91,7 +91,8 @@ def progress(
     total: int,  # how many items there are
 ) -> Iterable:
     "The same items, with a progress bar where somebody is watching."
+    from rich.markup import escape
     from rich.progress import track
 
     if not sys.stdout.isatty(): return items
-    return track(items, what, total=total, console=console(), transient=True)
+    return track(items, escape(what), total=total, console=console(), transient=True)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from io import BytesIO
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 # %% ../nbs/00_picture.ipynb #67fe5af5
@@ -22,6 +23,13 @@ class Picture(Figure):
         height: float,  # in inches
     ):
         super().__init__(figsize=(width, height), layout="constrained")
+
+    def draw(self, renderer) -> None:
+        "Draw it as any figure, but names as they are: two dollars in one are no formula."
+        logarithmic = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
+        powers = {label for axis in logarithmic for label in axis.get_ticklabels(which="both")}
+        for text in self.findobj(Text): text.set_parse_math(text in powers)
+        super().draw(renderer)
 
     def png(
         self,

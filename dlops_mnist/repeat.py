@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .command import console
+from .command import show_table
 from .core import read_checkpoint
 from .runfolder import Run, git_state, hardware, is_helper, package_versions
 
@@ -79,9 +79,6 @@ def say_what_differs(
     if not source or is_helper() or not Path(source).exists(): return {}
     found = what_differs(origin(source), present(fingerprint))
     if found:
-        from rich.table import Table
-
-        table = Table("", "then", "now", title=f"not as it was for {source}", title_justify="left", box=None)
-        for name, (before, now) in found.items(): table.add_row(name, before, now if now != before else f"{now}, perhaps others")
-        console().print(table)
+        rows = [[name, before, now if now != before else f"{now}, perhaps others"] for name, (before, now) in found.items()]
+        show_table(["", "then", "now"], rows, f"not as it was for {source}")
     return found

@@ -26,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from .command import as_typed
 from .core import UserError, atomic, check_name, plain, remove
 from .yamlfile import QuickLoader, to_yaml
 
@@ -366,7 +367,7 @@ def reopen_run(
         if run.status == "running":
             process = run.provenance.get("process") or {}
             raise UserError(f"`{run.path}` is being trained, by process {process.get('pid')} on {process.get('host')}. If that "
-                            f"machine is gone, go on in a new folder: ckpt_path={run.last_checkpoint}", key="resume")
+                            f"machine is gone, go on in a new folder: {as_typed('ckpt_path', str(run.last_checkpoint))}", key="resume")
         if not run.last_checkpoint.is_file():
             raise UserError(f"`{run.path}` has no checkpoint to go on from: train it anew, with `{run.config_file}`.", key="resume")
         mark_running(run)

@@ -87,7 +87,8 @@ def matches(
 ) -> list[Mapping[str, Any]]:
     "The rows that fulfil a condition; raises `UserError`."
     parts = CONDITION.fullmatch(condition.removeprefix("where="))
-    if not parts: raise UserError(f"`{condition}` is no condition. Write one as `val_acc>0.9` or `status=finished`.", key="where")
+    if not parts or parts[3].startswith(("<", ">", "=")):
+        raise UserError(f"`{condition}` is no condition. Write one as `val_acc>0.9` or `status=finished`.", key="where")
     name, sign, text = parts.groups()
     if not rows: return []
     column, limit = find_column(name, rows), as_number(text)
@@ -128,6 +129,7 @@ def select_runs(
     latest: int | None = None,  # only so many of the runs that started last
 ) -> list[dict[str, Any]]:
     "One row for each run that is asked for; raises `UserError`."
+    if latest is not None and latest < 1: raise UserError(f"`latest: {latest}` must be at least 1.", key="latest")
     rows = read_runs(dir)
     for condition in [where] if isinstance(where, str) else where or (): rows = matches(condition, rows)
     if latest is not None: rows = sorted(rows, key=lambda row: str(row["started"] or ""))[max(len(rows) - latest, 0):]

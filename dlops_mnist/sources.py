@@ -67,7 +67,8 @@ def take(
     where: str,  # for the message
 ) -> np.ndarray:
     "The first `wanted` images of a class; raises `UserError` if there are fewer."
-    if wanted is not None and not 1 <= wanted <= len(numbers):
+    if wanted is not None and wanted < 1: raise UserError(f"per_class: {wanted} must be at least 1.", key="per_class")
+    if wanted is not None and wanted > len(numbers):
         raise UserError(f"per_class: {wanted} images wanted for {where}, which has {len(numbers)}.", key="per_class")
     return np.sort(numbers[:wanted])
 

@@ -171,6 +171,7 @@ def read_class(
     whole: bool = True,  # False: without the parameters of `ROOTS`, which spares us their long files
 ) -> ClassSource | None:
     "Read a class from its source; None if `target` is not the name of a class."
+    if target.startswith("__main__."): return _read_main(target)
     found = find(target, () if whole else ROOTS)
     if found is None or not isinstance(found[1], ast.ClassDef): return None
     module, node = found
@@ -183,6 +184,14 @@ def read_class(
         parent = next((p for p in parents if p.parameters), None)
         parameters, open_ended = (parent.parameters, parent.open_ended) if parent else ({}, False)
     return ClassSource(f"{module}.{node.name}", tuple(dict.fromkeys(ancestors)), parameters, open_ended)
+
+
+def _read_main(target: str) -> ClassSource | None:
+    # a class typed into a notebook has no file; it exists already, so looking at it imports nothing
+    cls = getattr(sys.modules["__main__"], target.rpartition(".")[2], None)
+    if not isinstance(cls, type): return None
+    ancestors = tuple(f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__[1:])
+    return ClassSource(target, ancestors, {}, True)
 
 # %% ../nbs/00_targets.ipynb #a159ec63
 def _bases(module: str, node: ast.ClassDef) -> list[str]:
@@ -231,7 +240,7 @@ def check_section(
 def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
     key = f"{where}._target_"
     if not isinstance(target, str): raise UserError(f"`{key}` must name a class, not {target!r}.", key=key)
-    source = _read_main(target) if target.startswith("__main__.") else read_class(target)
+    source = read_class(target)
     if source is None:
         raise UserError(f"`{key}: {target}` names no class that can be found, and only a class can be built."
                         f"{_hint(target)}", key=key)
@@ -240,14 +249,6 @@ def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
         wanted = _article(kind) if kind else f"of a kind that a config may build ({', '.join(KINDS)})"
         raise UserError(f"`{key}: {target}` is not {wanted}.", key=key)
     return source
-
-
-def _read_main(target: str) -> ClassSource | None:
-    # a class typed into a notebook has no file; it exists already, so looking at it imports nothing
-    cls = getattr(sys.modules["__main__"], target.rpartition(".")[2], None)
-    if not isinstance(cls, type): return None
-    ancestors = tuple(f"{base.__module__}.{base.__qualname__}" for base in cls.__mro__[1:])
-    return ClassSource(target, ancestors, {}, True)
 
 
 def _hint(target: str) -> str:

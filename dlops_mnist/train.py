@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['FEW_PROCESSES', 'MAY_CHANGE', 'with_facts', 'make_trainer', 'usable_cores', 'check_hardware', 'keep_freed_memory',
-           'Interrupted', 'what_is_left', 'record_of', 'is_sigterm', 'in_main_thread', 'in_our_words', 'sigterm_stops',
-           'signals_wait', 'children_repeat', 'reopen', 'prepare', 'train', 'report', 'train_and_report', 'main']
+           'Interrupted', 'how_to_go_on', 'what_is_left', 'record_of', 'is_sigterm', 'in_main_thread', 'in_our_words',
+           'sigterm_stops', 'signals_wait', 'children_repeat', 'reopen', 'prepare', 'train', 'report',
+           'train_and_report', 'main']
 
 # %% ../nbs/04_train.ipynb #bd09fe6e
 import ctypes
 import importlib.util
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -19,8 +21,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .base import deep_update
+from .command import as_typed, as_word, say
 from .config import DEFAULT_CLASS, Config, diff, load_config
-from .command import console
 from .core import UserError, importing, quiet_lightning, read_checkpoint, unpack, wait_briefly
 from .launch import launch
 from .repeat import say_what_differs
@@ -96,6 +98,11 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + number  # as shells count a signal
 
 
+def how_to_go_on(run: Run) -> str:
+    "The command that continues a run."
+    return f"python -m dlops_mnist.train {as_typed('resume', str(run.path))}"
+
+
 def what_is_left(
     run: Run,  # that was stopped
     number: int,  # of the signal
@@ -105,7 +112,7 @@ def what_is_left(
     if run.last_checkpoint.is_file():
         if run.status == "running":
             with suppress(OSError): mark_ended(run, "interrupted")
-        return Interrupted(f"interrupted; go on with: python -m dlops_mnist.train resume={run.path}", number)
+        return Interrupted(f"interrupted; go on with: {how_to_go_on(run)}", number)
     discard_run(run)
     return Interrupted("interrupted before training began: there is nothing to go on with", number)
 
@@ -147,7 +154,7 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     text = str(error)
     if isinstance(error, RuntimeError) and ("by peer" in text or "NCCL" in text):
         return UserError("Another process of this run has died. What was saved before is still good; go on with: "
-                         f"python -m dlops_mnist.train resume={run.path}")
+                         f"{how_to_go_on(run)}")
     mistake = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in text
     return UserError(text) if mistake or isinstance(error, OSError) else None
 
@@ -192,7 +199,7 @@ def children_repeat(run: Run) -> Iterator[None]:
 
     main = sys.modules["__main__"]
     argv, spec, environment = sys.argv, main.__spec__, dict(os.environ)
-    resumed = [f"resume={run.path}"] if run.provenance.get("resumed") else [str(run.config_file)]
+    resumed = [as_word("resume", str(run.path))] if run.provenance.get("resumed") else [str(run.config_file)]
     sys.argv, main.__spec__ = ["train", *resumed], importlib.util.find_spec("dlops_mnist.train")
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     try: yield
@@ -216,11 +223,11 @@ def reopen(
     "The run that `resume` names, ready to go on; raises `UserError` if it can't, or would become another one."
     run = Run(config["resume"])
     if is_helper(): return run
-    changed = diff(run.config, config)
+    changed, weights = diff(run.config, config), f"{shlex.quote(str(run.path))} %s{as_typed('ckpt_path', str(run.last_checkpoint))}"
     for key in changed:
         if key not in MAY_CHANGE and key.split(".")[0] != "logger":
             raise UserError(f"`{key}` was {changed[key][0]!r} when this run began, and can't change halfway. For another "
-                            f"run that begins with its weights: {run.path} {key}=... ckpt_path={run.last_checkpoint}", key=key)
+                            f"run that begins with its weights: {weights % f'{key}=... '}", key=key)
     longer = {"trainer.max_epochs", "trainer.max_steps"} & set(changed)
     if longer and any(config["scheduler"].get(name, 0) is None for name in ("total_steps", "T_max", "total_iters")):
         raise UserError("The learning-rate schedule of this run was laid out for its whole length, so the length can't change: "
@@ -232,7 +239,7 @@ def reopen(
     if known and known != found:
         raise UserError(f"The images are not those that this run began with: their fingerprint was {known[:12]}, and is "
                         f"{str(found)[:12]} now. If those lie elsewhere: datamodule.path=... For another run, which begins "
-                        f"with the weights of this one: {run.path} ckpt_path={run.last_checkpoint}", key="datamodule.path")
+                        f"with the weights of this one: {weights % ''}", key="datamodule.path")
     if run.last_checkpoint.is_file(): read_checkpoint(run.last_checkpoint)
     run = reopen_run(run.path)
     write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
@@ -286,13 +293,14 @@ def train(
 # %% ../nbs/04_train.ipynb #cf4f66ba
 def report(run: Run) -> None:
     "Print what a run has reached, where its folder is, and the command that evaluates it."
-    config, best, out = run.config, run.best, console()
-    monitor = config.get("monitor", "val_acc")
+    best, monitor = run.best, run.config.get("monitor", "val_acc")
     if monitor in best:
-        epoch = f"epoch {best['epoch'] + 1:.0f} of {len(run.rows)}"
-        out.print(f"best {monitor} [bold]{best[monitor]:.4f}[/bold] in {epoch}")
-    out.print(f"run         {run.path}")
-    out.print(f"evaluate it [bold]python -m dlops_mnist.evaluate {run.path}[/bold]")
+        say(f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch'] + 1:.0f} of {len(run.rows)}", "bold")
+    if any(value != value for row in run.rows[-1:] for value in row.values()):
+        say("CAREFUL: the last epoch's metrics are not numbers (NaN), so the training went wrong. A smaller optimizer.lr may help.", "bold red")
+    say(f"run         {run.path}")
+    if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")
+    say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}")
 
 
 def train_and_report(config: Config) -> float | None:
@@ -304,10 +312,11 @@ def train_and_report(config: Config) -> float | None:
 # %% ../nbs/04_train.ipynb #af860bda
 def main() -> None:
     "The command line: `python -m dlops_mnist.train [EXPERIMENT] [key=value ...]`."
-    if sweep := launch(train_and_report):
+    if multirun := launch(train_and_report):
         from dlops_mnist.runs import print_runs
 
-        print_runs("runs", f"sweep={sweep}")
+        folder, sweep = multirun
+        print_runs(folder, f"sweep={sweep}")
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():

@@ -68,7 +68,7 @@ def test_any_text_is_an_experiment_or_a_clear_refusal(tmp_path_factory, text):
 
 
 WORDS = """no off On yes y true True FALSE null 010 00 0 -0 1_000 1:30 0x10 0o7 2026-11-20 1e-3 1. .5 -.5 +4 1.e3 1__0 inf -inf
-nan a.b mlp""".split()
+nan +nan iNf 010.5 00.1 1__0.5 1_.5 1._5 1_0.5 1e1_0 1e-0_3 a.b mlp""".split()
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -93,6 +93,11 @@ def test_a_truth_value_in_other_words_is_told_the_right_ones(tmp_path):
     ("optimizer.betas=[0.9]", "`optimizer.betas` must be [float or Tensor, float or Tensor], not [0.9]."),
     ("trainer.max_epochs=true", "`trainer.max_epochs` must be int or null, not true."),
     ("ckpt_path=3", "`ckpt_path` must be str or null, not 3."),
+    ("seed=-1", "`seed: -1` must be from 0 to 4294967295."),
+    ("seed=4294967296", "`seed: 4294967296` must be from 0 to 4294967295."),
+    ("matmul_precision=hi", "`matmul_precision: hi`: PyTorch knows no such precision. Did you mean `high`?"),
+    ("model.hidden=[null]", "`model.hidden` must be a list of int, not [null]."),
+    ("optimizer._partial_=true", "`optimizer._partial_`: leave it out. What is not known yet is added when this is built."),
 ])
 def test_what_fits_is_told_in_the_words_of_a_config(override, told):
     with pytest.raises(UserError) as error: load_config("001", override)
@@ -107,6 +112,49 @@ def test_what_is_nothing_by_default_may_be_nothing(tmp_path, monkeypatch):
     check_section({"_target_": "lenient.Lenient", "size": None}, "model", "model")
     with pytest.raises(UserError, match="`model.depth` must be int, not null"):
         check_section({"_target_": "lenient.Lenient", "depth": None}, "model", "model")
+
+
+@pytest.mark.parametrize("words, told", [
+    ("train 001 -x", "Unknown option `-x`"), ("train 001 --cfg nope", "`--cfg nope`: --cfg shows `job`, `hydra` or `all`."),
+    ("train 001 --cfg", "`--cfg `: --cfg shows"), ("train -m 001 seed=range(0,0)", "These settings make no job at all"),
+    ("train dir", "There is no experiment dir."), ("train 001 seed=99999999999999999999", "too large a number"),
+    ("runs latest=0", "`latest: 0` must be at least 1."), ("runs val_acc=>0.9", "`val_acc=>0.9` is no condition"),
+    ("dataset inspect figures=README.md", "`README.md`: File exists."), ("dataset digits new per_class=0", "must be at least 1"),
+    ("train 001 datamodule.num_workers=-1", "num_workers must not be negative"),
+    ("evaluate dataset datamodule.path=README.md", "`dataset` is not a run's folder"),
+])
+def test_a_mistake_is_one_line(tmp_path, words, told):
+    for name in ("dataset", "experiments"): os.symlink(ROOT / name, tmp_path / name)
+    (tmp_path / "dir.yml").mkdir()
+    (tmp_path / "README.md").write_text("text")
+    verb, *rest = words.split()
+    command = [sys.executable, "-m", f"dlops_mnist.{verb}", *rest]
+    result = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "new").exists()
+
+
+def test_from_another_folder_it_is_said_that_there_are_no_experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="There is no experiment 001. There is no folder `experiments` here, either."):
+        load_config("001")
+
+
+def test_a_callback_of_the_program_itself_is_a_callback(tmp_path):
+    (tmp_path / "own.py").write_text("""
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from dlops_mnist.config import load_config
+from dlops_mnist.core import UserError
+
+class Mine(Callback): ...
+class Saver(ModelCheckpoint): ...
+
+load_config({"callbacks": {"mine": {"_target_": "__main__.Mine"}}})
+try: load_config({"callbacks": {"saver": {"_target_": "__main__.Saver"}}, "trainer.enable_checkpointing": False})
+except UserError as error: print(error)
+""")
+    result = subprocess.run([sys.executable, "own.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout.startswith("`callbacks.saver` saves checkpoints") and not result.stderr
 
 
 def test_numbers_are_numbers(tmp_path):

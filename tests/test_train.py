@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 
 from dlops_mnist.config import load_config
 from dlops_mnist.core import UserError
+from dlops_mnist.images import open_images
 from dlops_mnist.launch import launch
 from dlops_mnist.runfolder import find_runs
 
@@ -265,13 +267,14 @@ def test_a_multirun_leaves_four_folders_and_a_table(work, capsys):
     from dlops_mnist.runs import print_runs
     from dlops_mnist.train import train_and_report
 
-    sweep = launch(train_and_report, ["001", "-m", "optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "trainer.max_epochs=1"])
+    words = ["001", "-m", "optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "trainer.max_epochs=1"]
+    folder, sweep = launch(train_and_report, words)
     runs = list(find_runs())
     assert len(runs) == 4 and {run.status for run in runs} == {"finished"}
     assert {(run.config["optimizer"]["lr"], run.config["model"]["_target_"][-3:]) for run in runs} == {
         (1e-3, "MLP"), (1e-3, "CNN"), (1e-4, "MLP"), (1e-4, "CNN")}
     capsys.readouterr()
-    print_runs("runs", f"sweep={sweep}")
+    print_runs(folder, f"sweep={sweep}")
     assert capsys.readouterr().out.count("finished") == 4
 
 
@@ -346,3 +349,50 @@ def test_the_promises_name_tests_that_exist():
     promised = set(re.findall(r"`(test_\w+)`", lesson))
     there = {name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
     assert len(promised) > 20 and promised <= there
+
+
+@pytest.mark.parametrize("name", ["lr=0.1", "mine[red]", "a,b", "it's mine", "é(2)", "1e3"])
+def test_a_run_of_any_name_is_told_as_it_is_and_goes_on(work, name, capsys):
+    from dlops_mnist.train import children_repeat, how_to_go_on
+
+    run = train("001", f'experiment="{name}"', "trainer.max_epochs=1")
+    printed = capsys.readouterr().out
+    assert f"run         {run.path}\n" in printed and run.path.parent.name == name
+    command = next(line for line in printed.splitlines() if line.startswith("evaluate it"))
+    assert shlex.split(command)[-1] == str(run.path)
+    launch(train_and_report_nothing, [*shlex.split(how_to_go_on(run))[3:], "trainer.max_epochs=2"])
+    with children_repeat(run): launch(train_and_report_nothing, sys.argv[1:])
+    run.provenance_file.write_text(json.dumps(run.provenance | {"resumed": ["2026-11-25T04:00:00+00:00"]}))
+    with children_repeat(run): launch(train_and_report_nothing, [*sys.argv[1:], "trainer.max_epochs=2"])
+
+
+def train_and_report_nothing(config): assert config["resume"] or config["repeats"]
+
+
+def test_images_that_are_added_between_two_trainings_are_seen(work, monkeypatch):
+    import pytorch_lightning as pl
+
+    from dlops_mnist import dataset
+    from dlops_mnist.models import MNISTModule
+
+    opened = []
+    monkeypatch.setattr(dataset, "open_images", lambda *args: opened.append(args) or open_images(*args))
+    quick = {"max_epochs": 1, "limit_train_batches": 1, "logger": False, "enable_checkpointing": False,
+             "enable_progress_bar": False, "enable_model_summary": False}
+    datamodule = dataset.MNISTDataModule(work / "dataset")
+    numbers = []
+    for _ in range(2):
+        pl.Trainer(**quick).fit(MNISTModule({}), datamodule)
+        numbers.append((len(datamodule.datasets["train"]) + len(datamodule.datasets["val"]), len(opened)))
+        for file in (work / "dataset/test/3").glob("*.png"): shutil.copy(file, work / f"dataset/train/3/new-{file.name}")
+    assert numbers == [(280, 1), (320, 2)]
+
+
+def test_what_went_wrong_is_said_at_the_end(work, capsys):
+    train("001", "trainer.max_epochs=1", "trainer.limit_train_batches=0")
+    assert "there is no checkpoint that could be evaluated" in capsys.readouterr().out
+    run = train("001", "trainer.max_epochs=1", "optimizer.lr=1e30")
+    assert "CAREFUL: the last epoch's metrics are not numbers" in capsys.readouterr().out
+    from dlops_mnist.evaluate import evaluate
+
+    assert evaluate(run).warnings[0].startswith("The model's answers are not numbers (NaN)")
