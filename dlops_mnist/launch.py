@@ -11,7 +11,6 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -135,14 +134,20 @@ class Job:
         HydraConfig.instance().cfg = None
         # in a multirun the mistake of one job must not keep the others from running
         sys.argv = ["train", *self.typed]  # what a run notes as the command that made it
-        with clean_exit() if alone else nullcontext(): return self.run(config)
+        if alone:
+            with clean_exit(): return self.run(config)
+        try: return self.run(config)
+        except UserError as error:  # Hydra goes on with the other jobs, and would tell of the first mistake only
+            print(f"error: {error}", file=sys.stderr)
+            raise
 
 # %% ../nbs/02_launch.ipynb #0eb447fa
 def launch(
     run: Callable[[Config], Any],  # trains one config
     argv: list[str] | None = None,  # the words of the command line; None: those of this process
-) -> tuple[str, str] | None:
-    "The command line of training: one run, or one for each combination; returns folder and name of a multirun."
+    after: Callable[[str, str], Any] | None = None,  # gets the folder and the name of a multirun, however it ended
+) -> None:
+    "The command line of training: one run, or one for each combination."
     argv = sys.argv[1:] if argv is None else argv
     if {"-h", "--help"} & set(argv): return print(help_text())
     if {"-sc", "--shell-completion"} & set(argv): return complete(argv)
@@ -156,8 +161,11 @@ def launch(
         sweep = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}" if multirun else None
         if sweep: joined.append(f"++sweep='{sweep}'")
         if {"--cfg", "-c"} & set(flags): flags.append("--resolve")
-        _call_hydra(Job(run, argv), [*joined, *flags])
-        return (configs[0].paths.runs, sweep) if sweep else None
+        try: _call_hydra(Job(run, argv), [*joined, *flags])
+        except UserError as error:
+            raise UserError(f"Not all of these runs ended well; the first that did not: {error}") if sweep else error from error
+        finally:
+            if sweep and after and os.path.isdir(configs[0].paths.runs): after(configs[0].paths.runs, sweep)
 
 
 def _call_hydra(job: Callable, argv: list[str]) -> None:

@@ -6,7 +6,7 @@
 __all__ = ['FEW_PROCESSES', 'MAY_CHANGE', 'with_facts', 'make_trainer', 'usable_cores', 'check_hardware', 'keep_freed_memory',
            'Interrupted', 'how_to_go_on', 'what_is_left', 'record_of', 'is_sigterm', 'in_main_thread', 'in_our_words',
            'sigterm_stops', 'signals_wait', 'children_repeat', 'reopen', 'prepare', 'train', 'report',
-           'train_and_report', 'main']
+           'train_and_report', 'show_multirun', 'main']
 
 # %% ../nbs/04_train.ipynb #bd09fe6e
 import ctypes
@@ -310,13 +310,16 @@ def train_and_report(config: Config) -> float | None:
     return run.best.get(config["monitor"])
 
 # %% ../nbs/04_train.ipynb #af860bda
+def show_multirun(folder: str, sweep: str) -> None:
+    "Print the table of a multirun's runs, which lie in `folder`."
+    from dlops_mnist.runs import print_runs
+
+    print_runs(folder, f"sweep={sweep}")
+
+
 def main() -> None:
     "The command line: `python -m dlops_mnist.train [EXPERIMENT] [key=value ...]`."
-    if multirun := launch(train_and_report):
-        from dlops_mnist.runs import print_runs
-
-        folder, sweep = multirun
-        print_runs(folder, f"sweep={sweep}")
+    launch(train_and_report, after=show_multirun)
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():

@@ -264,26 +264,28 @@ def train_program(*words, cwd, **environment):
 
 
 def test_a_multirun_leaves_four_folders_and_a_table(work, capsys):
-    from dlops_mnist.runs import print_runs
-    from dlops_mnist.train import train_and_report
+    from dlops_mnist.train import show_multirun, train_and_report
 
-    words = ["001", "-m", "optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "trainer.max_epochs=1"]
-    folder, sweep = launch(train_and_report, words)
-    runs = list(find_runs())
+    words = ["001", "-m", "optimizer.lr=1e-3,1e-4", "model=mlp,cnn", "trainer.max_epochs=1", "paths.runs=elsewhere"]
+    launch(train_and_report, words, after=show_multirun)
+    runs = list(find_runs("elsewhere"))
     assert len(runs) == 4 and {run.status for run in runs} == {"finished"}
     assert {(run.config["optimizer"]["lr"], run.config["model"]["_target_"][-3:]) for run in runs} == {
         (1e-3, "MLP"), (1e-3, "CNN"), (1e-4, "MLP"), (1e-4, "CNN")}
-    capsys.readouterr()
-    print_runs(folder, f"sweep={sweep}")
     assert capsys.readouterr().out.count("finished") == 4
 
 
-def test_the_mistake_of_one_job_does_not_stop_the_others(work):
-    from dlops_mnist.train import train_and_report
+def test_the_mistakes_of_some_jobs_are_told_and_do_not_stop_the_others(work, capsys):
+    from dlops_mnist.train import show_multirun, train_and_report
 
     with pytest.raises(SystemExit) as exit:
-        launch(train_and_report, ["-m", "datamodule.path=nowhere,dataset", "trainer.max_epochs=1"])
+        launch(train_and_report, ["-m", "datamodule.path=nowhere,dataset,neither", "trainer.max_epochs=1"], after=show_multirun)
     assert exit.value.code == 2 and [run.status for run in find_runs()] == ["finished"]
+    printed = capsys.readouterr()
+    assert printed.out.count("finished") == 1
+    first, *_, last = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert "nowhere" in first and "neither" in printed.err
+    assert last.startswith("error: Not all of these runs ended well") and "nowhere" in last
 
 
 @pytest.mark.slow
