@@ -42,7 +42,7 @@ def find_checkpoint(
 
 def nearest_path(path: Path) -> str:
     "The end of a message about a path that does not exist: where it leaves what exists, and the nearest name there."
-    if path.is_file(): return " That is a file, not a folder."
+    if os.path.isfile(path): return " That is a file, not a folder."  # Path.is_file raises for an endless name
     parent = next((p for p in path.parents if os.path.isdir(p)), Path())
     missing = path.relative_to(parent).parts[0]
     names = [p.name for p in parent.iterdir() if p.is_dir() or p.suffix in (".ckpt", ".pt", ".pth")]
