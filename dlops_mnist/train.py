@@ -271,7 +271,7 @@ def train(
     "Train what a config describes; returns the run: its folder, checkpoints and metrics. Raises `UserError`."
     wait_briefly()
     with signals_wait(), importing("pytorch_lightning"):
-        from dlops_mnist.models import MNISTModule
+        from dlops_mnist.models import MNISTModule, build_optimizer
 
     quiet_lightning()
     keep_freed_memory()
@@ -282,6 +282,7 @@ def train(
     run = reopen(config, datamodule) if config["resume"] else new_run(config)
     with record_of(run, started=bool(config["resume"])):
         module = MNISTModule(config)
+        build_optimizer(config["optimizer"], module.parameters())  # refused now, if its settings make no sense
         trainer = make_trainer(config, run)
         if config["compile"]: module.model.compile()
     with record_of(run), children_repeat(run):

@@ -166,7 +166,7 @@ def test_mistakes_that_show_only_now(work, capsys, words, part):
 @pytest.mark.parametrize("words", [["optimizer.lr=-1"], ["optimizer=sgd", "optimizer.momentum=-0.5"], ["model.dropout=2"]])
 def test_a_value_that_a_class_refuses_leaves_no_run(work, capsys, words):
     with pytest.raises(SystemExit): train(*words)
-    assert "can't be built" in capsys.readouterr().err and not find_runs()
+    assert "can't be built" in capsys.readouterr().err and not list(find_runs())
 
 
 @pytest.mark.parametrize("cores, most", [(1, 4), (2, 4), (64, 64)])
