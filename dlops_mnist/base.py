@@ -96,7 +96,7 @@ CALLBACKS, LOGGERS, SCHEDULERS = "pytorch_lightning.callbacks", "pytorch_lightni
 
 MODELS = {
     "mlp": option("hidden layers of the given sizes", _target_="dlops_mnist.models.MLP", hidden=[100], dropout=0.0),
-    "cnn": option("blocks of 3x3 convolution, ReLU, 2x2 max-pool, with the given numbers of filters",
+    "cnn": option("blocks of 3x3 convolution, 2x2 max-pool, ReLU, with the given numbers of filters",
                   _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0, channels_last=False),
     "fast_cnn": option("three small convolutions with batch normalisation, which shrink the image quickly",
                        _target_="dlops_mnist.recipe.FastCNN", filters=[16, 32, 64], channels_last=True),
@@ -109,7 +109,7 @@ AUGMENTS = {
 OPTIMIZERS = {
     "adam": option("adaptive steps", _target_="torch.optim.Adam", lr=1e-3),
     "adamw": option("Adam with decoupled weight decay", _target_="torch.optim.AdamW", lr=1e-3, weight_decay=0.01),
-    "sgd": option("plain gradient descent with momentum", _target_="torch.optim.SGD", lr=0.1, momentum=0.9),
+    "sgd": option("gradient descent with momentum", _target_="torch.optim.SGD", lr=0.1, momentum=0.9),
 }
 SCHEDULES = {
     "none": option("a constant learning rate"),
@@ -155,7 +155,7 @@ HARDWARE = {
     "gpu": _trainer("one GPU", accelerator="gpu"),
     "ddp": _trainer("several GPUs, on one node or more (trainer.devices, trainer.num_nodes)", accelerator="gpu",
                     devices="auto", strategy="ddp"),
-    "fsdp": _trainer("several GPUs that share out the weights as well, for a network larger than one of them",
+    "fsdp": _trainer("several GPUs that share out the weights as well, for a network that doesn't fit into one",
                      accelerator="gpu", devices="auto", strategy="fsdp"),
     "ddp_sim": _trainer("two CPU processes, to try what several GPUs would do", accelerator="cpu", devices=2,
                         strategy="ddp"),

@@ -136,7 +136,7 @@ class EpochSampler(Dealer):
         number: int,  # of a batch in its epoch, counted from 0
         size: int,  # images in a full batch of one process
     ) -> tuple[int, float]:
-        "This process's images in a batch that are no fillers, and the weight of their mean in the mean over processes."
+        "How many of this process's images in a batch are no fillers, and the weight of their mean in the mean over processes."
         rank, processes = self.process()
         images = min(self.size - number * size * processes, size * processes)  # of all processes
         own = len(range(rank, images, processes))
@@ -167,7 +167,7 @@ class Loader(DataLoader):
 
     # not called state_dict: Lightning would save it too, at moments when the batch at hand is not learnt yet
     def position(self) -> dict[str, int]:
-        "Where we are: the epoch, and how many of its images were handed out."
+        "Where we are: the epoch, and how many of its images were handed out to this process."
         epoch, batches = self.taken
         return {"epoch": epoch, "images": batches % len(self) * self.batch_size}
 

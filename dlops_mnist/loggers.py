@@ -254,7 +254,7 @@ def _make_logger(where: str, section: Mapping[str, Any], config: Mapping[str, An
 def log_picture(
     logger: Logger,
     name: str,  # such as `confusion_matrix`
-    picture,  # a matplotlib figure
+    picture: Any,  # a matplotlib figure
     step: int,  # the training step that it belongs to
 ) -> None:
     "Send a picture to a tracker, if it takes pictures."
@@ -264,7 +264,7 @@ def log_picture(
         logger.experiment.add_image(name, pixels(picture), step, dataformats="HWC")
 
 
-def pixels(picture) -> np.ndarray:
+def pixels(picture: Any) -> np.ndarray:
     "A matplotlib figure as an image, uint8 [H, W, 3]."
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -303,7 +303,7 @@ class Predictor(SeveralSteps):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        "Probabilities without gradient; train or eval mode stays as it was, in every part of the network."
+        "Probabilities, [B] or [B, K], of uint8 or float images [B, H, W] or [B, C, H, W]; train or eval mode stays as it was."
         modes = {part: part.training for part in self.modules()}
         try: return self.logits_to_probs(self.eval()(images.to(self.device)))
         finally:

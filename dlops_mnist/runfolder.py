@@ -209,6 +209,11 @@ class Run(RunFiles):
         return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(METRICS))
 
     @property
+    def epochs(self) -> int:
+        "The complete epochs of its training, with those that a run which began with `ckpt_path` found done."
+        return int(max((row["epoch"] for row in self.rows), default=-1)) + 1
+
+    @property
     def best(self) -> dict[str, float]:
         "The metrics of the best epoch, by the config's `monitor` and `monitor_mode`; empty if there is none."
         config = self.config
@@ -216,7 +221,7 @@ class Run(RunFiles):
 
     @property
     def last_checkpoint(self) -> Path:
-        "The state at the end of the last complete epoch: what a run continues from."
+        "The newest state that was saved, between two epochs or within one: what a run continues from."
         return self.checkpoints / "last.ckpt"
 
     @property

@@ -233,7 +233,7 @@ def reopen(
         raise UserError("The learning-rate schedule of this run was laid out for its whole length, so the length can't change: "
                         f"leave {' and '.join(sorted(longer))} as it was.", key=min(longer))
     if run.status == "finished" and not longer:
-        raise UserError(f"`{run.path}` is finished. To train it longer, set trainer.max_epochs above {len(run.rows)}.",
+        raise UserError(f"`{run.path}` is finished. To train it longer, set trainer.max_epochs above {run.epochs}.",
                         key="resume")
     known, found = run.provenance.get("fingerprint"), getattr(datamodule, "fingerprint", None)
     if known and known != found:
@@ -296,7 +296,7 @@ def report(run: Run) -> None:
     "Print what a run has reached, where its folder is, and the command that evaluates it."
     best, monitor = run.best, run.config.get("monitor", "val_acc")
     if monitor in best:
-        say(f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch'] + 1:.0f} of {len(run.rows)}", "bold")
+        say(f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch'] + 1:.0f} of {run.epochs}", "bold")
     if any(value != value for row in run.rows[-1:] for value in row.values()):
         say("CAREFUL: the last epoch's metrics are not numbers (NaN), so the training went wrong. A smaller optimizer.lr may help.", "bold red")
     say(f"run         {run.path}")

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,12 +17,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 # the same cases each time, so that nobody's change is blamed for what another case would have shown before; new ones in
-# `make test-slow`, which goes looking (EXPLORE=1)
+# `make test-slow`, which goes looking (EXPLORE=1). TEST_SEED=N repeats those of an earlier time.
+os.environ.setdefault("TEST_SEED", str(random.randrange(10**6) if os.environ.get("EXPLORE") else 0))
 settings.register_profile("repeat", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.register_profile("explore", database=None, deadline=None, print_blob=True)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "repeat")
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_report_header() -> str:
+    return f"TEST_SEED={os.environ['TEST_SEED']}"
 
 
 @pytest.fixture(scope="session")

@@ -80,6 +80,7 @@ def job(argv: list[str], number: int | None, after: float, operation: int | None
 
 
 if __name__ == "__main__":
+    sys.path[0] = os.getcwd()  # as with `python -m`, so that a class in a file of the working folder is found
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print("ready", flush=True)
     for line in sys.stdin:

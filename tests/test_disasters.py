@@ -28,6 +28,8 @@ from dlops_mnist.sources import build_digits, write_dataset
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
 ROOT = Path(__file__).parents[1]
 FORK = get_context("fork")
+SEED = int(os.environ["TEST_SEED"])
+A_CHECKPOINT, AN_EVALUATION = 627_000, 506_000  # bytes, of the runs that are trained here
 SHORT = ["trainer.max_epochs=3", "trainer.enable_progress_bar=false", "model.hidden=[32]"]
 
 
@@ -137,7 +139,7 @@ def shipped(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "size",
-    [150_000, 400_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(20_000, 1_000_000, 40_000))],
+    [150_000, 800_000, *(pytest.param(size, marks=pytest.mark.slow) for size in range(20_000, 1_500_000, 60_000))],
 )
 def test_training_on_a_full_disk(size, shipped, tmp_path, capfd):
     "The last good checkpoint stays, and one message says what happened."
@@ -152,7 +154,7 @@ def test_training_on_a_full_disk(size, shipped, tmp_path, capfd):
         (code,) = finish([forked(train_here, *words)])
         out, err = capfd.readouterr()
         if code == 0:
-            assert size > 300_000
+            assert size > 2 * A_CHECKPOINT, "the next one is written before the last one goes"
         else:
             assert code == 2 and err.count("error: ") == 1 and "Traceback" not in err + out, out + err
             assert "space" in err
@@ -160,6 +162,7 @@ def test_training_on_a_full_disk(size, shipped, tmp_path, capfd):
         for run in runs.glob("*/*"):
             if run.is_dir():
                 check_run(run)
+                assert size < A_CHECKPOINT + 100_000 or Run(run).last_checkpoint.is_file(), "what was saved is gone"
 
 
 def limit_files(size: int) -> None:
@@ -218,7 +221,8 @@ class Killer:
     "Starts processes that do one thing, and kills each at a random moment of its life."
 
     def __init__(self, function, seed: int):
-        self.function, self.numbers, self.killed = function, random.Random(seed), 0
+        print(f"TEST_SEED={SEED}")
+        self.function, self.numbers, self.killed = function, random.Random(seed + SEED), 0
         began = time.monotonic()
         assert finish([forked(function)]) == [0]
         self.lifetime = time.monotonic() - began
@@ -296,25 +300,55 @@ def test_building_is_killed(kills, tmp_path, monkeypatch):
         build()
 
 
-def test_evaluating_is_killed(shipped, tmp_path):
+@pytest.fixture(scope="module")
+def trained(shipped, tmp_path_factory) -> Path:
+    "A run's folder."
+    runs = tmp_path_factory.mktemp("runs")
+    assert finish([forked(train_here, f"paths.runs={runs}", f"datamodule.path={shipped}", *SHORT)]) == [0]
+    return next((runs / "base").iterdir())
+
+
+def whole_files(folder: Path) -> list[str]:
+    "The names of an evaluation's files, each of which must be whole."
+    for file in folder.glob("*.png"):
+        assert file.read_bytes().endswith(b"IEND\xaeB`\x82"), file
+    for file in folder.glob("*.json"):
+        json.loads(file.read_text())
+    for file in folder.glob("*.html"):
+        assert file.read_text().rstrip().endswith("</html>"), file
+    return sorted(file.name for file in folder.glob("*"))
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_evaluating_is_killed(kills, trained):
     "The files of an evaluation are each of them whole, at any moment."
     from dlops_mnist.evaluate import evaluate
 
-    assert finish([forked(train_here, f"paths.runs={tmp_path}/runs", f"datamodule.path={shipped}", *SHORT)]) == [0]
-    run = next((tmp_path / "runs/base").iterdir())
-
     def work():
-        evaluate(run, draws=20)
+        evaluate(trained, draws=20)
 
-    killer = Killer(work, 1)
-    for _ in range(6):
+    killer = Killer(work, kills)
+    for _ in range(kills):
         killer.strike()
-        json.loads((run / "evaluation/metrics.json").read_text())
-        assert (run / "evaluation/report.html").read_text().rstrip().endswith("</html>")
-        assert all(file.read_bytes().endswith(b"IEND\xaeB`\x82") for file in (run / "evaluation").glob("*.png"))
-    assert killer.killed
+        assert {"metrics.json", "report.html"} <= {*whole_files(trained / "evaluation")}
+    assert killer.killed > kills / 6
     assert finish([forked(work)]) == [0]
-    check_run(run, rows=3)
+    check_run(trained, rows=3)
+
+
+@pytest.mark.parametrize(
+    "size", [60_000, *(pytest.param(size, marks=pytest.mark.slow) for size in (*range(8_000, 450_000, 40_000), 700_000))]
+)
+def test_evaluating_on_a_full_disk(size, trained, tmp_path, capfd):
+    "One message; every file that is there is whole, and metrics.json is there when all of them are."
+    from dlops_mnist.evaluate import evaluate
+
+    with small_disk(tmp_path / "disk", size) as disk:
+        (code,) = finish([forked(evaluate, trained, out=disk / "evaluation", draws=20)])
+        out, err = capfd.readouterr()
+        assert code == (2 if size < AN_EVALUATION else 0) and "Traceback" not in out + err, out + err
+        assert code == 0 or err.count("error: ") == 1 and "space" in err, err
+        assert ("metrics.json" in whole_files(disk / "evaluation")) == (code == 0)
 
 
 # --- many at once ---

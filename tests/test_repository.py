@@ -71,6 +71,16 @@ def test_constraints_satisfy_the_requirements():
     assert not [name for name, version in versions.items() if not version or "+" in version]
 
 
+def test_requirements_take_what_colab_has():
+    from packaging.requirements import Requirement
+
+    colab = re.search(r"Colab's of \w+ \d+ \((.+?)\)", (ROOT / "README.md").read_text())[1]
+    versions = dict(re.findall(r"(\w+) ([\d.]+)", colab.lower()))
+    wanted = {r.name: r for r in map(Requirement, SETTINGS["requirements"].split())}
+    assert len(versions) == 5
+    assert not {name for name, version in versions.items() if name in wanted and not wanted[name].specifier.contains(version)}
+
+
 def imports(path: Path, everywhere: bool) -> set[str]:
     "The packages that a module imports: all of them, or those without which it can't be imported."
     tree = ast.parse(path.read_text("utf-8"))

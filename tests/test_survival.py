@@ -1,7 +1,7 @@
 """Runs that are killed, stopped and continued, in real processes: they end as if nothing had happened.
 
 The moments are random, from a seed that a failure prints. It is the same each time, and another one in `make test-slow`,
-where a run is also killed at each of its file operations; SURVIVAL_SEED=N sets it.
+where a run is also killed at each of its file operations; TEST_SEED=N sets it.
 """
 
 import json
@@ -21,28 +21,42 @@ import yaml
 from dlops_mnist.runfolder import Run, find_runs
 
 ROOT = Path(__file__).parents[1]
-SEED = int(os.environ.get("SURVIVAL_SEED", random.randrange(10**6) if os.environ.get("EXPLORE") else 0))
+SEED = int(os.environ["TEST_SEED"])
 EARLY_STOPPING = ["callbacks=early_stopping", "callbacks.early_stopping.patience=2", "monitor=val_loss", "monitor_mode=min"]
 CASES = {
     "MLP, one cycle, saved every third step": [
         "model.dropout=0.3", "augment=shift", "scheduler=onecycle", "scheduler.max_lr=0.01", "checkpoint_every_n_steps=3",
         "trainer.max_epochs=6"],
-    "CNN, plateau, early stopping, saved after each epoch": [
+    "CNN, plateau, early stopping, saved every third step": [
         "model=cnn", "model.filters=[4,8]", "model.dropout=0.2", "model.channels_last=true", "augment=shift",
-        "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max", "trainer.max_epochs=5", "trainer.max_steps=1000",
-        *EARLY_STOPPING],
+        "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max", "checkpoint_every_n_steps=3", "trainer.max_epochs=9",
+        "trainer.max_steps=1000", *EARLY_STOPPING, "+callbacks.early_stopping.min_delta=0.008"],
     "FastCNN, four steps in one call, saved every fifth step": [
         "model=fast_cnn", "augment=shift", "augment.pixels=2", "label_smoothing=0.1", "scheduler=cosine", "steps_per_call=4",
         "checkpoint_every_n_steps=5", "trainer.max_epochs=6"],
-    "MLP, schedule by epoch, loader processes, saved after each step": [
-        "model.hidden=[30]", "model.dropout=0.5", "augment=shift", "+scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
-        "+scheduler.gamma=0.7", "datamodule.num_workers=1", "checkpoint_every_n_steps=1", "trainer.max_epochs=4",
-        *EARLY_STOPPING],
+    "MLP, schedule by epoch, loader processes, early stopping, saved after each epoch": [
+        "model.hidden=[30]", "model.dropout=0.5", "augment._target_=dropped.Dropped",
+        "+scheduler._target_=torch.optim.lr_scheduler.ExponentialLR", "+scheduler.gamma=0.5", "datamodule.num_workers=1",
+        "trainer.max_epochs=9", *EARLY_STOPPING, "+callbacks.early_stopping.min_delta=0.01"],
     "MLP, plateau, bfloat16, gradients of two steps added up, saved every second step": [
         "model.dropout=0.3", "augment=shift", "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max",
         "trainer.precision=bf16-mixed",
         "trainer.accumulate_grad_batches=2", "checkpoint_every_n_steps=2", "trainer.max_epochs=5"],
 }
+DROPPED = '''
+import random
+
+import numpy as np
+import torch
+
+
+class Dropped(torch.nn.Module):
+    "Drops pixels, by the two generators that are not PyTorch's."
+
+    def forward(self, images):
+        kept = np.random.random(images.shape) < 0.7
+        return images.roll(random.randrange(-1, 2), -1) * torch.as_tensor(kept)
+'''
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +82,7 @@ def place(tmp_path_factory):
     "A working folder that all tests of this module share: the process that trains stays in it."
     folder = tmp_path_factory.mktemp("survival")
     shutil.copytree(ROOT / "dataset", folder / "dataset")
+    (folder / "dropped.py").write_text(DROPPED)
     return folder
 
 
@@ -98,6 +113,7 @@ def whole(case, go, undisturbed):
     if case not in undisturbed:
         result, run = go(*CASES[case])
         assert result["status"] == 0 and run.status == "finished", result["log"]
+        assert (len(run.rows) < run.config["trainer"]["max_epochs"]) == ("early stopping" in case), "stops early, or does not"
         undisturbed[case] = run, result["seconds"]
     return undisturbed[case]
 
@@ -107,9 +123,11 @@ def weights(path: Path) -> dict:
 
 
 def assert_nothing_is_half_written(run: Run) -> None:
-    assert {"state_dict", "loops", "optimizer_states"} <= set(torch.load(run.last_checkpoint, weights_only=True))
+    "All of its files are whole; before the first epoch's end there may be neither metrics nor checkpoints."
+    if run.last_checkpoint.exists():
+        assert {"state_dict", "loops", "optimizer_states"} <= set(torch.load(run.last_checkpoint, weights_only=True))
     if (run.checkpoints / "best.ckpt").exists(): weights(run.checkpoints / "best.ckpt")
-    lines = run.metrics_file.read_text().splitlines()
+    lines = run.metrics_file.read_text().splitlines() if run.metrics_file.exists() else []
     assert all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
     assert json.loads(run.provenance_file.read_text())["status"] and yaml.safe_load(run.config_file.read_text())["seed"] == 0
 
@@ -128,7 +146,7 @@ def killed_and_continued(case, go, undisturbed, chance: random.Random, kills: in
     if result["status"] == 0: undisturbed[case] = expected, result["seconds"]  # it escaped: so long does it take now
     hit = killed = result["status"] == -signal.SIGKILL and run.status != "finished"  # it may die while it says goodbye
     while killed:
-        assert run.status == "dead"
+        assert run.status == "dead" and run.last_checkpoint.exists()
         assert_nothing_is_half_written(run)
         kills -= 1
         again = {"number": signal.SIGKILL, "after": chance.uniform(0, seconds)} if kills > 0 else {}
@@ -150,14 +168,14 @@ def test_the_same_config_twice(case, go, undisturbed):
 
 @pytest.mark.parametrize("case", CASES)
 def test_killed_and_continued(case, go, undisturbed):
-    print(f"SURVIVAL_SEED={SEED}")
+    print(f"TEST_SEED={SEED}")
     assert any(killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} {i}")) for i in range(5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_many_moments(case, go, undisturbed):
-    print(f"SURVIVAL_SEED={SEED}")
+    print(f"TEST_SEED={SEED}")
     hits = sum(killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} many {i}")) for i in range(12))
     assert hits >= 6
     print(f"{case}: {hits} of 12 signals came while it trained")
@@ -166,7 +184,7 @@ def test_killed_at_many_moments(case, go, undisturbed):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_killed_again_and_again(case, go, undisturbed):
-    print(f"SURVIVAL_SEED={SEED}")
+    print(f"TEST_SEED={SEED}")
     for i in range(3): killed_and_continued(case, go, undisturbed, random.Random(f"{SEED} {case} again {i}"), kills=4)
 
 
@@ -182,6 +200,7 @@ def test_killed_before_each_of_its_file_operations(step, go, place):
         assert killed["status"] == -signal.SIGKILL
         if run is None: kind = "no run yet"
         elif not run.last_checkpoint.exists():
+            assert_nothing_is_half_written(run)
             kind = "nothing to go on from"
             refused, _ = go(f"resume={run.path}")
             assert refused["status"] == 2 and "train it anew" in " ".join(refused["log"].split()), refused["log"]
@@ -199,7 +218,7 @@ def test_killed_before_each_of_its_file_operations(step, go, place):
 @pytest.mark.parametrize("case", list(CASES)[:2])
 def test_stopped_and_continued(case, number, status, go, undisturbed):
     expected, seconds = whole(case, go, undisturbed)
-    print(f"SURVIVAL_SEED={SEED}")
+    print(f"TEST_SEED={SEED}")
     chance = random.Random(f"{SEED} {case} {number}")
     for _ in range(5):  # the run may be faster than the signal
         result, run = go(*CASES[case], number=number, after=chance.uniform(0, seconds / 2))
@@ -209,10 +228,30 @@ def test_stopped_and_continued(case, number, status, go, undisturbed):
     command = f"python -m dlops_mnist.train resume={run.path.relative_to(Path.cwd()) if run.path.is_absolute() else run.path}"
     assert command in result["log"] and "Traceback" not in result["log"]
     print(f"ended {result['to_stop']:.2f} s after the signal")
+    assert result["to_stop"] < 5, "about a quarter of a second where the machine has nothing else to do"
+    assert run.last_checkpoint.exists()
     assert_nothing_is_half_written(run)
     result, _ = go(f"resume={run.path}")
     assert result["status"] == 0, result["log"]
     assert_same(run, expected)
+
+
+@pytest.mark.parametrize("case", list(CASES)[:2])
+def test_killed_and_continued_in_another_run(case, go, undisturbed):
+    "By `ckpt_path`: the same weights and rows, in a folder of its own that begins where the other one ended."
+    expected, seconds = whole(case, go, undisturbed)
+    print(f"TEST_SEED={SEED}")
+    chance = random.Random(f"{SEED} {case} ckpt_path")
+    for _ in range(5):  # the run may be faster than the signal
+        killed, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds))
+        if killed["status"]: break
+    assert killed["status"] == -signal.SIGKILL and run.status == "dead"
+    result, other = go(*CASES[case], f"ckpt_path={run.last_checkpoint}")
+    assert result["status"] == 0 and other.path != run.path, result["log"]
+    ours, theirs = weights(other.last_checkpoint), weights(expected.last_checkpoint)
+    assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert 0 < len(other.rows) <= len(expected.rows) and other.rows == expected.rows[-len(other.rows):]
+    assert f"of {len(expected.rows)}\n" in result["log"]
 
 
 def children(pid: int) -> set[int]:
