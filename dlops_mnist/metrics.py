@@ -117,7 +117,8 @@ def size_note(
     "What so many images can tell, and how many would tell it to within a point."
     text = f"{images:,} image{'s' if images > 1 else ''}: each is worth {100 / images:.3g} points of accuracy"
     if accuracy == 1:
-        return f"{text}. All are right, which leaves no interval; the true error may still be {min(3 / images, 1):.1%} (95% confidence)."
+        error = min(3 / images, 1)
+        return f"{text}. All are right, which leaves no interval; the true error may still be {error:.1%} (95% confidence)."
     needed = round(1.96**2 * accuracy * (1 - accuracy) / 0.01**2, -2)
     wide = f"{text}, and the 95% interval is {100 * (high - low):.1f} points wide."
     return f"{wide} For ±1 point it would take about {needed:,.0f} images." if needed > images else wide

@@ -53,6 +53,9 @@ class Picture(Figure):
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 # %% ../nbs/00_picture.ipynb #809d814c
+def _short(number: float) -> str: return f" {number:,.0f}" if abs(number) >= 1000 else f" {number:.3g}"
+
+
 def plot_bars(
     values: Mapping[str, float],  # name -> value, from top to bottom
     what: str,  # the quantity and its unit, for the axis
@@ -62,7 +65,7 @@ def plot_bars(
     picture = Picture(6, 0.6 + 0.3 * len(values))
     axes = picture.subplots()
     colors = [COLORS[0] if name == (chosen or [*values][-1]) else "0.7" for name in values]
-    axes.bar_label(axes.barh([*values], [*values.values()], color=colors), fmt=" {:,.3g}")
+    axes.bar_label(axes.barh([*values], [*values.values()], color=colors), fmt=_short)
     axes.set(xlabel=what, xlim=(0, 1.15 * max(values.values())))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

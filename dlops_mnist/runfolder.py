@@ -372,7 +372,8 @@ def reopen_run(
         if run.status == "running":
             process = run.provenance.get("process") or {}
             raise UserError(f"`{run.path}` is being trained, by process {process.get('pid')} on {process.get('host')}. If that "
-                            f"machine is gone, go on in a new folder: {as_typed('ckpt_path', str(run.last_checkpoint))}", key="resume")
+                            f"machine is gone, go on in a new folder: {as_typed('ckpt_path', str(run.last_checkpoint))}",
+                            key="resume")
         if not run.last_checkpoint.is_file():
             raise UserError(f"`{run.path}` has no checkpoint to go on from: train it anew, with `{run.config_file}`.", key="resume")
         mark_running(run)

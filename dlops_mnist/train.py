@@ -298,7 +298,8 @@ def report(run: Run) -> None:
     if monitor in best:
         say(f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch'] + 1:.0f} of {run.epochs}", "bold")
     if any(value != value for row in run.rows[-1:] for value in row.values()):
-        say("CAREFUL: the last epoch's metrics are not numbers (NaN), so the training went wrong. A smaller optimizer.lr may help.", "bold red")
+        say("CAREFUL: the last epoch's metrics are not numbers (NaN), so the training went wrong. "
+            "A smaller optimizer.lr may help.", "bold red")
     say(f"run         {run.path}")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")
     say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}")

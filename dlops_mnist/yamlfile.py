@@ -79,7 +79,8 @@ WORDS = {  # what a word without quotes may be, and the characters that it may b
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "int": (rf"[-+]?{WHOLE}", "-+0123456789"),
     # YAML writes infinity with a dot, Hydra without
-    "float": (rf"[-+]?(?:{POINT}|(?:{WHOLE}|{POINT}){EXPONENT}|\.?[iI][nN][fF]|[nN][aA][nN])|\.(?:nan|NaN|NAN)", "-+0123456789.iInN"),
+    "float": (rf"[-+]?(?:{POINT}|(?:{WHOLE}|{POINT}){EXPONENT}|\.?[iI][nN][fF]|[nN][aA][nN])|\.(?:nan|NaN|NAN)",
+              "-+0123456789.iInN"),
 }
 StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in (*WORDS, "timestamp")]
