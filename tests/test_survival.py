@@ -243,8 +243,8 @@ def test_killed_and_continued_in_another_run(case, go, undisturbed):
     print(f"TEST_SEED={SEED}")
     chance = random.Random(f"{SEED} {case} ckpt_path")
     for _ in range(5):  # the run may be faster than the signal
-        killed, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds))
-        if killed["status"]: break
+        killed, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds / 2))
+        if run.status == "dead": break
     assert killed["status"] == -signal.SIGKILL and run.status == "dead"
     result, other = go(*CASES[case], f"ckpt_path={run.last_checkpoint}")
     assert result["status"] == 0 and other.path != run.path, result["log"]

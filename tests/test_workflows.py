@@ -22,8 +22,8 @@ def commands(name: str) -> list[str]:
     return [step["run"] for workflow, step in STEPS if workflow == name and "run" in step]
 
 
-def test_there_are_three():
-    assert set(WORKFLOWS) == {"tests", "docs", "release"}
+def test_there_are_four():
+    assert set(WORKFLOWS) == {"tests", "slow", "docs", "release"}
     assert all(workflow["name"] == name and workflow[True] for name, workflow in WORKFLOWS.items())
 
 
@@ -55,7 +55,7 @@ def test_tests_run_what_ci_runs_on_each_python():
 def test_every_target_of_make_exists():
     targets = set(re.findall(r"\.PHONY: (\S+)", (ROOT / "Makefile").read_text("utf-8")))
     used = {target for name in WORKFLOWS for run in commands(name) for target in re.findall(r"make ([\w-]+)", run)}
-    assert used == {"docs"} and used <= targets
+    assert used == {"docs", "test-slow"} and used <= targets
 
 
 def test_the_site_that_is_published_is_the_one_that_make_docs_builds():
