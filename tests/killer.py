@@ -70,7 +70,7 @@ def job(argv: list[str], number: int | None, after: float, operation: int | None
         ended, status = os.waitpid(pid, os.WNOHANG)
         now = time.monotonic()
         if first is None and checkpoints() - before: first = now
-        if number and sent is None and first is not None and now - first >= after:
+        if number and not ended and sent is None and first is not None and now - first >= after:
             sent = now
             os.kill(pid, number)
         time.sleep(0.001)
