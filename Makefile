@@ -48,7 +48,7 @@ test-slow: $(ready) ## The same, with the slow cells and tests
 	@$(python) tools/run_tests.py --slow
 
 .PHONY: guarantees
-guarantees: $(ready) ## The long half of what nbs/04_train.ipynb promises: kills, full disks, hostile files
+guarantees: $(ready) ## The long half of what nbs/07_train.ipynb promises: kills, full disks, hostile files
 	@$(python) tools/run_tests.py --guarantees
 
 .PHONY: watch
@@ -65,7 +65,7 @@ clean: $(ready) ## Remove from the notebooks what differs at each save
 	@nbdev_clean
 
 .PHONY: prepare
-prepare: $(ready) ## Before a commit: export, execute what has changed (NB=02_config: this one), clean, README
+prepare: $(ready) ## Before a commit: export, execute what has changed (NB=06_config: this one), clean, README
 	@$(python) tools/notebooks.py prepare $(NB)
 	@$(python) tools/readme.py
 

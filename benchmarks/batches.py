@@ -15,7 +15,7 @@ from measure import Times, alternate, main, verdict
 from series import SeriesDataModule
 
 from dlops_mnist.dataset import MNISTDataModule
-from dlops_mnist.sources import build_mnist
+from dlops_mnist.parts.sources import build_mnist
 
 SIZES = (25, 64, 2048)
 

@@ -16,12 +16,12 @@ import numpy as np
 import series
 from measure import alternate, main, verdict
 
-from dlops_mnist.checkpoint import load, open_dataset, predict
+from dlops_mnist.parts.checkpoint import load, open_dataset, predict
 from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import evaluate
-from dlops_mnist.figures import confusion_counts
+from dlops_mnist.parts.figures import confusion_counts
 from dlops_mnist.models import load_module
-from dlops_mnist.sources import build_mnist
+from dlops_mnist.parts.sources import build_mnist
 from dlops_mnist.train import train
 
 NETWORKS = {"MLP": ["model=mlp"], "FastCNN": ["model=fast_cnn"], "CNN 64/128": ["model=cnn", "model.filters=[64,128]"]}

@@ -17,9 +17,9 @@ from measure import Times, alternate, main, verdict
 from PIL import Image
 from skimage.io import imread
 
-from dlops_mnist.images import open_images
-from dlops_mnist.parallel import parallel
-from dlops_mnist.sources import load_mnist, write_dataset
+from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.parallel import parallel
+from dlops_mnist.parts.sources import load_mnist, write_dataset
 
 IMAGES = {"train": 50_000, "test": 10_000}
 
@@ -72,7 +72,7 @@ def reopen(path: Path) -> bool:
 
 def whole(folder: Path) -> Path:
     "All 70,000 images."
-    from dlops_mnist.sources import build_mnist
+    from dlops_mnist.parts.sources import build_mnist
 
     return build_mnist(folder / "all")
 

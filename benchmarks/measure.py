@@ -1,7 +1,7 @@
 """What the benchmarks share: the verdict on a ratio, and a refusal to judge on a busy machine.
 
 Every figure is a ratio of two times that were taken in one run, so that a machine's speed cancels out. How that is done,
-and how others' work is noticed, is in nbs/08_speed.ipynb.
+and how others' work is noticed, is in nbs/18_speed.ipynb.
 """
 
 import statistics

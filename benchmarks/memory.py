@@ -31,8 +31,8 @@ CODE = "import sys; sys.path.insert(0, {here!r}); import memory; memory.{what}(s
 
 def make_generation(path: Path, count: int) -> None:
     "What `write_generation` would leave for a dataset of so many images."
-    from dlops_mnist.folder import Scan
-    from dlops_mnist.images import write_splits
+    from dlops_mnist.parts.folder import Scan
+    from dlops_mnist.parts.images import write_splits
 
     path.mkdir()
     generator = np.random.default_rng(0)
@@ -59,7 +59,8 @@ def train(path: str, steps: int) -> None:
     "In a process of its own: open, train, and print seconds of opening and the peak of resident memory in bytes."
     import pytorch_lightning as pl
 
-    from dlops_mnist import dataset, images
+    from dlops_mnist import dataset
+    from dlops_mnist.parts import images
     from dlops_mnist.config import load_config
     from dlops_mnist.models import MNISTModule
     from dlops_mnist.train import keep_freed_memory

@@ -27,7 +27,7 @@ from measure import Times, again, main, verdict, wait_for_quiet
 
 from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import evaluate
-from dlops_mnist.sources import build_mnist
+from dlops_mnist.parts.sources import build_mnist
 from dlops_mnist.train import train
 
 SEEDS = range(100, 105)

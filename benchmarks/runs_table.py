@@ -16,11 +16,12 @@ from pathlib import Path
 
 import measure
 
-from dlops_mnist import changes, runs
+from dlops_mnist import runs
+from dlops_mnist.parts import changes
 from dlops_mnist.config import load_config
-from dlops_mnist.core import flatten
-from dlops_mnist.runfolder import Run, write_rows
-from dlops_mnist.yamlfile import to_yaml
+from dlops_mnist.parts.core import flatten
+from dlops_mnist.parts.runfolder import Run, write_rows
+from dlops_mnist.parts.yamlfile import to_yaml
 
 METRICS = [{"epoch": e, "step": 7 * e + 6, "loss": 0.7 / (e + 1), "acc": 1 - 0.2 / (e + 1), "val_loss": 0.5 / (e + 1),
             "val_acc": 1 - 0.1 / (e + 1)} for e in range(10)]

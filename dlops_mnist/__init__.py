@@ -1,18 +1,22 @@
 "From a folder of images to a trained, tracked, evaluated model: the package that the notebooks in `nbs/` export."
 
+import importlib.abc
+import importlib.util
+import sys
+
 __version__ = "0.1.0"
 
 # The names of the series, each with the module that defines it. They are loaded when first used, so that
 # `import dlops_mnist` costs nothing and a program that only reads a config never waits for PyTorch.
 _HOMES = {
-    "core": ["UserError"],
+    "parts.core": ["UserError"],
     "dataset": ["MNISTDataModule", "fingerprint"],
     "models": ["MNISTModule", "load_module"],
     "networks": ["CNN", "MLP", "fit"],
-    "base": ["deep_update"],
+    "parts.settings": ["deep_update"],
     "config": ["diff", "load_config"],
-    "recipe": ["FastCNN", "RandomShift"],
-    "runfolder": ["Run"],
+    "parts.recipe": ["FastCNN", "RandomShift"],
+    "parts.runfolder": ["Run"],
     "runs": ["plot_runs", "runs_table"],
     "tracking": ["ImageClassificationReport", "WandBCallback"],
 }
@@ -22,6 +26,24 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = {"Path": ("pathlib", "Path"), "pl": ("pytorch_lightning", None), "torch": ("torch", None)}
 
 __all__ = sorted([*_HOME_OF, *_MODULES])
+
+# Modules under the names that they had once: people's scripts and settings still say `dlops_mnist.recipe.FastCNN`.
+MOVED = {name: f"parts.{name}" for name in (
+    "batches", "callbacks", "command", "compare", "compose", "core", "figures", "folder", "images", "launch", "loggers", "metrics",
+    "runfolder", "sources", "targets", "yamlfile")} | {"base": "parts.settings", "repeat": "parts.provenance", "recipe": "parts.recipe"}
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        package, _, module = name.rpartition(".")
+        return importlib.util.spec_from_loader(name, self) if package == __name__ and module in MOVED else None
+
+    def exec_module(self, module):
+        old = module.__name__
+        sys.modules[old] = importlib.import_module(f"{__name__}.{MOVED[old.rpartition('.')[2]]}")
+
+
+sys.meta_path.append(_Moved())
 
 
 def __getattr__(name: str):

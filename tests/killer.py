@@ -18,8 +18,8 @@ import matplotlib  # noqa: F401
 import pytorch_lightning  # noqa: F401
 import torch  # noqa: F401
 
-from dlops_mnist import dataset, models, recipe, tracking, train  # noqa: F401
-from dlops_mnist.launch import launch
+from dlops_mnist import dataset, models, tracking, train  # noqa: F401
+from dlops_mnist.parts.launch import launch
 
 DONE = mmap.mmap(-1, 8)  # what a child counts, and its parent reads when it is dead
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

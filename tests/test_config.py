@@ -10,13 +10,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlops_mnist.base import GROUPS, deep_update
-from dlops_mnist.command import parse_value
+from dlops_mnist.parts.settings import GROUPS, deep_update
+from dlops_mnist.parts.command import parse_value
 from dlops_mnist.config import compose, diff, load_config
-from dlops_mnist.core import UserError
-from dlops_mnist.overrides import file_overrides
-from dlops_mnist.targets import check_section
-from dlops_mnist.yamlfile import StrictLoader, read_yaml, to_yaml
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.overrides import file_overrides
+from dlops_mnist.parts.targets import check_section
+from dlops_mnist.parts.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -144,7 +144,7 @@ def test_a_callback_of_the_program_itself_is_a_callback(tmp_path):
     (tmp_path / "own.py").write_text("""
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from dlops_mnist.config import load_config
-from dlops_mnist.core import UserError
+from dlops_mnist.parts.core import UserError
 
 class Mine(Callback): ...
 class Saver(ModelCheckpoint): ...
@@ -295,7 +295,7 @@ def test_the_package_says_which_commands_there_are(tmp_path):
 
 
 def test_no_mistake_and_no_help_waits_for_torch(tmp_path):
-    code = ("import sys\nfrom dlops_mnist.launch import launch\nfor words in (['--help'], ['--cfg', 'job'], ['seed=x']):\n"
+    code = ("import sys\nfrom dlops_mnist.parts.launch import launch\nfor words in (['--help'], ['--cfg', 'job'], ['seed=x']):\n"
             "    try: launch(print, words)\n    except SystemExit: pass\n"
             "heavy = {'torch', 'pytorch_lightning', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy")
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)

@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dlops_mnist import png as png_module
-from dlops_mnist import sources
-from dlops_mnist.core import UserError
-from dlops_mnist.folder import fingerprint, remember, scan, unchanged
-from dlops_mnist.images import open_images
+from dlops_mnist.parts import png as png_module
+from dlops_mnist.parts import sources
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.folder import fingerprint, remember, scan, unchanged
+from dlops_mnist.parts.images import open_images
 from dlops_mnist.inspection import contradictions, duplicates, leaks
-from dlops_mnist.png import decode_png, decode_pngs, encode_png
-from dlops_mnist.sources import build_digits, build_mnist, load_mnist, read_idx
+from dlops_mnist.parts.png import decode_png, decode_pngs, encode_png
+from dlops_mnist.parts.sources import build_digits, build_mnist, load_mnist, read_idx
 
 SHIPPED = "429ebe0fe72c4881e592d40ab05a5a2c82c3ddf3ef247dbe39666baaa938aa5d"
 RAW = os.environ.get("MNIST_RAW_DIR")
@@ -147,7 +147,7 @@ def test_a_record_that_is_not_ours_is_said_to_be_something_else(tmp_path, conten
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_build_stopped_half_way_leaves_no_dataset_and_is_repeated(tmp_path, blow):
-    slow = ("import signal, time; from dlops_mnist import sources; real = sources.encode_png\n"
+    slow = ("import signal, time; from dlops_mnist.parts import sources; real = sources.encode_png\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job begins without Ctrl-C
             "def encode(image): time.sleep(0.005); return real(image)\n"
             f"sources.encode_png = encode; sources.build_digits({str(tmp_path / 'd')!r})")
@@ -471,7 +471,7 @@ def test_a_folder_that_cant_be_written_is_cached_elsewhere(folder, own_cache):
 
 
 def test_several_processes_share_one_cold_cache(folder):
-    code = ("import os, sys; from dlops_mnist.images import *; open_images(sys.argv[1]); from pathlib import Path\n"
+    code = ("import os, sys; from dlops_mnist.parts.images import *; open_images(sys.argv[1]); from pathlib import Path\n"
             "print(*[f.stat().st_ino for f in Path(sys.argv[1]).glob('.cache/plain-*/meta.json')])")
     command = [sys.executable, "-c", code, folder]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]

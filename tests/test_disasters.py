@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlops_mnist.core import UserError
-from dlops_mnist.images import ImageArrays, open_images
-from dlops_mnist.png import encode_png
-from dlops_mnist.runfolder import Run
-from dlops_mnist.sources import build_digits, write_dataset
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.images import ImageArrays, open_images
+from dlops_mnist.parts.png import encode_png
+from dlops_mnist.parts.runfolder import Run
+from dlops_mnist.parts.sources import build_digits, write_dataset
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here")
 ROOT = Path(__file__).parents[1]
@@ -99,7 +99,7 @@ def make_images(path: Path, count: int = 40, seed: int = 0) -> Path:
 def train_here(*words: str):
     "Train in this process, as the command line does."
     import dlops_mnist.train as program
-    from dlops_mnist.launch import launch
+    from dlops_mnist.parts.launch import launch
 
     launch(program.train_and_report, [*words])
 
@@ -125,7 +125,7 @@ def shipped(tmp_path_factory) -> Path:
     "The dataset of the repository, copied, with a warm cache; and the packages that training needs, imported."
     import matplotlib.pyplot  # noqa: F401
 
-    from dlops_mnist import dataset, evaluate, models, recipe, tracking, train  # noqa: F401
+    from dlops_mnist import dataset, evaluate, models, tracking, train  # noqa: F401
 
     path = shutil.copytree(
         ROOT / "dataset", tmp_path_factory.mktemp("shipped") / "dataset", ignore=shutil.ignore_patterns(".cache")
@@ -356,7 +356,7 @@ def test_evaluating_on_a_full_disk(size, trained, tmp_path, capfd):
 
 def test_eight_runs_at_once(shipped, tmp_path, monkeypatch, capfd):
     "All succeed, the cache is built by one of them, and each leaves a whole folder of its own."
-    import dlops_mnist.images as module
+    import dlops_mnist.parts.images as module
 
     data = shutil.copytree(shipped, tmp_path / "dataset", ignore=shutil.ignore_patterns(".cache"))
     real, record = module.write_generation, tmp_path / "built"
@@ -409,7 +409,7 @@ def test_eight_programs_at_once(tmp_path):
 def test_readers_while_runs_come_and_go(seconds, shipped, tmp_path, capfd):
     "Tables and curves are made while runs are written, evaluated and deleted; no reader ever stumbles."
     from dlops_mnist.evaluate import evaluate
-    from dlops_mnist.runfolder import mark_ended, new_run, write_rows
+    from dlops_mnist.parts.runfolder import mark_ended, new_run, write_rows
     from dlops_mnist.runs import plot_runs, print_runs, runs_table
 
     runs = tmp_path / "runs"

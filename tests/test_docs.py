@@ -58,7 +58,7 @@ def test_no_link_inside_the_site_is_broken(site):
 @pytest.mark.slow
 def test_a_picture_is_as_wide_as_in_the_notebook(site):
     text = (site / "lessons/05_evaluate.html").read_text("utf-8")
-    notebook = notebooks.nbformat.read(ROOT / "nbs/05_evaluate.ipynb", as_version=4)
+    notebook = notebooks.nbformat.read(ROOT / "nbs/09_evaluate.ipynb", as_version=4)
     widths = [o.metadata["image/png"]["width"] for cell in notebook.cells if cell.cell_type == "code"
               for o in cell.outputs if "image/png" in o.get("metadata", {})]
     assert widths and list(map(int, re.findall(r'<img [^>]*width="(\d+)"', text))) == widths
@@ -147,8 +147,8 @@ def test_what_was_printed_in_parts_is_one_output():
 
 
 def test_names_of_lessons_become_links():
-    text = "see `02_base`, not `base` and not [`02_base`](x)"
-    assert docs.link_lessons(text, {"02_base"}) == "see [`02_base`](02_base.md), not `base` and not [`02_base`](x)"
+    text = "see `parts/settings`, not `base` and not [`parts/settings`](x)"
+    assert docs.link_lessons(text, {"parts/settings"}) == "see [`parts/settings`](parts/settings.md), not `base` and not [`parts/settings`](x)"
 
 
 def test_the_command_says_what_is_wrong_without_its_extra(tmp_path):

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from dlops_mnist import evaluate as module_under_test
-from dlops_mnist.callbacks import Results, draw
-from dlops_mnist.command import run_command
-from dlops_mnist.compare import compare
-from dlops_mnist.core import UserError
+from dlops_mnist.parts.callbacks import Results, draw
+from dlops_mnist.parts.command import run_command
+from dlops_mnist.parts.compare import compare
+from dlops_mnist.parts.core import UserError
 from dlops_mnist.dataset import MNISTDataModule
 from dlops_mnist.evaluate import command, evaluate, figures, find_checkpoint, load, predict
 from dlops_mnist.models import MNISTModule

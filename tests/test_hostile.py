@@ -25,16 +25,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dlops_mnist import images as images_module
-from dlops_mnist.base import GROUPS
+from dlops_mnist.parts import images as images_module
+from dlops_mnist.parts.settings import GROUPS
 from dlops_mnist.config import diff, load_config
-from dlops_mnist.core import UserError, flatten, plain
-from dlops_mnist.images import open_images
-from dlops_mnist.launch import plan, split_command
-from dlops_mnist.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
-from dlops_mnist.runfolder import Run, check_name, find_runs, new_run
+from dlops_mnist.parts.core import UserError, flatten, plain
+from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.launch import plan, split_command
+from dlops_mnist.parts.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
+from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
 from dlops_mnist.runs import plot_runs, print_runs, runs_table
-from dlops_mnist.yamlfile import to_yaml
+from dlops_mnist.parts.yamlfile import to_yaml
 
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ["TEST_SEED"])
@@ -743,7 +743,7 @@ def good(tmp_path_factory) -> dict:
 
 def read_a_checkpoint(file: Path, settings: bool = True):
     "A checkpoint read by all that read checkpoints (or `settings`); returns its module, or the mistake."
-    from dlops_mnist.checkpoint import load
+    from dlops_mnist.parts.checkpoint import load
     from dlops_mnist.models import load_module
 
     with harmless():
@@ -1054,7 +1054,7 @@ def run_files(draw) -> dict[str, bytes]:
 
 def read_runs_folder(runs: Path) -> None:
     "A folder of runs read by all that read runs."
-    from dlops_mnist.repeat import origin
+    from dlops_mnist.parts.provenance import origin
 
     for run in (Run(path) for path in runs.glob("*/*")):
         assert isinstance(run.config, dict) and isinstance(run.provenance, dict) and isinstance(run.rows, list)
@@ -1181,9 +1181,9 @@ def test_names(name, folder):
 
 def test_links_out_of_a_run(tmp_path, good, monkeypatch):
     "Somebody else's run is evaluated, compared or continued: nothing is written where its links lead."
-    from dlops_mnist.compare import compare
+    from dlops_mnist.parts.compare import compare
     from dlops_mnist.evaluate import evaluate
-    from dlops_mnist.runfolder import reopen_run
+    from dlops_mnist.parts.runfolder import reopen_run
 
     monkeypatch.chdir(tmp_path)
     outside = tmp_path / "home"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dlops_mnist.core import UserError, plain
+from dlops_mnist.parts.core import UserError, plain
 from dlops_mnist.models import MNISTModule, load_module
 from dlops_mnist.networks import (
     CNN,
@@ -172,7 +172,7 @@ CASES = {
     "by epoch": {"scheduler": {"name": "CosineAnnealingLR", "T_max": None}},
     "plateau": {"scheduler": {"name": "ReduceLROnPlateau", "patience": 0, "monitor": "loss", "threshold": 0.9}},
     "random": {"model": {"name": "CNN", "filters": [4, 8], "dropout": 0.5}, "label_smoothing": 0.1,
-               "augment": {"_target_": "dlops_mnist.recipe.RandomShift", "pixels": 2}},
+               "augment": {"_target_": "dlops_mnist.parts.recipe.RandomShift", "pixels": 2}},
     "half precision": {"trainer": {"precision": "bf16-mixed"}},
     "cut short": {"trainer": {"max_steps": 13}},
 }

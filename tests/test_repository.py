@@ -139,8 +139,8 @@ def test_a_lesson_says_what_it_is_for_and_leads_to_the_next():
     text = (ROOT / "nbs/index.ipynb").read_text("utf-8")
     road, aside = (list(dict.fromkeys(re.findall(r"\((\w+)\.ipynb\)[^\n]*colab", part)))
                    for part in text.split("## The lessons")[1].split("What the road is built on"))
-    assert road[0] == "00_inspection" and len(road) + len(aside) == len(notebooks.find_lessons(ROOT))
-    following = dict(zip(road, [{name} for name in [*road[1:], "07_your_own"]], strict=True))
+    assert road[0] == "02_inspection" and len(road) + len(aside) == len(notebooks.find_lessons(ROOT))
+    following = dict(zip(road, [{name} for name in [*road[1:], "11_your_own"]], strict=True))
     for name in [*road, *aside]:
         cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells
         prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
@@ -195,11 +195,11 @@ def test_notebooks_begin_as_settings_say(tmp_path):
     assert len(notebooks.check_links(tmp_path)) == len(notebooks.find_notebooks(ROOT))
     notebooks.write_links(tmp_path)
     assert not notebooks.check_links(tmp_path) and not notebooks.check_outputs(tmp_path)  # the seals are still good
-    assert "github.com/somebody/dlops_mnist" in (tmp_path / "nbs/00_core.ipynb").read_text("utf-8")
+    assert "github.com/somebody/dlops_mnist" in (tmp_path / "nbs/parts/core.ipynb").read_text("utf-8")
 
 
 def test_promises_name_tests_that_exist():
-    lesson = nbformat.read(ROOT / "nbs/04_train.ipynb", as_version=4)
+    lesson = nbformat.read(ROOT / "nbs/07_train.ipynb", as_version=4)
     [table] = [cell.source for cell in lesson.cells if "What is promised" in cell.source]
     named = set(re.findall(r"`(test_\w+)`", table))
     written = set(re.findall(r"^def (test_\w+)", "".join(p.read_text("utf-8") for p in (ROOT / "tests").glob("*.py")), re.M))

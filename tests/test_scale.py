@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dlops_mnist.runfolder import Run, find_runs
+from dlops_mnist.parts.runfolder import Run, find_runs
 
 SETTINGS = ["001", "trainer.max_epochs=3", "seed=3", "trainer.enable_progress_bar=false", "callbacks=report"]
 ALONE = [*SETTINGS, "trainer=cpu", "datamodule.batch_size=32"]

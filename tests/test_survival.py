@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from dlops_mnist.runfolder import Run, find_runs
+from dlops_mnist.parts.runfolder import Run, find_runs
 
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ["TEST_SEED"])
@@ -337,7 +337,7 @@ def test_one_of_two_processes_is_killed(victim, two_undisturbed, tmp_path):
 SLOW = """
 import pathlib, time
 from dlops_mnist.dataset import MNISTDataModule
-from dlops_mnist.parallel import parallel
+from dlops_mnist.parts.parallel import parallel
 
 class Slow(MNISTDataModule):
     def prepare_data(self):
@@ -460,7 +460,7 @@ def test_a_finished_run_is_trained_longer(go, place):
 def test_a_run_in_use_is_left_alone(go, place):
     _, run = go("trainer.max_epochs=1")
     provenance = json.loads(run.provenance_file.read_text())
-    from dlops_mnist.runfolder import process_identity
+    from dlops_mnist.parts.runfolder import process_identity
 
     run.provenance_file.write_text(json.dumps(provenance | {"status": "running", "process": process_identity()}))
     result, _ = go(f"resume={run.path}", "trainer.max_epochs=3")

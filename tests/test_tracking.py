@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlops_mnist import runfolder
-from dlops_mnist.core import UserError
-from dlops_mnist.runfolder import Run, check_name, discard_run, find_runs, new_run
+from dlops_mnist.parts import runfolder
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.runfolder import Run, check_name, discard_run, find_runs, new_run
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -53,7 +53,7 @@ def test_a_helper_takes_nothing_away(tmp_path, monkeypatch):
 
 def test_twenty_processes_of_one_name_never_share_a_folder(tmp_path):
     config = "{'experiment': 'e', 'paths': {'runs': sys.argv[1]}}"
-    code = f"import sys; from dlops_mnist.runfolder import new_run; new_run({config}, 'same')"
+    code = f"import sys; from dlops_mnist.parts.runfolder import new_run; new_run({config}, 'same')"
     jobs = [python(code, tmp_path) for _ in range(20)]
     assert [job.wait() for job in jobs] == [0] * 20
     runs = list(find_runs(tmp_path))
@@ -62,7 +62,7 @@ def test_twenty_processes_of_one_name_never_share_a_folder(tmp_path):
 
 
 def test_folders_are_read_and_drawn_without_torch():
-    code = "import sys, dlops_mnist.runfolder, dlops_mnist.figures; assert 'torch' not in sys.modules"
+    code = "import sys, dlops_mnist.parts.runfolder, dlops_mnist.parts.figures; assert 'torch' not in sys.modules"
     assert python(code).wait() == 0
 
 
@@ -458,7 +458,7 @@ def test_a_second_wandb_run_of_a_process_does_not_join_the_first():
 def test_wandb_stays_offline_where_it_has_been_in_use_before():
     wandb = {"_target_": f"{LOGGERS}.WandbLogger", "offline": True}
     code = ("import os; [os.environ.pop(name, None) for name in ('WANDB_MODE', 'WANDB_API_KEY')]; import wandb; wandb.setup()\n"
-            "from dlops_mnist.loggers import make_loggers; from dlops_mnist.runfolder import new_run\n"
+            "from dlops_mnist.parts.loggers import make_loggers; from dlops_mnist.parts.runfolder import new_run\n"
             f"config = {{'logger': {{'wandb': {wandb}}}, 'paths': {{'runs': 'runs'}}}}\n"
             "for logger in make_loggers(config, new_run(config)): logger.finalize('success')")
     assert not python(code).wait() and len(list(Path("wandb").glob("offline-run-*"))) == 1
@@ -536,7 +536,7 @@ def test_callbacks_by_config():
 def test_the_progress_bar_fits_the_place(monkeypatch):
     from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
-    from dlops_mnist import callbacks
+    from dlops_mnist.parts import callbacks
 
     assert isinstance(callbacks.progress_bar(), callbacks.PlainProgress)  # pytest's stdout is no terminal
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)

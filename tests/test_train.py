@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from dlops_mnist.config import load_config
-from dlops_mnist.core import UserError
-from dlops_mnist.images import open_images
-from dlops_mnist.launch import launch
-from dlops_mnist.runfolder import find_runs
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.launch import launch
+from dlops_mnist.parts.runfolder import find_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -353,7 +353,7 @@ def test_training_leaves_the_callers_process_as_it_was(work):
 
 
 def test_the_promises_name_tests_that_exist():
-    lesson = (ROOT / "nbs/04_train.ipynb").read_text(encoding="utf-8")
+    lesson = (ROOT / "nbs/07_train.ipynb").read_text(encoding="utf-8")
     promised = set(re.findall(r"`(test_\w+)`", lesson))
     there = {name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
     assert len(promised) > 20 and promised <= there

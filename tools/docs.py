@@ -96,7 +96,7 @@ def lesson_page(path: Path, pages: Path, names: list[str]) -> str:
 
 
 def link_lessons(text: str, names: set[str]) -> str:
-    "Turn the name of a lesson, such as `02_base`, into a link to it."
+    "Turn the name of a lesson, such as `parts/settings`, into a link to it."
     return re.sub(r"(?<!\[)`(\w+)`(?!\])", lambda m: f"[{m[0]}]({m[1]}.md)" if m[1] in names else m[0], text)
 
 

@@ -39,7 +39,9 @@ def settings(root: Path) -> dict[str, str]:
 
 def find_notebooks(root: Path) -> list[Path]:
     "The notebooks of the project, in order; those that nbdev passes over (`_name`, `.name`) are left out."
-    return sorted(p for p in (root / settings(root)["nbs_path"]).glob("*.ipynb") if p.name[0] not in "_.")
+    folder = root / settings(root)["nbs_path"]
+    paths = [p for p in folder.rglob("*.ipynb") if not any(part[0] in "_." for part in p.relative_to(folder).parts)]
+    return sorted(paths, key=lambda path: (len(path.parts), path))  # the road, then its parts
 
 
 def has_code(path: Path) -> bool:
@@ -97,9 +99,11 @@ def check_clean(root: Path) -> list[str]:
         copy = Path(folder)
         shutil.copy(root / "settings.ini", copy)
         (copy / "nbs").mkdir()
-        for path in paths: shutil.copy(path, copy / "nbs")
+        for path in paths:
+            (copy / path.relative_to(root)).parent.mkdir(exist_ok=True)
+            shutil.copy(path, copy / path.relative_to(root))
         nbdev("nbdev_clean", "--fname", "nbs", cwd=copy)
-        unclean = [path for path in paths if path.read_bytes() != (copy / "nbs" / path.name).read_bytes()]
+        unclean = [path for path in paths if path.read_bytes() != (copy / path.relative_to(root)).read_bytes()]
     return [f"{_name(path, root)} is not clean; run `make clean`" for path in unclean]
 
 
@@ -121,7 +125,7 @@ def _outputs(path: Path) -> Iterator[str]:
     counts = [cell.execution_count for _, cell in code if cell.execution_count]
     if counts != sorted(counts): yield f"was executed out of order: {counts}"
     if notebook.metadata.get(SEAL) != seal(notebook):
-        yield f"has changed since it was last executed from top to bottom; run `make prepare NB={path.name}`"
+        yield f"has changed since it was last executed from top to bottom; run `make prepare NB={path.stem}`"
 
 
 def shows_something(source: str) -> bool:
@@ -145,7 +149,7 @@ def seal(notebook: nbformat.NotebookNode) -> str:
 BADGE = re.compile(r"\[!\[Open in Colab\].*\n*")
 
 
-EXTRAS = {"03_loggers": "mlflow,tensorboard,wandb"}  # notebooks that need more than the requirements
+EXTRAS = {"loggers": "mlflow,tensorboard,wandb"}  # notebooks that need more than the requirements
 
 
 def first_cell(root: Path, name: str) -> str:
@@ -158,13 +162,13 @@ def first_cell(root: Path, name: str) -> str:
 
 
 def badge(root: Path, name: str) -> str:
-    "The line that opens a notebook of the public repository on Colab."
+    "The line that opens a notebook of the public repository on Colab; `name` is its path below nbs."
     found, colab = settings(root), "https://colab.research.google.com"
     page = f"{colab}/github/{found['user']}/{found['repo']}/blob/{found['branch']}/{found['nbs_path']}/{name}"
     return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})"
 
 
-ROW = re.compile(r"^(\| (?:\*\*)?\[[^\]]+\]\((\w+\.ipynb)\).* \|) [^|]*\|$", re.MULTILINE)
+ROW = re.compile(r"^(\| (?:\*\*)?\[[^\]]+\]\(([\w/]+\.ipynb)\).* \|) [^|]*\|$", re.MULTILINE)
 
 
 def badges_in_table(root: Path, text: str) -> str:
@@ -186,7 +190,7 @@ def linked(root: Path, path: Path) -> nbformat.NotebookNode:
     title, *rest = BADGE.sub("", notebook.cells[0].source).split("\n\n")
     # after the quotation that nbdev takes for the module's docstring
     at = 1 if rest and rest[0].startswith(">") else 0
-    notebook.cells[0].source = "\n\n".join([title, *rest[:at], badge(root, path.name), *rest[at:]])
+    notebook.cells[0].source = "\n\n".join([title, *rest[:at], badge(root, path.relative_to(root / settings(root)["nbs_path"]).as_posix()), *rest[at:]])
     if path.stem == "index":
         for cell in notebook.cells[1:]: cell.source = badges_in_table(root, cell.source)
     return notebook
@@ -207,15 +211,14 @@ def check_links(root: Path) -> list[str]:
 
 def prepare(root: Path, names: list[str]) -> None:
     "Export, execute from top to bottom, clean and seal; without names, the notebooks that are out of step."
-    notebooks = root / settings(root)["nbs_path"]
     nbdev("nbdev_export", cwd=root)
     nbdev("nbdev_clean", cwd=root)
-    paths = [notebooks / Path(n).with_suffix(".ipynb").name for n in names] or \
-        [path for path in find_notebooks(root) if any(_outputs(path))]
+    stems = [Path(name).stem for name in names]
+    paths = [path for path in find_notebooks(root) if (path.stem in stems if stems else any(_outputs(path)))]
     for path in paths:
         print(f"Executing {_name(path, root)}", flush=True)
         notebook = nbformat.read(path, as_version=4)
-        execute(notebook, notebooks)
+        execute(notebook, path.parent)
         nbformat.write(notebook, path)
         nbdev("nbdev_clean", "--fname", str(path), cwd=root)
         notebook = nbformat.read(path, as_version=4)

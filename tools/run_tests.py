@@ -3,7 +3,7 @@
 python tools/run_tests.py [--slow | --guarantees]
 
 --slow: also the cells and the tests that are marked slow, with other random cases each time
---guarantees: only the long half of what 04_train promises; no network, the same cases each time
+--guarantees: only the long half of what 07_train promises; no network, the same cases each time
 """
 
 import re
