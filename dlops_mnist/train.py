@@ -46,7 +46,8 @@ def make_trainer(
     run: Run,  # where records go
 ) -> Any:
     "Lightning's Trainer for a config, with the run's records, its trackers and its callbacks; raises `UserError`."
-    from dlops_mnist.tracking import make_callbacks, make_loggers
+    from dlops_mnist.parts.loggers import make_loggers
+    from dlops_mnist.parts.recorder import make_callbacks
 
     settings = {"default_root_dir": str(run.path)} | config["trainer"]
     loggers = make_loggers(config, run)
