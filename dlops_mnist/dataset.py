@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Arrays', 'SOURCES', 'JUST_NOW', 'label_order', 'hold_out', 'make_datasets', 'Loaders', 'steps_per_call',
            'TrainingLoaders', 'check_settings', 'check_classes', 'check_shape', 'FolderLoaders', 'MNISTDataModule',
-           'fingerprint']
+           'open_dataset', 'fingerprint']
 
 # %% ../nbs/03_dataset.ipynb #2c60b6cd
 import math
@@ -14,8 +14,9 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +41,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from .parts.batches import EpochSampler, ImageDataset, make_loader
+from .parts.targets import build
 
 _all_ = ["fingerprint"]  # nbdev: a name of this module, though `folder` defines it
 
@@ -250,3 +252,16 @@ class MNISTDataModule(FolderLoaders, pl.LightningDataModule):
         self.datasets: dict[str, ImageDataset] = {}
         self.prepared: ImageArrays | None = None  # opened by `prepare_data`, for the `setup` that follows
         self.arrays, self.opened = None, -math.inf  # what was opened last, and when for a training to come
+
+# %% ../nbs/03_dataset.ipynb #5f6dbd04
+def open_dataset(
+    settings: Mapping[str, Any],  # the `datamodule` section of a config or of a checkpoint
+    overrides: Mapping[str, Any] = {},  # settings that replace some of it
+) -> pl.LightningDataModule:
+    "The data module that the settings describe, set up; raises `UserError`."
+    # another folder is taken as it is, and not built
+    section = dict(settings) | ({"source": None} if "path" in overrides else {}) | dict(overrides)
+    datamodule = build(section, "datamodule", "datamodule", default="dlops_mnist.dataset.MNISTDataModule")
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule

@@ -16,7 +16,6 @@ import numpy as np
 
 from .core import UserError, importing, nearest, read_checkpoint, wait_briefly
 from .runfolder import Run
-from .targets import build
 
 # %% ../../nbs/parts/checkpoint.ipynb #9ab7959d
 def find_checkpoint(
@@ -90,16 +89,11 @@ def load(
     return Trained(path, run, module, dict(module.hparams), fingerprint)
 
 # %% ../../nbs/parts/checkpoint.ipynb #ef2895ef
-def open_dataset(
-    config: Mapping[str, Any],  # the `datamodule` section of a checkpoint
-    overrides: Mapping[str, Any] = {},  # settings that replace some of it
-) -> Any:
-    "The data module that the settings describe, set up; raises `UserError`."
-    section = dict(config) | ({"source": None} if "path" in overrides else {}) | dict(overrides)
-    datamodule = build(section, "datamodule", "datamodule", default="dlops_mnist.dataset.MNISTDataModule")
-    datamodule.prepare_data()
-    datamodule.setup()
-    return datamodule
+def open_dataset(config: Mapping[str, Any], overrides: Mapping[str, Any] = {}) -> Any:
+    "Moved to `dlops_mnist.dataset`."
+    from dlops_mnist.dataset import open_dataset
+
+    return open_dataset(config, overrides)
 
 # %% ../../nbs/parts/checkpoint.ipynb #b335e6af
 def predict(
