@@ -65,8 +65,9 @@ clean: $(ready) ## Remove from the notebooks what differs at each save
 	@nbdev_clean
 
 .PHONY: prepare
-prepare: $(ready) ## Before a commit: export, execute what has changed (NB=06_config: this one), clean, README
+prepare: $(ready) ## Before a commit: export, execute what has changed (NB=06_config: this one), clean, links, README
 	@$(python) tools/notebooks.py prepare $(NB)
+	@$(python) tools/links.py
 	@$(python) tools/readme.py
 
 .PHONY: readme
@@ -78,8 +79,8 @@ docs: $(ready) ## Build the documentation site in _docs/site
 	@$(python) tools/docs.py
 
 .PHONY: links
-links: $(ready) ## Write install lines and Colab badges from settings.ini
-	@$(python) tools/notebooks.py links
+links: $(ready) ## Write what leads from notebook to notebook: links, tables, badges, install lines
+	@$(python) tools/links.py
 	@$(python) tools/readme.py
 
 .PHONY: lint

@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import links  # noqa: E402
 import notebooks  # noqa: E402
 
-URL = f"git+{notebooks.settings(ROOT)['git_url']}"
+HOUSE = links.House(ROOT)
 # those that install extras come last: what they need must not be there by accident for the others
 LESSONS = sorted((path for path in notebooks.find_notebooks(ROOT) if notebooks.has_code(path)),
-                 key=lambda path: (path.stem in notebooks.EXTRAS, path.name))
+                 key=lambda path: (path.stem in links.EXTRAS, path.name))
 
 
 def run(*command: object, cwd: Path, **environment: str) -> None:
@@ -67,10 +68,10 @@ def test_no_cell_assigns_what_a_shell_prints():
 def test_runs_far_from_the_repository(path, wheel, elsewhere, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    assert URL in first.source
     # from the wheel, as the public home isn't known yet
     pinned = f"--quiet --constraint={ROOT / 'constraints.txt'}"
-    first.source = first.source.replace(URL, wheel.as_uri()).replace("--quiet", pinned)
+    assert first.source == links.first_cell(HOUSE, path.stem)
+    first.source = links.first_cell(HOUSE, path.stem, wheel.as_uri()).replace("--quiet", pinned)
     nbformat.write(notebook, tmp_path / path.name)
     environment = {"PATH": f"{elsewhere.parent}:{os.environ['PATH']}", "HOME": str(tmp_path / "home"),
                    "OMP_NUM_THREADS": "1"}

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import new as tool  # noqa: E402
 import notebooks  # noqa: E402
+from links import check_links  # noqa: E402
 
 LIBRARY = notebooks.settings(ROOT)["lib_name"]
 # another one in a copy that has this name, where these tests run as well; in two pieces, so that no copy renames it
@@ -57,7 +58,7 @@ def test_it_is_committed_and_clean(copied):
 
 def test_modules_outputs_and_links_are_in_step(copied):
     assert not notebooks.check_exports(copied) + notebooks.check_clean(copied) + notebooks.check_outputs(copied)
-    assert not notebooks.check_links(copied)
+    assert not check_links(copied)
     assert notebooks.settings(copied)["git_url"].endswith(f"/{NAME}")
 
 

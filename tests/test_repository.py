@@ -19,6 +19,7 @@ import dlops_mnist
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import links  # noqa: E402
 import notebooks  # noqa: E402
 import readme  # noqa: E402
 
@@ -188,13 +189,13 @@ def test_wheel_holds_the_package(tmp_path):
 
 
 def test_notebooks_begin_as_settings_say(tmp_path):
-    assert not notebooks.check_links(ROOT)
+    assert not links.check_links(ROOT)
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs")
     text = (ROOT / "settings.ini").read_text("utf-8")
     (tmp_path / "settings.ini").write_text(text.replace("user = OWNER", "user = somebody"))
-    assert len(notebooks.check_links(tmp_path)) == len(notebooks.find_notebooks(ROOT))
-    notebooks.write_links(tmp_path)
-    assert not notebooks.check_links(tmp_path) and not notebooks.check_outputs(tmp_path)  # the seals are still good
+    assert len(links.check_links(tmp_path)) == len(notebooks.find_notebooks(ROOT))
+    links.write_links(tmp_path)
+    assert not links.check_links(tmp_path) and not notebooks.check_outputs(tmp_path)  # the seals are still good
     assert "github.com/somebody/dlops_mnist" in (tmp_path / "nbs/parts/core.ipynb").read_text("utf-8")
 
 

@@ -23,7 +23,7 @@ import yaml
 from notebooks import environment, find_lessons, settings
 from readme import write_readme
 
-LEFT_OUT = re.compile(r"^#\|\s*(hide|default_exp)\b|^from importlib.util import find_spec; find_spec\(", re.MULTILINE)
+LEFT_OUT = re.compile(r"^#\|\s*(hide|default_exp)\b|^from importlib.util import find_spec; ", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[a-zA-Z]")

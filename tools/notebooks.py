@@ -2,7 +2,6 @@
 
 python tools/notebooks.py check                  say what is out of step; exit status 1 if anything is
 python tools/notebooks.py prepare [NOTEBOOK ...] export all; execute what is out of step, or the notebooks named
-python tools/notebooks.py links                  write the first cell and the Colab badge from `git_url` in settings.ini
 python tools/notebooks.py pace                   a table of how the lessons are cut: cells, lines, prose, pictures
 
 nbdev_clean removes the execution counts, so a committed notebook can't show that its outputs came from one run
@@ -146,69 +145,6 @@ def seal(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-BADGE = re.compile(r"\[!\[Open in Colab\].*\n*")
-
-
-EXTRAS = {"loggers": "mlflow,tensorboard,wandb"}  # notebooks that need more than the requirements
-
-
-def first_cell(root: Path, name: str) -> str:
-    "The two lines that every notebook with code begins with: install where needed, then go where the data is."
-    library, url = (settings(root)[key] for key in ("lib_name", "git_url"))
-    what = f"{library}[{EXTRAS[name]}]@git+{url}" if name in EXTRAS else f"git+{url}"
-    install = f'get_ipython().run_line_magic("pip", "install --quiet {what}")'
-    return (f'from importlib.util import find_spec; find_spec("{library}") or {install}\n'
-            f"from {library}.core import go_to_root; go_to_root();")
-
-
-def badge(root: Path, name: str) -> str:
-    "The line that opens a notebook of the public repository on Colab; `name` is its path below nbs."
-    found, colab = settings(root), "https://colab.research.google.com"
-    page = f"{colab}/github/{found['user']}/{found['repo']}/blob/{found['branch']}/{found['nbs_path']}/{name}"
-    return f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({page})"
-
-
-ROW = re.compile(r"^(\| (?:\*\*)?\[[^\]]+\]\(([\w/]+\.ipynb)\).* \|) [^|]*\|$", re.MULTILINE)
-
-
-def badges_in_table(root: Path, text: str) -> str:
-    "The table of lessons with a badge in the last column of each row."
-    return ROW.sub(lambda row: f"{row[1]} {badge(root, row[2])} |", text)
-
-
-def linked(root: Path, path: Path) -> nbformat.NotebookNode:
-    "A notebook with the first cell and the badge that belong to settings.ini; its seal stays good."
-    notebook = nbformat.read(path, as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if not code: return notebook
-    sealed = notebook.metadata.get(SEAL) == seal(notebook)
-    if "find_spec(" not in code[0].source:
-        notebook.cells.insert(1, nbformat.v4.new_code_cell(id="first-cell"))
-        code, sealed = [notebook.cells[1]], False
-    code[0].source = first_cell(root, path.stem)
-    if sealed: notebook.metadata[SEAL] = seal(notebook)
-    title, *rest = BADGE.sub("", notebook.cells[0].source).split("\n\n")
-    # after the quotation that nbdev takes for the module's docstring
-    at = 1 if rest and rest[0].startswith(">") else 0
-    notebook.cells[0].source = "\n\n".join([title, *rest[:at], badge(root, path.relative_to(root / settings(root)["nbs_path"]).as_posix()), *rest[at:]])
-    if path.stem == "index":
-        for cell in notebook.cells[1:]: cell.source = badges_in_table(root, cell.source)
-    return notebook
-
-
-def write_links(root: Path) -> None:
-    "Write the first cell and the badge of every notebook."
-    for path in find_notebooks(root): nbformat.write(linked(root, path), path)
-    nbdev("nbdev_clean", cwd=root)
-
-
-def check_links(root: Path) -> list[str]:
-    "Problems: notebooks whose first cell or badge is not what settings.ini says."
-    wrong = [path for path in find_notebooks(root) if linked(root, path) != nbformat.read(path, as_version=4)]
-    return [f"{_name(path, root)} doesn't begin with the install line and badge of settings.ini; run `make links`"
-            for path in wrong]
-
-
 def prepare(root: Path, names: list[str]) -> None:
     "Export, execute from top to bottom, clean and seal; without names, the notebooks that are out of step."
     nbdev("nbdev_export", cwd=root)
@@ -241,7 +177,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
 def pace(path: Path) -> dict[str, object]:
     "How a lesson is cut; what is hidden from the reader doesn't count."
     cells = [c for c in nbformat.read(path, as_version=4).cells
-             if c.source.strip() and not re.match(r"#\|\s*(hide|default_exp)|from importlib.util", c.source)]
+             if c.source.strip() and not re.match(r"#\|\s*(hide|default_exp)|from importlib.util import find_spec; ", c.source)]
     prose = [c.source for c in cells if c.cell_type == "markdown"]
     code = [c for c in cells if c.cell_type == "code"]
     exported = [c for c in code if re.match(r"#\|\s*exporti?\b", c.source)]
@@ -288,7 +224,6 @@ def check(root: Path) -> tuple[int, int]:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["check"]: sys.exit(check(Path.cwd())[1] > 0)
-        case ["links"]: write_links(Path.cwd())
         case ["pace"]: print_pace(Path.cwd())
         case ["prepare", *names]: prepare(Path.cwd(), names)
         case _: sys.exit(__doc__)

@@ -12,7 +12,7 @@ from nbconvert import MarkdownExporter
 
 NOTEBOOKS = "nbs"
 # the first cell is for those who run this page, not for those who read it
-HIDDEN = re.compile(r"^#\|\s*hide\b|^from importlib.util import find_spec; find_spec\(", re.MULTILINE)
+HIDDEN = re.compile(r"^#\|\s*hide\b|^from importlib.util import find_spec; ", re.MULTILINE)
 ALT = re.compile(r"^#\|\s*fig-alt:\s*(.+)", re.MULTILINE)
 SILENT = re.compile(r"^#\|\s*echo:\s*false\b", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
