@@ -3,10 +3,9 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 from hypothesis import settings
 
@@ -36,16 +35,10 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def program():
     """Run one of the package's programs as a person would: `program("train", "seed=1", cwd=folder)`.
 
     Returns the finished process, with its output as text.
     """
-
-    def run(verb: str, *args: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", f"dlops_mnist.{verb}", *map(str, args)]
-        return subprocess.run(command, cwd=cwd, env=os.environ | environment, text=True, capture_output=True,
-                              stdin=subprocess.DEVNULL, timeout=300)
-
-    return run
+    return lambda verb, *words, cwd=ROOT, **settings: forks.run(f"dlops_mnist.{verb}", *words, cwd=cwd, **settings)
