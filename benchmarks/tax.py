@@ -25,9 +25,8 @@ from dlops_mnist.parts.sources import build_mnist
 from dlops_mnist.train import keep_freed_memory, train
 
 JOBS = {  # images of each class, repeats, overrides of the base config, and the ratio to reach
-    "MLP, batch 25": (None, 7, ["model=mlp", "datamodule.batch_size=25", "steps_per_call=64"], 1.15),
-    "CNN 32/64, batch 64": ([2000, 200], 3, ["model=cnn", "model.filters=[32,64]", "datamodule.batch_size=64",
-                                            "steps_per_call=16"], 1.02),
+    "MLP, batch 25": (None, 7, ["model=mlp", "datamodule.batch_size=25"], 1.15),
+    "CNN 32/64, batch 64": ([2000, 200], 3, ["model=cnn", "model.filters=[32,64]", "datamodule.batch_size=64"], 1.02),
 }
 
 

@@ -12,10 +12,9 @@ _HOMES = {
     "parts.core": ["UserError"],
     "dataset": ["MNISTDataModule", "fingerprint"],
     "models": ["MNISTModule", "load_module"],
-    "networks": ["CNN", "MLP", "fit"],
+    "networks": ["CNN", "MLP", "FastCNN", "RandomShift", "fit"],
     "parts.settings": ["deep_update"],
     "config": ["diff", "load_config"],
-    "parts.recipe": ["FastCNN", "RandomShift"],
     "parts.runfolder": ["Run"],
     "runs": ["plot_runs", "runs_table"],
     "tracking": ["ImageClassificationReport", "WandBCallback"],
@@ -30,17 +29,18 @@ __all__ = sorted([*_HOME_OF, *_MODULES])
 # Modules under the names that they had once: people's scripts and settings still say `dlops_mnist.recipe.FastCNN`.
 MOVED = {name: f"parts.{name}" for name in (
     "batches", "callbacks", "command", "compare", "compose", "core", "figures", "folder", "images", "launch", "loggers", "metrics",
-    "runfolder", "sources", "targets", "yamlfile")} | {"base": "parts.settings", "repeat": "parts.provenance", "recipe": "parts.recipe"}
+    "runfolder", "sources", "targets", "yamlfile")} | {
+        "base": "parts.settings", "repeat": "parts.provenance", "recipe": "networks", "parts.recipe": "networks"}
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
-        package, _, module = name.rpartition(".")
+        package, _, module = name.partition(".")
         return importlib.util.spec_from_loader(name, self) if package == __name__ and module in MOVED else None
 
     def exec_module(self, module):
         old = module.__name__
-        sys.modules[old] = importlib.import_module(f"{__name__}.{MOVED[old.rpartition('.')[2]]}")
+        sys.modules[old] = importlib.import_module(f"{__name__}.{MOVED[old.partition('.')[2]]}")
 
 
 sys.meta_path.append(_Moved())

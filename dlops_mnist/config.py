@@ -87,15 +87,11 @@ def _check_together(config: Mapping[str, Any]) -> None:
     if config["matmul_precision"] not in (None, *PRECISIONS):
         raise UserError(f"`matmul_precision: {config['matmul_precision']}`: PyTorch knows no such precision."
                         f"{nearest(config['matmul_precision'], PRECISIONS)}", key="matmul_precision")
-    for key in ("steps_per_call", "checkpoint_every_n_steps"):
-        if config[key] is not None and config[key] < 1:
-            raise UserError(f"`{key}: {config[key]}` must be 1 or more.", key=key)
+    every = config["checkpoint_every_n_steps"]
+    if every is not None and every < 1:
+        raise UserError(f"`checkpoint_every_n_steps: {every}` must be 1 or more.", key="checkpoint_every_n_steps")
     if not 0 <= config["label_smoothing"] < 1:
         raise UserError(f"`label_smoothing: {config['label_smoothing']}` must be from 0 to below 1.", key="label_smoothing")
-    for key, off in (("accumulate_grad_batches", 1), ("gradient_clip_val", 0)):
-        if config["steps_per_call"] > 1 and config["trainer"].get(key) not in (None, off):
-            raise UserError(f"`trainer.{key}` can't be combined with `steps_per_call: {config['steps_per_call']}`. "
-                            "Leave one of them out.", key=f"trainer.{key}")
     for name, section in config["callbacks"].items():
         saves = section and "pytorch_lightning.callbacks.checkpoint.Checkpoint" in read_class(section["_target_"]).ancestors
         if saves and not config["trainer"].get("enable_checkpointing"):

@@ -131,7 +131,7 @@ def test_metrics_are_means_over_images(sizes, classes, seed):
     labels = torch.randint(0, classes, (count,), generator=generator)
     metrics = EpochMetrics()
     for z, y in zip(logits.split(sizes), labels.split(sizes), strict=True):
-        metrics.update((classification_loss(z, y), z, y))
+        metrics.update(classification_loss(z, y), z, y)
     means = metrics.means(metrics.sums())
     assert means["loss"].item() == pytest.approx(classification_loss(logits, labels).item(), rel=1e-5)
     assert means["acc"].item() == pytest.approx((predicted_labels(logits) == labels).float().mean().item())
@@ -163,54 +163,6 @@ def test_lightning_and_the_plain_loop_agree_bit_for_bit(model, classes):
     # a callback's own on_train_epoch_end finds all metrics of this epoch, and they are the plain loop's
     assert watch.rows == [{name: value for name, value in row.items() if name != "epoch"} for row in history]
     assert set(watch.outputs[0]) == {"loss", "logits", "labels"} and len(watch.outputs[-1]["labels"]) == 53 % 10
-
-
-CASES = {
-    "plain": {},
-    "by step": {"scheduler": {"name": "OneCycleLR", "max_lr": 0.01, "interval": "step"}},
-    "every third step": {"scheduler": {"name": "StepLR", "step_size": 2, "interval": "step", "frequency": 3}},
-    "by epoch": {"scheduler": {"name": "CosineAnnealingLR", "T_max": None}},
-    "plateau": {"scheduler": {"name": "ReduceLROnPlateau", "patience": 0, "monitor": "loss", "threshold": 0.9}},
-    "random": {"model": {"name": "CNN", "filters": [4, 8], "dropout": 0.5}, "label_smoothing": 0.1,
-               "augment": {"_target_": "dlops_mnist.parts.recipe.RandomShift", "pixels": 2}},
-    "half precision": {"trainer": {"precision": "bf16-mixed"}},
-    "cut short": {"trainer": {"max_steps": 13}},
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_several_steps_in_one_call_are_the_same_steps(case):
-    from dlops_mnist.dataset import MNISTDataModule
-
-    settings = {"model": {"name": "MLP", "hidden": [16], "dropout": 0.2}} | CASES[case]
-    ends = []
-    for steps_per_call in (1, 4, 100):  # nine batches in an epoch, the last one smaller
-        torch.manual_seed(0)
-        dm = MNISTDataModule("dataset", batch_size=25)
-        module = MNISTModule(settings | {"steps_per_call": steps_per_call})
-        trainer = pl.Trainer(**QUIET | {"max_epochs": 3} | settings.get("trainer", {}))
-        trainer.fit(module, dm)
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        # an epoch that `max_steps` cuts short is validated where the cut falls on the end of a call
-        metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if case != "cut short" or "val" not in k}
-        ends.append((module.state_dict(), trainer.global_step, rate, metrics))
-    (weights, *rest), *others = ends
-    for others_weights, *others_rest in others:
-        assert others_rest == rest
-        assert all(torch.equal(a, b) for a, b in zip(weights.values(), others_weights.values()))
-
-
-def test_an_unknown_metric_of_a_schedule_is_named():
-    from dlops_mnist.dataset import MNISTDataModule
-
-    schedule = {"name": "ReduceLROnPlateau", "monitor": "val_los"}
-    with pytest.raises(UserError, match="`scheduler.monitor: val_los` is no metric .* val_acc, val_loss"):
-        pl.Trainer(max_epochs=1, **QUIET).fit(MNISTModule({"scheduler": schedule, "steps_per_call": 3}), MNISTDataModule("dataset"))
-
-
-def test_several_steps_need_a_data_module():
-    with pytest.raises(UserError, match="needs a data module"):
-        pl.Trainer(max_epochs=1, **QUIET).fit(MNISTModule({"steps_per_call": 3}), loader())
 
 
 def test_an_epoch_cut_short_is_measured_too():

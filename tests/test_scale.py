@@ -50,7 +50,7 @@ def run(root: Path, work: Path, folder: str, *commands: list[str]) -> Run:
     assert sum(output.count("evaluate it") for output in outputs) == 1, "only the first process reports"
     (made,) = find_runs(work / folder)
     assert sorted(path.name for path in (work / folder).iterdir()) == ["001"] and made.status == "finished"
-    folders = {"dataset", "experiments", "alone", "ddp", "calls", "torchrun", "nodes"}
+    folders = {"dataset", "experiments", "alone", "ddp", "torchrun", "nodes"}
     assert {path.name for path in work.iterdir()} <= folders
     return made
 
@@ -90,12 +90,6 @@ def same(run: Run, alone: Run) -> None:
 
 def test_two_processes_end_where_one_does(root, work, alone):
     same(run(root, work, "ddp", [sys.executable, "-m", "dlops_mnist.train", *SHARED]), alone)
-
-
-@pytest.mark.slow
-def test_several_steps_in_one_call(root, work, alone):
-    "The last call has but one step, with no image left for the second process."
-    same(run(root, work, "calls", [sys.executable, "-m", "dlops_mnist.train", *SHARED, "steps_per_call=4"]), alone)
 
 
 @pytest.mark.slow

@@ -31,8 +31,8 @@ CASES = {
         "model=cnn", "model.filters=[4,8]", "model.dropout=0.2", "model.channels_last=true", "augment=shift",
         "scheduler=plateau", "scheduler.patience=0", "scheduler.mode=max", "checkpoint_every_n_steps=3", "trainer.max_epochs=9",
         "trainer.max_steps=1000", *EARLY_STOPPING, "+callbacks.early_stopping.min_delta=0.008"],
-    "FastCNN, four steps in one call, saved every fifth step": [
-        "model=fast_cnn", "augment=shift", "augment.pixels=2", "label_smoothing=0.1", "scheduler=cosine", "steps_per_call=4",
+    "FastCNN, cosine, smoothed labels, saved every fifth step": [
+        "model=fast_cnn", "augment=shift", "augment.pixels=2", "label_smoothing=0.1", "scheduler=cosine",
         "checkpoint_every_n_steps=5", "trainer.max_epochs=6"],
     "MLP, schedule by epoch, loader processes, early stopping, saved after each epoch": [
         "model.hidden=[30]", "model.dropout=0.5", "augment._target_=dropped.Dropped",

@@ -99,12 +99,12 @@ MODELS = {
     "cnn": option("blocks of 3x3 convolution, 2x2 max-pool, ReLU, with the given numbers of filters",
                   _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0, channels_last=False),
     "fast_cnn": option("three small convolutions with batch normalisation, which shrink the image quickly",
-                       _target_="dlops_mnist.parts.recipe.FastCNN", filters=[16, 32, 64], channels_last=True),
+                       _target_="dlops_mnist.networks.FastCNN", filters=[16, 32, 64], channels_last=True),
 }
 AUGMENTS = {
     "none": option("the images as they are"),
     "shift": option("each training image moved by up to so many pixels, at random",
-                    _target_="dlops_mnist.parts.recipe.RandomShift", pixels=1),
+                    _target_="dlops_mnist.networks.RandomShift", pixels=1),
 }
 OPTIMIZERS = {
     "adam": option("adaptive steps", _target_="torch.optim.Adam", lr=1e-3),
@@ -185,7 +185,6 @@ class Base:
     augment: dict = setting({}, "random changes to the training images")
     optimizer: dict = setting({}, "how weights follow gradients")
     label_smoothing: float = setting(0.0, "part of the target that is shared out among all classes")
-    steps_per_call: int = setting(1, "steps that Lightning sees as one: less overhead for small batches, the same weights")
     scheduler: dict = setting({}, "how the learning rate changes")
     trainer: dict = setting({}, "the training loop")
     logger: dict = setting({}, "trackers, by name; several at once")

@@ -18,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from .. import MOVED
 from .command import fits, in_words, mistyped
 from .core import UserError, closest, nearest
 
@@ -94,6 +95,8 @@ def find(
     while target not in seen:
         seen.add(target)
         module, _, name = target.rpartition(".")
+        # a class of ours whose module has moved stays known by its old name
+        if module.startswith("dlops_mnist."): module = f"dlops_mnist.{MOVED.get(module[12:], module[12:])}"
         if target in unread: return module, ast.ClassDef(name, [], [], [], [])
         found = names_in(module).get(name) if module else None
         if isinstance(found, ast.AST): return module, found
