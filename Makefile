@@ -88,7 +88,7 @@ lint: $(ready) ## Check the style of the code
 	@ruff check
 
 .PHONY: pace
-pace: $(ready) ## Show how the lessons are cut: cells, lines, prose, outputs, pictures
+pace: $(ready) ## Show how the lessons are cut, what the modules weigh, how long the last `make test` took
 	@$(python) tools/notebooks.py pace
 
 .PHONY: hooks

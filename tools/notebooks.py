@@ -2,7 +2,7 @@
 
 python tools/notebooks.py check                  say what is out of step; exit status 1 if anything is
 python tools/notebooks.py prepare [NOTEBOOK ...] export all; execute what is out of step, or the notebooks named
-python tools/notebooks.py pace                   a table of how the lessons are cut: cells, lines, prose, pictures
+python tools/notebooks.py pace                   tables of how the lessons are cut and of what the modules weigh
 
 nbdev_clean removes the execution counts, so a committed notebook can't show that its outputs came from one run
 from top to bottom. `prepare` makes such a run, and leaves a seal over code and outputs in the notebook's metadata.
@@ -11,6 +11,7 @@ A cell that is changed, or executed by hand, afterwards breaks the seal.
 
 import ast
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tokenize
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
@@ -195,11 +197,58 @@ def _percent(count: int, whole: list) -> str:
     return f"{count / max(len(whole), 1):.0%}"
 
 
+BUDGET, LARGEST, SCRIPT = 3000, 300, 150  # code lines: of all modules, of one, of train.py
+
+
+def weight(source: str) -> int:
+    "How many lines of a module are code: neither blank, import, docstring, comment, nor a parameter in a signature."
+    tree, lines = ast.parse(source), set()
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent: lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(tree): lines -= set(_weightless(node))
+    return len(lines)
+
+
+def _weightless(node: ast.AST) -> Iterator[int]:
+    whole = [node] if isinstance(node, ast.Import | ast.ImportFrom) else []
+    if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__": whole.append(node)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        yield from range(node.lineno + 1, node.body[0].lineno)  # the signature's lines but its first
+        whole += [a for a in ast.walk(node.args) if isinstance(a, ast.arg) and a.lineno > node.lineno]  # beside the body
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node):
+        whole.append(node.body[0])
+    for part in whole: yield from range(part.lineno, part.end_lineno + 1)
+
+
+def weights(root: Path) -> dict[str, int]:
+    "The weight of each module; what nbdev writes for itself and the hand-written front door are left out."
+    library = root / settings(root)["lib_path"]
+    paths = [path for path in sorted(library.rglob("*.py")) if path.name not in ("_modidx.py", "__init__.py")]
+    return {path.relative_to(library).as_posix(): weight(path.read_text("utf-8")) for path in paths}
+
+
 def print_pace(root: Path) -> None:
-    "One row for each lesson: share of prose cells to code cells, of shown cells with an output, of those that assert."
+    "How the lessons are cut, what the modules weigh, and how long the last `make test` took."
     for i, row in enumerate(map(pace, find_lessons(root))):
         if not i: print(f"{'lesson':<16}" + "".join(f"{name:>9}" for name in list(row)[1:]))
         print(f"{row.pop('lesson'):<16}" + "".join(f"{value:>9}" for value in row.values()))
+    found = weights(root)
+    largest = max(found, key=found.get, default=None)
+    print(f"\n{'module':<24}{'code lines':>11}")
+    for name, lines in sorted(found.items(), key=lambda item: ("/" in item[0], -item[1])): print(f"{name:<24}{lines:>11,}")
+    print(f"\n{sum(found.values()):,} code lines in {len(found)} modules (budget {BUDGET:,})")
+    if largest: print(f"the largest, {largest}: {found[largest]} (budget {LARGEST})")
+    if "train.py" in found: print(f"train.py: {found['train.py']} (budget {SCRIPT})")
+    print(last_tests(root))
+
+
+def last_tests(root: Path) -> str:
+    "What run_tests.py has noted about the last `make test`."
+    try: note = json.loads((root / ".last_tests.json").read_text("utf-8"))
+    except (OSError, ValueError): return "make test has not run here yet (budget 6 minutes)"
+    return (f"make test took {note['seconds'] / 60:.1f} minutes on {note['when']}: {note['passed']} passed, "
+            f"{note['failed']} failed (budget 6 minutes on two cores)")
 
 
 def _name(path: Path, root: Path) -> str:
