@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import docs  # noqa: E402
+import links  # noqa: E402
 import notebooks  # noqa: E402
 
 SETTINGS = notebooks.settings(ROOT)
@@ -57,7 +58,7 @@ def test_no_link_inside_the_site_is_broken(site):
 
 @pytest.mark.slow
 def test_a_picture_is_as_wide_as_in_the_notebook(site):
-    text = (site / "lessons/05_evaluate.html").read_text("utf-8")
+    text = (site / "lessons/09_evaluate.html").read_text("utf-8")
     notebook = notebooks.nbformat.read(ROOT / "nbs/09_evaluate.ipynb", as_version=4)
     widths = [o.metadata["image/png"]["width"] for cell in notebook.cells if cell.cell_type == "code"
               for o in cell.outputs if "image/png" in o.get("metadata", {})]
@@ -66,10 +67,11 @@ def test_a_picture_is_as_wide_as_in_the_notebook(site):
 
 @pytest.mark.slow
 def test_every_lesson_module_and_command_has_its_place(site):
-    lessons = {path.stem for path in notebooks.find_lessons(ROOT)}
-    assert {path.stem for path in site.glob("lessons/*.html")} == lessons
-    modules = {path.stem for path in (ROOT / SETTINGS["lib_path"]).glob("*.py") if path.stem[0] != "_"}
-    assert {path.stem for path in site.glob("modules/*.html")} == modules
+    lessons = set(links.House(ROOT).lessons)
+    assert {path.relative_to(site / "lessons").with_suffix("").as_posix() for path in site.glob("lessons/**/*.html")} == lessons
+    library = ROOT / SETTINGS["lib_path"]
+    modules = {path.relative_to(library).with_suffix("") for path in library.rglob("*.py") if path.stem[0] != "_"}
+    assert {path.relative_to(site / "modules").with_suffix("") for path in site.glob("modules/**/*.html")} == modules
     commands = Page(site / "commands.html").anchors
     assert {"train", "evaluate", "runs", "dataset"} <= commands
     assert "trainer.max_epochs" in (site / "commands.html").read_text("utf-8")
@@ -78,7 +80,7 @@ def test_every_lesson_module_and_command_has_its_place(site):
 def test_a_link_to_a_file_of_the_repository_leads_there(tmp_path):
     docs.write_home(ROOT, tmp_path)
     text = (tmp_path / "index.md").read_text("utf-8")
-    assert f"({SETTINGS['git_url']}/blob/{SETTINGS['branch']}/LICENSE)" in text and "](lessons/00_core.md)" in text
+    assert f"({SETTINGS['git_url']}/blob/{SETTINGS['branch']}/LICENSE)" in text and "](lessons/parts/core.md)" in text
     assert not re.search(r"\]\((?!https?:|#|lessons/|README_files/|CHANGELOG.md|CONTRIBUTING.md)", text)
 
 
@@ -112,11 +114,9 @@ def _hidden(): ...
 '''
 
 
-def test_a_module_shows_heads_with_their_comments_and_nothing_private(tmp_path):
-    source = tmp_path / "shapes.py"
-    source.write_text(SHAPES)
-    page = docs.module_page(source, ["00_shapes"])
-    assert "# shapes\n\nShapes.\n\nExplained in [00_shapes](../lessons/00_shapes.md).\n\n## Round\n\nA circle." in page
+def test_a_module_shows_heads_with_their_comments_and_nothing_private():
+    page = docs.module_page("parts/shapes", SHAPES, "parts/shapes")
+    assert "# shapes\n\nShapes.\n\nExplained in [parts/shapes](../../lessons/parts/shapes.md).\n\n## Round\n\nA circle." in page
     assert "    radius: float,  # in metres\n" in page and "self.radius = radius" not in page
     assert "### Round.area\n\nIn square metres.\n\n```python\n@property\ndef area(self) -> float:\n```" in page
     assert "```python\ndef draw(shape: Round) -> None:\n```" in page and "```python\ndef erase(shape: Round) -> None:\n```" in page
@@ -146,9 +146,15 @@ def test_what_was_printed_in_parts_is_one_output():
     assert [output.get("text", "1") for output in docs.merged(outputs)] == ["a\nb\n", "1", "c\n"]
 
 
-def test_names_of_lessons_become_links():
-    text = "see `parts/settings`, not `base` and not [`parts/settings`](x)"
-    assert docs.link_lessons(text, {"parts/settings"}) == "see [`parts/settings`](parts/settings.md), not `base` and not [`parts/settings`](x)"
+@pytest.mark.parametrize("link, folder, target", [
+    ("03_dataset.ipynb", "nbs", "03_dataset.md"), ("parts/core.ipynb#how", "nbs", "parts/core.md#how"),
+    ("../03_dataset.ipynb", "nbs/parts", "../03_dataset.md"), ("../index.ipynb", "nbs/parts", "../../index.md"),
+    ("nbs/parts/core.ipynb", "", "lessons/parts/core.md"), ("CHANGELOG.md", "", "CHANGELOG.md"),
+    ("../experiments/001.yml", "nbs", f"{SETTINGS['git_url']}/blob/{SETTINGS['branch']}/experiments/001.yml"),
+    ("https://example.org/a.ipynb", "nbs", "https://example.org/a.ipynb"),
+])
+def test_a_link_in_a_notebook_leads_to_a_page_or_a_file(link, folder, target):
+    assert docs.on_the_site(f"see [it]({link}).", folder, SETTINGS) == f"see [it]({target})."
 
 
 def test_the_command_says_what_is_wrong_without_its_extra(tmp_path):

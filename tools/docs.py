@@ -13,18 +13,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from textwrap import dedent
 
 import nbformat
 import yaml
-from notebooks import environment, find_lessons, settings
+from links import FIRST_CELL, House
+from notebooks import environment, settings
 from readme import write_readme
 
-LEFT_OUT = re.compile(r"^#\|\s*(hide|default_exp)\b|^from importlib.util import find_spec; ", re.MULTILINE)
+LEFT_OUT = re.compile(rf"^#\|\s*(hide|default_exp)\b|^{FIRST_CELL}", re.MULTILINE)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.MULTILINE)
+SILENT = re.compile(r"^#\|\s*echo:\s*false\b", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*[a-zA-Z]")
 
@@ -48,18 +50,26 @@ STYLE = """.md-grid { max-width: 86rem; }
 
 def write_pages(root: Path, pages: Path) -> list:
     "Write all pages as Markdown; returns the table of contents."
-    for folder in ("lessons", "modules"): (pages / folder).mkdir(parents=True)
+    house = House(root)
+    for name in house.lessons: write_page(pages / f"lessons/{name}.md", lesson_page(house, name, pages))
+    modules = modules_of(house)
+    for name, lesson in modules.items():
+        source = (root / house.settings["lib_path"] / name).with_suffix(".py").read_text("utf-8")
+        write_page(pages / f"modules/{name}.md", module_page(name, source, lesson))
+    write_page(pages / "commands.md", commands_page(root))
     write_home(root, pages)
-    home = (pages / "index.md").read_text("utf-8")
-    lessons = sorted(find_lessons(root), key=lambda path: home.find(f"lessons/{path.stem}.md"))
-    names = [path.stem for path in lessons]
-    for path in lessons: (pages / f"lessons/{path.stem}.md").write_text(lesson_page(path, pages, names), "utf-8")
-    modules = modules_of(root, lessons)
-    (pages / "commands.md").write_text(commands_page(root, modules), "utf-8")
-    for path in modules: (pages / f"modules/{path.stem}.md").write_text(module_page(path, names), "utf-8")
-    return [{"Home": "index.md"}, {"Lessons": [f"lessons/{path.stem}.md" for path in lessons]},
-            {"Command line": "commands.md"}, {"Modules": [f"modules/{path.stem}.md" for path in modules]},
-            {"Changes": "CHANGELOG.md"}, {"Contribute": "CONTRIBUTING.md"}]
+
+    def contents(folder: str, names: Iterable[str]) -> list:
+        whole, parts = ([f"{folder}/{name}.md" for name in names if name.startswith("parts/") == part] for part in (False, True))
+        return [*whole, {"Parts": parts}]
+
+    return [{"Home": "index.md"}, {"Lessons": contents("lessons", house.lessons)}, {"Command line": "commands.md"},
+            {"Modules": contents("modules", modules)}, {"Changes": "CHANGELOG.md"}, {"Contribute": "CONTRIBUTING.md"}]
+
+
+def write_page(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
 
 
 def write_home(root: Path, pages: Path) -> None:
@@ -67,37 +77,43 @@ def write_home(root: Path, pages: Path) -> None:
     write_readme(root, pages)
     (pages / "README.md").rename(pages / "index.md")
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"): shutil.copy(root / name, pages)
-    files = f"{settings(root)['git_url']}/blob/{settings(root)['branch']}"
-
-    def target(match: re.Match) -> str:
-        link = re.sub(r"^nbs/(\w+)\.ipynb$", r"lessons/\1.md", match[1])
-        return f"]({link})" if link != match[1] or (pages / link).is_file() else f"]({files}/{link})"
-
     for name in ("index.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         page = pages / name
-        page.write_text(LINK.sub(target, page.read_text("utf-8")), "utf-8")
+        page.write_text(on_the_site(page.read_text("utf-8"), "", settings(root)), "utf-8")
 
 
-def lesson_page(path: Path, pages: Path, names: list[str]) -> str:
-    "A notebook as Markdown, with its pictures in files beside it; names of other lessons become links."
-    parts = []
+def on_the_site(text: str, folder: str, found: dict[str, str]) -> str:
+    "Prose of a file in `folder` of the repository, with links to pages of the site, or to files in the repository."
+    notebooks, page = found["nbs_path"], re.sub(rf"^{found['nbs_path']}", "lessons", folder)
+    pages = {f"{notebooks}/index.ipynb": "index.md", f"{notebooks}/README.md": "index.md", "README.md": "index.md"}
+
+    def target(match: re.Match) -> str:
+        path, _, anchor = match[1].partition("#")
+        path = os.path.normpath(os.path.join(folder, path)).replace("\\", "/")
+        lesson = re.sub(rf"^{notebooks}/(.+)\.ipynb$", r"lessons/\1.md", path)
+        place = pages.get(path) or (path if path.startswith(("CHANGELOG", "CONTRIBUTING", "README_files/")) else lesson)
+        if place == path and not path.startswith(("CHANGELOG", "CONTRIBUTING", "README_files/")):
+            return f"]({found['git_url']}/blob/{found['branch']}/{path})"
+        return f"]({os.path.relpath(place, page or '.')}{'#' * bool(anchor)}{anchor})".replace("\\", "/")
+
+    return LINK.sub(target, text)
+
+
+def lesson_page(house: House, name: str, pages: Path) -> str:
+    "A notebook as Markdown, with its pictures in files beside it."
+    path, parts = house.folder / f"{name}.ipynb", []
     cells = nbformat.read(path, as_version=4).cells
     module = next((line.split()[-1] for cell in cells for line in cell.source.splitlines()
-                   if line.startswith("#| default_exp")), None)
-    others = set(names) - {path.stem}
+                   if line.startswith("#| default_exp")), "").replace(".", "/")
     for number, cell in enumerate(cells):
-        if cell.cell_type == "markdown": parts.append(link_lessons(cell.source, others))
+        if cell.cell_type == "markdown":
+            parts.append(on_the_site(cell.source, path.parent.relative_to(house.root).as_posix(), house.settings))
         elif cell.cell_type == "code" and not LEFT_OUT.search(cell.source):
             title = f' title="{module}.py"' if re.match(r"#\|\s*exporti?\b", cell.source) else ""
-            parts.append(f"```python{title}\n{DIRECTIVE.sub('', cell.source).strip()}\n```")
+            if not SILENT.search(cell.source): parts.append(f"```python{title}\n{DIRECTIVE.sub('', cell.source).strip()}\n```")
             for i, output in enumerate(merged(cell.outputs)):
-                parts.append(shown(output, pages / f"lessons/{path.stem}-{number}-{i}.png"))
+                parts.append(shown(output, pages / f"lessons/{name}-{number}-{i}.png"))
     return "\n\n".join(parts) + "\n"
-
-
-def link_lessons(text: str, names: set[str]) -> str:
-    "Turn the name of a lesson, such as `parts/settings`, into a link to it."
-    return re.sub(r"(?<!\[)`(\w+)`(?!\])", lambda m: f"[{m[0]}]({m[1]}.md)" if m[1] in names else m[0], text)
 
 
 def merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
@@ -114,6 +130,7 @@ def shown(output: nbformat.NotebookNode, picture: Path) -> str:
     "What a cell has shown, as Markdown; a picture goes into a file."
     data = output.get("data", {})
     if "image/png" in data:
+        picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(base64.b64decode(data["image/png"]))
         width = output.get("metadata", {}).get("image/png", {}).get("width")  # of a picture for screens with finer dots
         return f"![{data.get('text/plain', 'picture').strip('<>')}]({picture.name})" + (f"{{width={width}}}" if width else "")
@@ -125,19 +142,19 @@ def shown(output: nbformat.NotebookNode, picture: Path) -> str:
     return f"```text\n{text}\n```" if text else ""
 
 
-def modules_of(root: Path, lessons: list[Path]) -> list[Path]:
-    "The exported modules, in the order of the lessons that export them."
-    library = root / settings(root)["lib_path"]
-    stems = [re.sub(r"^\d+_", "", path.stem) for path in lessons]
-    return [library / f"{stem}.py" for stem in stems if (library / f"{stem}.py").is_file()]
+def modules_of(house: House) -> dict[str, str]:
+    "The exported modules, such as `parts/core`, each with the lesson that exports it."
+    library = house.root / house.settings["lib_path"]
+    found = {("parts/" if lesson.is_part else "") + lesson.module: name for name, lesson in house.lessons.items()}
+    return {module: name for module, name in found.items() if (library / f"{module}.py").is_file()}
 
 
-def commands_page(root: Path, modules: list[Path]) -> str:
+def commands_page(root: Path) -> str:
     "What each program of the package prints for --help."
     library = settings(root)["lib_name"]
     # as wide as what the programs print: the list of pages beside it would be empty
     parts = ["---\nhide: [navigation]\n---\n\n# Command line\n\nWhat each program prints for `--help`."]
-    for path in modules:
+    for path in sorted((root / settings(root)["lib_path"]).glob("[!_]*.py")):
         if '__name__ == "__main__"' not in path.read_text("utf-8"): continue
         command = [sys.executable, "-m", f"{library}.{path.stem}", "--help"]
         env = environment() | {"COLUMNS": "100"}
@@ -146,12 +163,10 @@ def commands_page(root: Path, modules: list[Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def module_page(path: Path, names: list[str]) -> str:
+def module_page(name: str, source: str, lesson: str) -> str:
     "The public definitions of a module: the head of each, with the comments that explain its parameters."
-    source = path.read_text("utf-8")
-    tree = ast.parse(source)
-    lesson = next(name for name in names if re.sub(r"^\d+_", "", name) == path.stem)
-    parts = [f"# {path.stem}", ast.get_docstring(tree) or "", f"Explained in [{lesson}](../lessons/{lesson}.md)."]
+    tree, up = ast.parse(source), "../" * (name.count("/") + 1)
+    parts = [f"# {PurePosixPath(name).name}", ast.get_docstring(tree) or "", f"Explained in [{lesson}]({up}lessons/{lesson}.md)."]
     for node in tree.body:
         if getattr(node, "name", "_").startswith("_"): continue
         parts += definition(node, source, "##")
@@ -195,7 +210,7 @@ def site_settings(root: Path, contents: list) -> dict:
         "docs_dir": "pages", "site_dir": "site", "nav": contents, "extra_css": ["wide.css"],
         "use_directory_urls": False,  # links work without a server, too
         "theme": {
-            "name": "material", "font": False,  # nobody's fonts are fetched from elsewhere
+            "name": "material", "font": False,  # no fonts are fetched from elsewhere
             "features": ["navigation.tabs", "navigation.footer", "navigation.top", "content.code.copy", "toc.follow"],
             "palette": [{"media": f"(prefers-color-scheme: {name})", "scheme": scheme,
                          "toggle": {"icon": icon, "name": f"Switch to {other}"}}

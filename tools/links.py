@@ -18,7 +18,7 @@ from os.path import relpath
 from pathlib import Path, PurePosixPath
 
 import nbformat
-from notebooks import SEAL, find_lessons, find_notebooks, nbdev, seal, settings
+from notebooks import SEAL, find_lessons, find_notebooks, seal, settings
 
 PLACEHOLDER = "OWNER"  # stands for `user` in settings.ini until the project has a public home
 EXTRAS = {"loggers": "mlflow,tensorboard,wandb"}  # notebooks that need more than the requirements
@@ -113,7 +113,8 @@ class House:
 def first_cell(house: House, name: str, url: str = "") -> str:
     "The two lines that every notebook with code begins with: install where needed, then go where the data is."
     library = house.settings["lib_name"]
-    find = f'{FIRST_CELL}assert find_spec("{library}"), "{library} isn\'t installed, and has no public address yet: open this in a clone"'
+    sentence = f"{library} isn't installed, and has no public address yet: open this in a clone"
+    find = f'{FIRST_CELL}assert find_spec("{library}"), "{sentence}"'
     if house.published or url:  # otherwise there is nothing to install from: one sentence instead of an error of pip's
         url, extra = url or f"git+{house.settings['git_url']}", EXTRAS.get(PurePosixPath(name).name)
         what = f"{library}[{extra}]@{url}" if extra else url
@@ -189,8 +190,9 @@ def linked(house: House, path: Path) -> nbformat.NotebookNode:
     start = str(PurePosixPath(name).parent).strip(".")
     for cell in notebook.cells:
         if cell.cell_type != "markdown": continue
-        cell.source = with_links(house, cell.source, start)
-        if name == "index": cell.source = TABLE.sub(lambda table: rows(house, table[1], badges=True) + "\n", cell.source).rstrip("\n")
+        text = with_links(house, cell.source, start)
+        if name == "index": text = TABLE.sub(lambda table: rows(house, table[1], badges=True) + "\n", text).rstrip("\n")
+        cell.source = text
     title, *rest = notebook.cells[0].source.split("\n\n")
     at = bool(rest and rest[0].startswith(">"))  # the quotation that nbdev takes for the module's docstring
     written = [badge_row(house, name)] if any(cell.cell_type == "code" for cell in notebook.cells) else []
@@ -215,7 +217,6 @@ def write_links(root: Path) -> None:
     for path in find_notebooks(root):
         notebook = linked(house, path)
         if notebook != nbformat.read(path, as_version=4): nbformat.write(notebook, path)
-    nbdev("nbdev_clean", cwd=root)
     (house.folder / "README.md").write_text(listing(house), "utf-8")
 
 
