@@ -27,7 +27,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 
 from .callbacks import epoch_line, progress_bar
 from .core import UserError
-from .loggers import arm, attempt, continue_from, log_checkpoint
+from .loggers import log_checkpoint
 from .provenance import made_by
 from .runfolder import METRICS, Run, best_row, better, mark_ended, mark_running, process_identity
 from .runfolder import update_provenance, write_rows
@@ -346,13 +346,11 @@ class RunRecorder(Stoppable):
         super().on_train_start(trainer, module)
         # Lightning forgets that early stopping had decided, and would train on
         trainer.should_stop |= any(c.stopped_epoch > 0 for c in trainer.callbacks if isinstance(c, EarlyStopping))
-        continue_from(trainer.loggers, trainer.global_step)
-        arm(trainer.loggers)
 
     def on_train_end(self, trainer, module) -> None:
         super().on_train_end(trainer, module)
         for logger in trainer.loggers if trainer.is_global_zero else ():
-            attempt(logger, log_checkpoint, logger, self.run.best_checkpoint)
+            log_checkpoint(logger, self.run.best_checkpoint)
 
 # %% ../../nbs/parts/recorder.ipynb #de273573
 def make_callbacks(
