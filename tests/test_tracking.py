@@ -590,3 +590,16 @@ def test_two_processes_report_every_image_once():
     run = train(make_config(), epochs=2, extra=[Note(every_n_epochs=2)], strategy="ddp_fork", devices=2)
     assert json.loads(Path("seen.json").read_text()) == dm.datasets["val"].labels.tolist()
     assert run.status == "finished" and len(run.rows) == 2 and (run.figures / "roc.png").exists()
+
+
+def test_the_learning_rate_is_recorded_without_any_tracker(program, tmp_path):
+    brief = ["trainer.max_epochs=2", "trainer.accelerator=cpu", f"datamodule.path={ROOT / 'dataset'}", "scheduler=cosine"]
+    job = program("train", "callbacks=[early_stopping,lr_monitor]", *brief, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert job.returncode == 0, job.stderr
+    run, = find_runs(tmp_path / "runs")
+    rates = [row["lr-Adam"] for row in run.rows]
+    assert rates[0] == pytest.approx(1e-3) and 0 < rates[1] < 9e-4
+    needs = "+callbacks.device._target_=pytorch_lightning.callbacks.DeviceStatsMonitor"
+    job = program("train", needs, *brief, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert job.returncode == 2 and "`callbacks.device` (DeviceStatsMonitor)" in job.stderr and "logger=CSVLogger" in job.stderr
+    assert "Traceback" not in job.stderr and len(list(find_runs(tmp_path / "runs"))) == 1

@@ -25,7 +25,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 
-from .callbacks import epoch_line, progress_bar
+from .callbacks import check_needs_tracker, epoch_line, progress_bar
 from .core import UserError
 from .loggers import log_checkpoint
 from .provenance import made_by
@@ -368,6 +368,7 @@ def make_callbacks(
         if isinstance(callback, Checkpoint) and trainer.get("enable_checkpointing") is False:
             raise UserError(f"`callbacks.{name}` saves checkpoints of its own, and `trainer.enable_checkpointing` is "
                             "false. Set it to true.", key=f"callbacks.{name}")
+        check_needs_tracker(callback, f"callbacks.{name}", config)
         callbacks.append(callback)
     bars = any(isinstance(callback, ProgressBar) for callback in callbacks)
     if not bars and trainer.get("enable_progress_bar") is not False: callbacks.append(progress_bar())
