@@ -16,11 +16,11 @@ import numpy as np
 import series
 from measure import alternate, main, verdict
 
-from dlops_mnist.parts.checkpoint import load, open_dataset, predict
 from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import evaluate
-from dlops_mnist.parts.figures import confusion_counts
-from dlops_mnist.models import load_module
+from dlops_mnist.dataset import open_dataset
+from dlops_mnist.models import load, load_module, predict
+from dlops_mnist.parts.metrics import confusion_counts
 from dlops_mnist.parts.sources import build_mnist
 from dlops_mnist.train import train
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import measure
 
 from dlops_mnist import runs
-from dlops_mnist.parts import changes
 from dlops_mnist.config import load_config
 from dlops_mnist.parts.core import flatten
 from dlops_mnist.parts.runfolder import Run, write_rows
@@ -45,17 +44,17 @@ def make_runs(folder: Path, number: int) -> None:
 
 def baseline(folder: Path) -> None:
     "The same rows, each config read as a whole."
-    quick, changes.read_settings = changes.read_settings, read_whole
+    quick, runs.read_settings = runs.read_settings, read_whole
     try: runs.select_runs(folder)
-    finally: changes.read_settings = quick
+    finally: runs.read_settings = quick
 
 
 def read_whole(file: Path) -> dict:
-    return {key: changes.simple(value) for key, value in flatten(Run(file.parent).config).items()}
+    return {key: runs.simple(value) for key, value in flatten(Run(file.parent).config).items()}
 
 
 def rows(folder: Path) -> None:
-    changes._read_piece.cache_clear()
+    runs._read_piece.cache_clear()
     runs.select_runs(folder)
 
 

@@ -28,9 +28,9 @@ __all__ = sorted([*_HOME_OF, *_MODULES])
 
 # Modules under the names that they had once: people's scripts and settings still say `dlops_mnist.recipe.FastCNN`.
 MOVED = {name: f"parts.{name}" for name in (
-    "batches", "callbacks", "command", "compare", "compose", "core", "figures", "folder", "images", "launch", "loggers", "metrics",
+    "batches", "callbacks", "command", "compose", "core", "figures", "folder", "images", "launch", "loggers", "metrics",
     "runfolder", "sources", "targets", "yamlfile")} | {
-        "base": "parts.settings", "repeat": "parts.provenance", "recipe": "networks", "parts.recipe": "networks"}
+        "base": "parts.settings", "compare": "evaluate", "repeat": "parts.provenance", "recipe": "networks", "parts.recipe": "networks"}
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):

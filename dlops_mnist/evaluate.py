@@ -67,7 +67,7 @@ def fairness(
     try: before = open_dataset(trained.config["datamodule"], {"source": None})
     except UserError as error:
         return [*warnings, f"Whether the model has seen the evaluated images can't be checked: {error}"]
-    if known != before.fingerprint != datamodule.fingerprint:
+    if trained.fingerprint and known != before.fingerprint != datamodule.fingerprint:
         warnings.append(f"`{before.path}` has changed since the training: what the model has seen is judged by what is there now.")
     seen, chose = (int(np.isin(hashes, before.datasets[part].hashes).sum()) for part in ("train", "val"))
     counted = f"of the {len(hashes):,} evaluated images were in the model's"
@@ -84,7 +84,7 @@ def measure(
     draws: int = 1000,  # resamples for the intervals
 ) -> Evaluation:
     "Evaluate a loaded model on an opened dataset; nothing is written. Raises `UserError`."
-    from dlops_mnist.parts.checkpoint import predict
+    from dlops_mnist.models import predict
 
     data, classes = datamodule.datasets[split], list(datamodule.classes)
     logits = predict(trained.module, data.images)
@@ -133,7 +133,7 @@ def report_page(
              "Provenance": (run.provenance if run else {}) | {"checkpoint": e.trained.name}}
     return html_page(pictures, facts, title=f"{title}: evaluation", warnings=e.warnings,
                      subject=f"{e.trained.path.name} on {len(e.labels):,} {e.split} images of {e.dataset['path']}",
-                     tiles=[with_interval(e.metrics, name).split(" ") for name in OVERALL],
+                     tiles=[(text, *with_interval(e.metrics, name)[:-1].split(" (")) for name, text in OVERALL.items()],
                      note=f"Below each figure stands its 95% bootstrap interval. {e.note}",
                      tables={"Class by class": [CLASS_HEADER, *class_rows(e)]})
 
@@ -203,7 +203,7 @@ def measure_all(
     "Evaluate checkpoints on the same images; nothing is written. Raises `UserError`."
     check_arguments(checkpoints, split, draws, datamodule)
     from dlops_mnist.dataset import open_dataset
-    from dlops_mnist.parts.checkpoint import load
+    from dlops_mnist.models import load
 
     first, *others = models = [load(checkpoint) for checkpoint in checkpoints]
     for other in others:

@@ -743,8 +743,7 @@ def good(tmp_path_factory) -> dict:
 
 def read_a_checkpoint(file: Path, settings: bool = True):
     "A checkpoint read by all that read checkpoints (or `settings`); returns its module, or the mistake."
-    from dlops_mnist.parts.checkpoint import load
-    from dlops_mnist.models import load_module
+    from dlops_mnist.models import load, load_module
 
     with harmless():
         module = outcome(load_module, file)
@@ -1180,8 +1179,7 @@ def test_names(name, folder):
 
 def test_links_out_of_a_run(tmp_path, good, monkeypatch):
     "Somebody else's run is evaluated, compared or continued: nothing is written where its links lead."
-    from dlops_mnist.parts.compare import compare
-    from dlops_mnist.evaluate import evaluate
+    from dlops_mnist.evaluate import compare, evaluate
     from dlops_mnist.parts.runfolder import reopen_run
 
     monkeypatch.chdir(tmp_path)

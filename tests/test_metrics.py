@@ -14,8 +14,15 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from dlops_mnist.parts.figures import class_columns, confusion_counts
-from dlops_mnist.parts.metrics import bootstrap_weights, mcnemar, metric_names, metric_table, weighted_metrics
+from dlops_mnist.parts.metrics import (
+    bootstrap_weights,
+    class_columns,
+    confusion_counts,
+    mcnemar,
+    metric_names,
+    metric_table,
+    weighted_metrics,
+)
 
 
 @st.composite

@@ -24,12 +24,19 @@ def make_run(folder, accuracy=0.9, *overrides, status="finished"):
     return run
 
 
+@pytest.fixture(scope="module")
+def three_runs(tmp_path_factory):
+    "Three runs, composed once; the tests get copies."
+    folder = tmp_path_factory.mktemp("three") / "runs"
+    make_run(folder, 0.9)
+    make_run(folder, 0.95, "model=cnn", "optimizer.lr=3e-4")
+    make_run(folder, 0.85, "experiment=other", status="failed")
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path):
-    make_run(tmp_path / "runs", 0.9)
-    make_run(tmp_path / "runs", 0.95, "model=cnn", "optimizer.lr=3e-4")
-    make_run(tmp_path / "runs", 0.85, "experiment=other", status="failed")
-    return tmp_path / "runs"
+def folder(three_runs, tmp_path):
+    return shutil.copytree(three_runs, tmp_path / "runs")
 
 
 def test_a_row_for_each_run_with_its_best_epoch(folder):
