@@ -99,17 +99,10 @@ def make_row(run: Run) -> dict[str, Any]:
     git, seconds = provenance.get("git"), provenance.get("seconds")
     git = git if isinstance(git, Mapping) else {}
     return settings | {key: value for key, value in best.items() if key not in ("epoch", "step")} | {
-        "path": str(run.path),
-        "experiment": simple(run.path.parent.name),
-        "run": simple(run.path.name),
-        "differs": changed_settings(settings),
-        "monitor": monitor,
-        "best_epoch": best.get("epoch"),
-        "epochs": len(rows),
+        "path": str(run.path), "experiment": simple(run.path.parent.name), "run": simple(run.path.name),
+        "differs": changed_settings(settings), "monitor": monitor, "best_epoch": best.get("epoch"), "epochs": len(rows),
         "duration": seconds if isinstance(seconds, (int, float)) else None,
-        "commit": simple(git.get("commit")),
-        "dirty": git.get("dirty") is True,
-        "status": simple(run_status(provenance)),
+        "commit": simple(git.get("commit")), "dirty": git.get("dirty") is True, "status": simple(run_status(provenance)),
     } | {key: simple(provenance.get(key)) for key in ("fingerprint", "started", "ended", "error")}
 
 # %% ../nbs/10_runs.ipynb #db384a10
@@ -334,9 +327,9 @@ def diff_runs(
     b: Run | str | os.PathLike | Mapping[str, Any],  # another
 ) -> Difference:
     "The settings in which two runs differ; raises `UserError` where there is no config to read."
-    configs = [run if isinstance(run, Mapping) else Run(getattr(run, "path", run)).config for run in (a, b)]
-    for run, config in zip((a, b), configs):
-        if not config: raise UserError(f"{getattr(run, 'path', run)} is not a run: there is no config.yaml that can be read.")
+    a, b = (getattr(run, "path", run) for run in (a, b))
+    configs = [run if isinstance(run, Mapping) else Run(run).config for run in (a, b)]
+    if not all(configs): raise UserError(f"{b if configs[0] else a} is not a run: there is no config.yaml that can be read.")
     return diff(*configs)
 
 # %% ../nbs/10_runs.ipynb #3ab5b6d8
@@ -360,11 +353,10 @@ def print_runs(
 def _print_json(rows: list[dict[str, Any]]) -> None:
     from json import dumps
 
-    def finite(value):  # JSON has no word for NaN
-        if isinstance(value, dict): return {key: finite(item) for key, item in value.items()}
-        return None if isinstance(value, float) and not abs(value) < float("inf") else value
+    def finite(items): return {key: None if is_number(v) and not abs(v) < float("inf") else v for key, v in items.items()}
 
-    print("[" + ",\n ".join(dumps(finite(row)) for row in rows) + "]")
+    # JSON has no word for NaN
+    print("[" + ",\n ".join(dumps(finite(row) | {"differs": finite(row["differs"])}) for row in rows) + "]")
 
 # %% ../nbs/10_runs.ipynb #0ea091be
 def _print_csv(rows: list[dict[str, Any]]) -> None:

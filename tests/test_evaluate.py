@@ -292,6 +292,7 @@ def test_compare(place, run, capsys):
     written = json.loads((run / "evaluation" / "comparison.json").read_text())
     assert written["verdict"] == comparison.verdict and (run / "evaluation" / "disagreements.png").is_file()
     assert not (short / "evaluation").exists()
+    assert "train each with several seeds" in comparison.verdict  # what the test doesn't cover
     other_way = compare(short, run, out=run / "out", draws=20)
     assert (other_way.only_a, other_way.only_b) == (comparison.only_b, comparison.only_a)
     assert other_way.p_value == comparison.p_value
