@@ -39,8 +39,12 @@ new: $(ready) ## Begin a project of your own: a renamed copy beside this folder 
 
 ## To change it
 
+.PHONY: check
+check: $(ready) ## Check what the uncommitted change touches, within 40 seconds
+	@$(python) tools/check.py
+
 .PHONY: test
-test: $(ready) ## Check the notebooks, run them all, and run the tests
+test: $(ready) ## Check the notebooks, run them all, and run the tests, in a process for each core
 	@$(python) tools/run_tests.py
 
 .PHONY: test-slow

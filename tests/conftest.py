@@ -29,6 +29,12 @@ def pytest_report_header() -> str:
     return f"TEST_SEED={os.environ['TEST_SEED']}"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Mark the tests of tools/: those that need a small project of their own, and all of test_new."
+    for item in items:
+        if "prepared" in item.fixturenames or item.path.name == "test_new.py": item.add_marker("tools")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     "The repository's root."

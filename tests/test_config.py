@@ -10,11 +10,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlops_mnist.parts.settings import GROUPS, deep_update
-from dlops_mnist.parts.command import parse_value
 from dlops_mnist.config import compose, diff, load_config
+from dlops_mnist.parts.command import parse_value
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.overrides import file_overrides
+from dlops_mnist.parts.settings import GROUPS, deep_update
 from dlops_mnist.parts.targets import check_section
 from dlops_mnist.parts.yamlfile import StrictLoader, read_yaml, to_yaml
 
@@ -39,7 +39,7 @@ BASE = compose([], resolve=False)
 ANY_EXPERIMENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
 
 
-@settings(max_examples=100, **ANY_EXPERIMENT)
+@settings(max_examples=40, **ANY_EXPERIMENT)
 @given(EXPERIMENT)
 def test_a_composed_experiment_is_a_plain_deep_update(experiment):
     check_composition(experiment)
@@ -123,13 +123,12 @@ def test_what_is_nothing_by_default_may_be_nothing(tmp_path, monkeypatch):
     ("train 001 datamodule.num_workers=-1", "num_workers must not be negative"),
     ("evaluate dataset datamodule.path=README.md", "`dataset` is not a run's folder"),
 ])
-def test_a_mistake_is_one_line(tmp_path, words, told):
+def test_a_mistake_is_one_line(tmp_path, program, words, told):
     for name in ("dataset", "experiments"): os.symlink(ROOT / name, tmp_path / name)
     (tmp_path / "dir.yml").mkdir()
     (tmp_path / "README.md").write_text("text")
     verb, *rest = words.split()
-    command = [sys.executable, "-m", f"dlops_mnist.{verb}", *rest]
-    result = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    result = program(verb, *rest, cwd=tmp_path)
     assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists() and not (tmp_path / "new").exists()
 
@@ -273,10 +272,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("word,part", MISTAKES.items(), ids=MISTAKES)
-def test_a_mistake_is_one_message_and_leaves_nothing(tmp_path, word, part):
+def test_a_mistake_is_one_message_and_leaves_nothing(tmp_path, program, word, part):
     files = {"broken.yml": "seed: 1\nseed: 2\n", "list.yml": "callbacks: [{nam: x}]", "indented.yml": "seed: 1\n model: cnn"}
     for name, text in files.items(): (tmp_path / name).write_text(text)
-    result = run(word, cwd=tmp_path)
+    result = program("train", word, cwd=tmp_path)
     assert result.returncode == 2 and part in result.stderr and "Traceback" not in result.stderr
     assert result.stdout == "" and len(result.stderr.strip().splitlines()) == 1
     assert set(os.listdir(tmp_path)) == set(files)

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dlops_mnist.inspection import contradictions, duplicates, leaks
 from dlops_mnist.parts import png as png_module
 from dlops_mnist.parts import sources
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.folder import fingerprint, remember, scan, unchanged
 from dlops_mnist.parts.images import open_images
-from dlops_mnist.inspection import contradictions, duplicates, leaks
 from dlops_mnist.parts.png import decode_png, decode_pngs, encode_png
 from dlops_mnist.parts.sources import build_digits, build_mnist, load_mnist, read_idx
 

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from dlops_mnist import evaluate as module_under_test
-from dlops_mnist.parts.callbacks import Results, draw
-from dlops_mnist.parts.command import run_command
-from dlops_mnist.parts.core import UserError
 from dlops_mnist.dataset import MNISTDataModule, open_dataset
 from dlops_mnist.evaluate import compare, draw_pictures, evaluate, find_checkpoint, print_evaluation
 from dlops_mnist.models import MNISTModule, load, predict
+from dlops_mnist.parts.callbacks import Results, draw
+from dlops_mnist.parts.command import run_command
+from dlops_mnist.parts.core import UserError
 
 SHIPPED = Path(__file__).parent.parent / "dataset"
 FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "report.html"}
@@ -326,16 +326,14 @@ def test_mistakes_on_the_command_line_are_quick(run, words, message):
     assert done.stdout == ""
 
 
-def test_as_a_program(run):
-    done = subprocess.run([sys.executable, "-m", "dlops_mnist.evaluate", str(run), "draws=50", "split=val"],
-                          capture_output=True, text=True, timeout=120)
+def test_as_a_program(run, program):
+    done = program("evaluate", run, "draws=50", "split=val")
     assert done.returncode == 0 and "accuracy" in done.stdout and "most frequent confusions" in done.stdout, done.stderr
     assert str(run / "evaluation") in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize("module, words", [
     ("evaluate", "CHECKPOINT [OTHER]"), ("runs", "[DIR]"), ("dataset", "digits PATH")])
-def test_help_begins_with_what_to_type(module, words):
-    program = [sys.executable, "-m", f"dlops_mnist.{module}"]
-    done = subprocess.run([*program, "--help"], capture_output=True, text=True, timeout=60)
+def test_help_begins_with_what_to_type(module, words, program):
+    done = program(module, "--help")
     assert done.stdout.startswith(f"python -m dlops_mnist.{module} {words}") and done.returncode == 0, done.stderr

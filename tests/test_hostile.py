@@ -25,16 +25,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dlops_mnist.parts import images as images_module
-from dlops_mnist.parts.settings import GROUPS
 from dlops_mnist.config import diff, load_config
+from dlops_mnist.parts import images as images_module
 from dlops_mnist.parts.core import UserError, flatten, plain
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.launch import plan, split_command
 from dlops_mnist.parts.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
 from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
-from dlops_mnist.runs import plot_runs, print_runs, runs_table
+from dlops_mnist.parts.settings import GROUPS
 from dlops_mnist.parts.yamlfile import to_yaml
+from dlops_mnist.runs import plot_runs, print_runs, runs_table
 
 ROOT = Path(__file__).parents[1]
 SEED = int(os.environ["TEST_SEED"])

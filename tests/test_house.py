@@ -6,7 +6,6 @@ The top level is what one uses and learns (the road, in the order of its numbers
 import ast
 import re
 import sys
-from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,11 +16,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import imports  # noqa: E402
 import notebooks  # noqa: E402
 
 SETTINGS = notebooks.settings(ROOT)
-NAME = SETTINGS["lib_name"]
-LIBRARY, LESSONS = ROOT / SETTINGS["lib_path"], ROOT / SETTINGS["nbs_path"]
+LESSONS = ROOT / SETTINGS["nbs_path"]
 BY_HAND = {"__init__", "__main__", "_modidx", "parts.__init__"}
 # while the house is rebuilt: to be removed, mark by mark
 pending = pytest.mark.xfail(reason="the house is being rebuilt")
@@ -31,8 +30,7 @@ LESSON = re.compile(r"(\d\d)_(\w+)")
 @cache
 def sources() -> dict[str, ast.Module]:
     "The syntax tree of each module, by its name within the package."
-    paths = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in sorted(LIBRARY.rglob("*.py"))}
-    return {name: ast.parse(path.read_text("utf-8")) for name, path in paths.items()}
+    return imports.modules(ROOT)
 
 
 @cache
@@ -53,29 +51,10 @@ def numbers() -> dict[str, int]:
     return {_module(path): int(path.name[:2]) for path in notebooks.find_lessons(ROOT) if path.parent == LESSONS}
 
 
-def imported(name: str, tree: ast.Module) -> Iterator[str]:
-    "Modules of the package that a module imports anywhere, also within a function."
-    home = [NAME, *name.split(".")[:-1]]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import): yield from (found for alias in node.names if (found := _ours(alias.name)))
-        elif isinstance(node, ast.ImportFrom):
-            base = home[: len(home) - node.level + 1] if node.level else []
-            base = ".".join([*base, *filter(None, [node.module])])
-            for alias in node.names:
-                if (found := _ours(f"{base}.{alias.name}") or _ours(base)) and found != name: yield found
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
-            text = node.args[0].value if isinstance(node.args[0], ast.Constant) else ""
-            if found := _ours(text): yield found
-
-
-def _ours(dotted: str) -> str | None:
-    name = dotted.removeprefix(f"{NAME}.")
-    return name if name != dotted and name in sources() else None
-
-
 @cache
 def graph() -> dict[str, set[str]]:
-    return {name: set(imported(name, tree)) for name, tree in sources().items() if name not in BY_HAND}
+    "What each module imports; those that are written by hand left out."
+    return {name: others for name, others in imports.graph(ROOT).items() if name not in BY_HAND}
 
 
 # --- rooms ---
@@ -116,7 +95,7 @@ def test_no_circles():
 
 @pending
 def test_every_part_is_used():
-    used = set().union(*graph().values(), *(imported(name, sources()[name]) for name in ("__init__", "__main__")))
+    used = set().union(*graph().values(), *map(imports.graph(ROOT).get, ("__init__", "__main__")))
     unused = {name for name in graph() if name.startswith("parts.")} - used
     assert not unused
 
@@ -181,7 +160,8 @@ def private_names() -> dict[str, set[str]]:
                 case ast.ImportFrom(module=str(module), level=0): words = [*module.split("."), *(a.name for a in node.names)]
                 case _: continue
             for word in words:
-                if re.fullmatch(r"_[a-zA-Z]\w*(?<!_)", word) and word not in own: found.setdefault(name, set()).add(ast.unparse(node))
+                if not re.fullmatch(r"_[a-zA-Z]\w*(?<!_)", word) or word in own: continue
+                found.setdefault(name, set()).add(ast.unparse(node))
     return found
 
 

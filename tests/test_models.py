@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dlops_mnist.parts.core import UserError, plain
 from dlops_mnist.models import MNISTModule, load_module
 from dlops_mnist.networks import (
     CNN,
@@ -27,6 +26,7 @@ from dlops_mnist.networks import (
     predicted_labels,
     to_input,
 )
+from dlops_mnist.parts.core import UserError, plain
 
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")

@@ -148,8 +148,9 @@ def test_an_old_config_trains_again(go, run, as_it_was):
 @moved_targets
 @pytest.mark.parametrize("checkpoint, network", [("fast_cnn.ckpt", "FastCNN"), ("whole.ckpt", "CNN")])
 def test_an_old_checkpoint_is_a_model(work, checkpoint, network):
+    from dlops_mnist.recipe import FastCNN  # the old name of its module
+
     from dlops_mnist import MNISTModule, load_module
-    from dlops_mnist.recipe import FastCNN  # noqa: F401 (the old name of its module)
 
     module = load_module(checkpoint)
     cls = FastCNN if network == "FastCNN" else dlops_mnist.CNN

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dlops_mnist.parts.command import run_command
 from dlops_mnist.config import load_config
+from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.runfolder import Run, mark_ended, new_run, write_rows
 from dlops_mnist.runs import diff_runs, plot_runs, print_runs, runs_table, select_runs

@@ -265,6 +265,7 @@ def test_real_mnist(work):
 
 
 def train_program(*words, cwd, **environment):
+    "A start as a person's own: the processes of several devices, and those of launchers, follow from it."
     return subprocess.run([sys.executable, "-m", "dlops_mnist.train", *words], cwd=cwd, text=True, capture_output=True,
                           stdin=subprocess.DEVNULL, env=os.environ | environment, timeout=280)
 

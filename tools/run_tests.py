@@ -6,6 +6,8 @@ python tools/run_tests.py [--slow | --guarantees]
 --guarantees: only the long half of what 07_train promises; no network, the same cases each time
 """
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import time
 from pathlib import Path
 from xml.etree import ElementTree
 
-from notebooks import check, environment, find_notebooks
+from notebooks import check, environment, find_notebooks, settings
 
 
 def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
@@ -36,18 +38,54 @@ def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
     return passed, len(notebooks) - passed  # what wasn't timed didn't run
 
 
-GUARANTEES = ("survival", "disasters", "hostile")
+GUARANTEES = ("survival", "disasters", "hostile", "config")
+# where one of these has changed, the tools are tested, too
+TOOLS = ("tools/", "settings.ini", "Makefile", "nbs/index.ipynb", "tests/test_new.py", "tests/test_repository.py")
+
+
+def cores() -> int:
+    "The cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tools_changed(root: Path) -> bool:
+    "Whether the tests of tools/ are due: always in CI, else where this branch or the uncommitted change touches them."
+    if os.environ.get("CI"): return True
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True)
+        return None if done.returncode else done.stdout.strip()
+
+    branch = settings(root)["branch"]
+    base = next(filter(None, (git("merge-base", "HEAD", name) for name in (f"origin/{branch}", branch))), None)
+    if base is None: return True
+    changed = [*git("diff", "--name-only", base).splitlines(), *git("ls-files", "--others", "--exclude-standard").splitlines()]
+    return any(name.startswith(TOOLS) for name in changed)
 
 
 def run_pytest(root: Path, which: str) -> tuple[int, int]:
     "How many tests of tests/ passed and failed."
-    wanted = {"": ["tests", "-m", "not slow"], "--slow": ["tests"],
-              "--guarantees": [*(f"tests/test_{name}.py" for name in GUARANTEES), "-m", "slow and not races"]}[which]
+    if which == "--slow":  # the races need a machine that does little else
+        halves = [run_pytest_once(root, ["tests", "-m", "not races"], explore=True),
+                  run_pytest_once(root, ["tests", "-m", "races"], explore=True, workers=1)]
+        return tuple(map(sum, zip(*halves)))
+    if which == "--guarantees":
+        return run_pytest_once(root, [*(f"tests/test_{name}.py" for name in GUARANTEES), "-m", "slow and not races"])
+    tools = tools_changed(root)
+    if not tools: print("The tests of tools/ are left out: nothing of theirs has changed (CI=1 runs them).", flush=True)
+    return run_pytest_once(root, ["tests", "-m", "not slow" if tools else "not slow and not tools"])
+
+
+def run_pytest_once(root: Path, wanted: list[str], explore: bool = False, workers: int | None = None) -> tuple[int, int]:
+    "The same, of the tests that `wanted` chooses, in so many processes; None: one for each core."
+    workers = workers or cores()
+    spread = ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", *wanted, "--durations=5", f"--junit-xml={report}"]
-        explore = {"EXPLORE": "1"} if which == "--slow" else {}
-        status = subprocess.run(command, cwd=root, env=environment() | explore, stdin=subprocess.DEVNULL).returncode
+        command = [sys.executable, "-m", "pytest", *wanted, *spread, "--durations=10", f"--junit-xml={report}"]
+        status = subprocess.run(command, cwd=root, env=environment() | ({"EXPLORE": "1"} if explore else {}),
+                                stdin=subprocess.DEVNULL).returncode
+        if status == 5 and explore: return 0, 0  # this half has no tests
         if not report.exists(): return 0, 1
         suite = ElementTree.parse(report).getroot().find("testsuite")
     tests, failures, errors, skipped = (int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped"))
@@ -66,7 +104,11 @@ def main(which: str) -> int:
         if good + bad == 0: bad = 1  # a stage that ran nothing has not passed
         passed, failed = passed + good, failed + bad
         print(f"{title}: {good} passed, {bad} failed in {time.monotonic() - begin:.0f} seconds", flush=True)
-    print(f"\nAll of it took {time.monotonic() - start:.0f} seconds.\n{passed} passed, {failed} failed")
+    seconds = time.monotonic() - start
+    if not which:  # for `make pace`
+        note = {"when": time.strftime("%Y-%m-%d"), "seconds": round(seconds), "passed": passed, "failed": failed}
+        (root / ".last_tests.json").write_text(json.dumps(note), "utf-8")
+    print(f"\nAll of it took {seconds:.0f} seconds.\n{passed} passed, {failed} failed")
     return failed > 0
 
 
