@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from PIL import Image
@@ -53,11 +54,12 @@ def attempt(
                           "nothing more is sent there.", stacklevel=2)
     return None
 
-# %% ../../nbs/parts/loggers.ipynb #590aa15f
+# %% ../../nbs/parts/loggers.ipynb #c7829c85
 class Tracker:
     "Stands before a logger's class: what fails after the start doesn't end the run. Its subclasses say how trackers differ."
 
     known_by: str | None = None  # the setting by which it finds this run again
+    keeps_models = False  # whether it was told to (`log_model`)
     hint = ""  # what to do when it can't be started
     started, failures = False, 0
 
@@ -89,7 +91,7 @@ class Tracker:
         _, (cls,), *state = super().__reduce_ex__(protocol)
         return _blank, (cls.__bases__[1],), *state
 
-# %% ../../nbs/parts/loggers.ipynb #752eeadd
+# %% ../../nbs/parts/loggers.ipynb #0559058b
 class TensorBoard(Tracker):
     known_by = "version"
 
@@ -99,7 +101,7 @@ class TensorBoard(Tracker):
         super().open_run(config, resumed)
         if resumed: return
         metrics = dict.fromkeys([*METRICS[2:], config.get("monitor", "val_acc")], 0.0)
-        for summary in hparams(self.known, metrics): self.experiment._get_file_writer().add_summary(summary)
+        for summary in hparams(self.known, metrics): self.experiment.file_writer.add_summary(summary)
         self.experiment.close()  # its thread would not survive a fork; the next use opens a new file beside this one
 
     def send_picture(self, name, picture, step): self.experiment.add_figure(name, picture, step, close=False)
@@ -135,19 +137,12 @@ class WandB(Tracker):
     known_by = "version"
     hint = " Log in with `wandb login`, or set `offline=true` for this logger."
 
-    def open_run(self, config, resumed):
-        if self._wandb_init["anonymous"] is None: del self._wandb_init["anonymous"]  # W&B complains of it at every start
-        if self._offline: self._wandb_init["mode"] = "offline"
-        super().open_run(config, resumed)
-
-    def send_checkpoint(self, checkpoint):
-        if self._log_model: self.experiment.log_artifact(str(checkpoint), f"model-{self.version}", "model")
+    def send_checkpoint(self, checkpoint): self.experiment.log_artifact(str(checkpoint), f"model-{self.version}", "model")
 
     def finalize(self, status):
         super().finalize(status)
-        self._wandb_init["id"] = self.version  # a later trainer.test() goes on with the same run
         if self._experiment is not None: attempt(self, self._experiment.finish, exit_code=int(status != "success"))
-        self._experiment = None
+        self._experiment = None  # a later trainer.test() goes on with the same run, by its `version`
 
 # %% ../../nbs/parts/loggers.ipynb #fa74da3d
 class MLflow(Tracker):
@@ -160,10 +155,9 @@ class MLflow(Tracker):
     def send_picture(self, name, picture, step):
         self.experiment.log_figure(self.run_id, picture, f"figures/{name}.png")
 
-    def send_checkpoint(self, checkpoint):
-        if self._log_model: self.experiment.log_artifact(self.run_id, str(checkpoint), "checkpoints")
+    def send_checkpoint(self, checkpoint): self.experiment.log_artifact(self.run_id, str(checkpoint), "checkpoints")
 
-# %% ../../nbs/parts/loggers.ipynb #644846ea
+# %% ../../nbs/parts/loggers.ipynb #5ce3b610
 TRACKERS = {"CSVLogger": CSV, "TensorBoardLogger": TensorBoard, "WandbLogger": WandB, "MLFlowLogger": MLflow}
 
 
@@ -171,7 +165,7 @@ def kind_of(cls: type) -> type[Tracker]:
     "What belongs to a logger's class, or to the one that it was made from."
     return next((TRACKERS[base.__name__] for base in cls.__mro__ if base.__name__ in TRACKERS), Tracker)
 
-# %% ../../nbs/parts/loggers.ipynb #b8159719
+# %% ../../nbs/parts/loggers.ipynb #c94d8d5f
 def better_defaults(
     section: Mapping[str, Any],  # one logger of the config
     experiment: str,
@@ -181,10 +175,11 @@ def better_defaults(
     folder, name = section.get("save_dir") or "", f"{experiment}/{run.path.name}"
     def files(version): return {} if folder else {"save_dir": str(run.path), "name": "", "version": version}
     artifacts = {"artifact_location": str(Path(folder, "mlruns", experiment))} if folder else {}
+    offline = {"settings": {"mode": "offline"}} if section.get("offline") else {}
     table = {
         "CSVLogger": files("csv"),
         "TensorBoardLogger": files("tensorboard") | {"default_hp_metric": False},
-        "WandbLogger": {"name": name},
+        "WandbLogger": {"name": name, "version": section.get("id") or token_hex(4)} | offline,
         "MLFlowLogger": {
             "experiment_name": experiment, "run_name": name, "log_model": True,
             "tracking_uri": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder, 'mlflow.db')}"} | artifacts,
@@ -214,8 +209,10 @@ def make_loggers(
     "The loggers that a config names, guarded and given its settings; raises `UserError` before anything is trained."
     experiment, before, trackers = config.get("experiment") or "base", run.provenance.get("trackers", {}), []
     for where, section in logger_sections(config).items():
-        settings = better_defaults(section, experiment, run) | dict(section) | before.get(where, {})
+        section = dict(section) | before.get(where, {})
+        settings = better_defaults(section, experiment, run) | section
         trackers.append(as_tracker(build(settings, where, "logger"), where))
+        trackers[-1].keeps_models = bool(settings.get("log_model"))
     if is_helper(): return trackers  # only the first process of a run sends anything
     start_trackers(trackers, config, before)
     if trackers: update_provenance(run, trackers={t.where: {t.known_by: t.version} if t.known_by else {} for t in trackers})
@@ -261,4 +258,4 @@ def log_picture(
 
 def log_checkpoint(logger: Logger, checkpoint: Path) -> None:
     "Send a checkpoint to a tracker that keeps models and was told to."
-    attempt(logger, kind_of(type(logger)).send_checkpoint, logger, checkpoint)
+    if getattr(logger, "keeps_models", False): attempt(logger, logger.send_checkpoint, checkpoint)
