@@ -106,7 +106,7 @@ def main(which: str) -> int:
         print(f"{title}: {good} passed, {bad} failed in {time.monotonic() - begin:.0f} seconds", flush=True)
     seconds = time.monotonic() - start
     if not which:  # for `make pace`
-        note = {"when": time.strftime("%Y-%m-%d"), "seconds": round(seconds), "passed": passed, "failed": failed}
+        note = {"when": time.strftime("%Y-%m-%d %H:%M"), "seconds": round(seconds, 1), "passed": passed, "failed": failed}
         (root / ".last_tests.json").write_text(json.dumps(note), "utf-8")
     print(f"\nAll of it took {seconds:.0f} seconds.\n{passed} passed, {failed} failed")
     return failed > 0
