@@ -30,7 +30,8 @@ __all__ = sorted([*_HOME_OF, *_MODULES])
 MOVED = {name: f"parts.{name}" for name in (
     "batches", "callbacks", "command", "compose", "core", "figures", "folder", "images", "launch", "loggers", "metrics",
     "runfolder", "sources", "targets", "yamlfile")} | {
-        "base": "parts.settings", "compare": "evaluate", "repeat": "parts.provenance", "recipe": "networks", "parts.recipe": "networks"}
+        "base": "parts.settings", "compare": "evaluate", "repeat": "parts.provenance", "recipe": "networks", "parts.recipe": "networks",
+        "picture": "parts.figures", "parts.picture": "parts.figures"}
 
 
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):

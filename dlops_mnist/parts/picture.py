@@ -1,2 +1,0 @@
-"""Moved to `figures`; this name goes when its last use has gone."""
-from .figures import *
