@@ -570,6 +570,23 @@ def test_plain_progress_is_a_line_for_each_epoch(capsys):
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["1/2", "2/2"]
 
 
+def test_an_epoch_without_validation_shows_no_figures_of_the_one_before(capsys):
+    train(make_config(trainer=QUIET | {"enable_progress_bar": True}), epochs=4, check_val_every_n_epoch=2)
+    assert ["val_acc" in line for line in capsys.readouterr().out.splitlines()] == [False, True, False, True]
+
+
+def test_a_report_shows_no_images_of_another_order():
+    import numpy as np
+
+    from dlops_mnist.parts.callbacks import Results, draw, mistakes_in
+
+    images = [np.full((8, 8), i, "uint8") for i in range(4)]
+    labels, probabilities = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.9])
+    assert list(mistakes_in(list(zip(images, labels)), labels, probabilities, 18)) == [1]
+    shuffled = mistakes_in(list(zip(images, labels[::-1])), labels, probabilities, 18)
+    assert shuffled == {} and "mistakes" not in draw(Results(labels, probabilities, shuffled, ["a", "b"]))
+
+
 def test_wandb_callback_takes_a_loader_as_in_the_series():
     from dlops_mnist.tracking import WandBCallback
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'TRACKERS', 'flat_settings', 'attempt', 'Tracker', 'TensorBoard', 'KeepingWriter', 'CSV', 'WandB',
-           'MLflow', 'kind_of', 'better_defaults', 'as_tracker', 'make_loggers', 'start_trackers', 'logger_sections',
+           'MLflow', 'kind_of', 'better_defaults', 'as_tracker', 'start_trackers', 'logger_sections', 'make_loggers',
            'log_picture', 'log_checkpoint']
 
 # %% ../../nbs/parts/loggers.ipynb #95258f4c
@@ -54,7 +54,7 @@ def attempt(
                           "nothing more is sent there.", stacklevel=2)
     return None
 
-# %% ../../nbs/parts/loggers.ipynb #c7829c85
+# %% ../../nbs/parts/loggers.ipynb #7cecaca3
 class Tracker:
     "Stands before a logger's class: what fails after the start doesn't end the run. Its subclasses say how trackers differ."
 
@@ -91,7 +91,7 @@ class Tracker:
         _, (cls,), *state = super().__reduce_ex__(protocol)
         return _blank, (cls.__bases__[1],), *state
 
-# %% ../../nbs/parts/loggers.ipynb #0559058b
+# %% ../../nbs/parts/loggers.ipynb #3e55d86e
 class TensorBoard(Tracker):
     known_by = "version"
 
@@ -157,7 +157,7 @@ class MLflow(Tracker):
 
     def send_checkpoint(self, checkpoint): self.experiment.log_artifact(self.run_id, str(checkpoint), "checkpoints")
 
-# %% ../../nbs/parts/loggers.ipynb #5ce3b610
+# %% ../../nbs/parts/loggers.ipynb #9055d4bc
 TRACKERS = {"CSVLogger": CSV, "TensorBoardLogger": TensorBoard, "WandbLogger": WandB, "MLFlowLogger": MLflow}
 
 
@@ -165,7 +165,7 @@ def kind_of(cls: type) -> type[Tracker]:
     "What belongs to a logger's class, or to the one that it was made from."
     return next((TRACKERS[base.__name__] for base in cls.__mro__ if base.__name__ in TRACKERS), Tracker)
 
-# %% ../../nbs/parts/loggers.ipynb #c94d8d5f
+# %% ../../nbs/parts/loggers.ipynb #d2fd6da6
 def better_defaults(
     section: Mapping[str, Any],  # one logger of the config
     experiment: str,
@@ -201,24 +201,7 @@ def as_tracker(
 def _blank(cls: type[Logger]) -> Logger:
     return object.__new__(type(cls.__name__, (kind_of(cls), cls), {}))
 
-# %% ../../nbs/parts/loggers.ipynb #d9e247f1
-def make_loggers(
-    config: Mapping[str, Any],  # reads `logger`, `trainer`, `experiment`, `monitor`
-    run: Run,  # notes who its trackers are
-) -> list[Logger]:
-    "The loggers that a config names, guarded and given its settings; raises `UserError` before anything is trained."
-    experiment, before, trackers = config.get("experiment") or "base", run.provenance.get("trackers", {}), []
-    for where, section in logger_sections(config).items():
-        section = dict(section) | before.get(where, {})
-        settings = better_defaults(section, experiment, run) | section
-        trackers.append(as_tracker(build(settings, where, "logger"), where))
-        trackers[-1].keeps_models = bool(settings.get("log_model"))
-    if is_helper(): return trackers  # only the first process of a run sends anything
-    start_trackers(trackers, config, before)
-    if trackers: update_provenance(run, trackers={t.where: {t.known_by: t.version} if t.known_by else {} for t in trackers})
-    return trackers
-
-
+# %% ../../nbs/parts/loggers.ipynb #4bd4fa33
 def start_trackers(
     trackers: list[Logger],
     config: Mapping[str, Any],
@@ -235,7 +218,7 @@ def start_trackers(
         if not isinstance(error, Exception): raise
         raise UserError(f"The tracker `{tracker.where}` can't be started: {error}{tracker.hint}", key=tracker.where) from error
 
-
+# %% ../../nbs/parts/loggers.ipynb #8c24fb57
 def logger_sections(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     "The loggers that a config asks for, by the setting that does."
     sections = {f"logger.{name}": section for name, section in (config.get("logger") or {}).items() if section}
@@ -244,6 +227,23 @@ def logger_sections(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         sections["trainer.logger"] = {"_target_": "pytorch_lightning.loggers.TensorBoardLogger",
                                       "name": "lightning_logs", "save_dir": trainer.get("default_root_dir") or "."}
     return sections
+
+# %% ../../nbs/parts/loggers.ipynb #d9e247f1
+def make_loggers(
+    config: Mapping[str, Any],  # reads `logger`, `trainer`, `experiment`, `monitor`
+    run: Run,  # notes who its trackers are
+) -> list[Logger]:
+    "The loggers that a config names, guarded and given its settings; raises `UserError` before anything is trained."
+    experiment, before, trackers = config.get("experiment") or "base", run.provenance.get("trackers", {}), []
+    for where, section in logger_sections(config).items():
+        section = dict(section) | before.get(where, {})
+        settings = better_defaults(section, experiment, run) | section
+        trackers.append(as_tracker(build(settings, where, "logger"), where))
+        trackers[-1].keeps_models = bool(settings.get("log_model"))
+    if is_helper(): return trackers  # only the first process of a run sends anything
+    start_trackers(trackers, config, before)
+    if trackers: update_provenance(run, trackers={t.where: {t.known_by: t.version} if t.known_by else {} for t in trackers})
+    return trackers
 
 # %% ../../nbs/parts/loggers.ipynb #bec78ae6
 def log_picture(
