@@ -13,6 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from imports import graph, imported, importers
@@ -60,10 +61,10 @@ def run(command: list, root: Path, until: float) -> str:
     try: return "failed" if process.wait(max(1, until - time.monotonic())) else "passed"
     except subprocess.TimeoutExpired: return "stopped"
     finally:
-        for number in (signal.SIGINT, signal.SIGKILL):  # pytest then says what it has seen so far
-            try:
-                if process.poll() is None: os.killpg(process.pid, number), process.wait(3)
-            except (ProcessLookupError, subprocess.TimeoutExpired): pass
+        if process.poll() is None:  # pytest then says what it has seen so far
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired): process.wait(3)
+        with suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)  # and what it has started
 
 
 def main() -> int:

@@ -13,11 +13,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 from notebooks import check, environment, find_notebooks, settings
+
+NOTEBOOK_SECONDS = 1800  # after so long, one of them hangs
 
 
 def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
@@ -26,10 +29,12 @@ def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
     command = [Path(sysconfig.get_path("scripts"), "nbdev_test"), "--timing", *(["--flags", "slow"] if slow else [])]
     process = subprocess.Popen(command, cwd=root, env=environment(), text=True, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    lines = []
+    lines, patience = [], threading.Timer(NOTEBOOK_SECONDS, process.kill)
+    patience.start()
     for line in process.stdout:
         print(line, end="", flush=True)
         lines.append(line.rstrip())
+    patience.cancel()
     if process.wait():
         failed = len(notebooks & {line.strip() for line in lines}) or 1  # they are listed at the end
         return len(notebooks) - failed, failed
