@@ -29,7 +29,8 @@ from dlops_mnist.config import diff, load_config
 from dlops_mnist.parts import images as images_module
 from dlops_mnist.parts.core import UserError, flatten, plain
 from dlops_mnist.parts.images import open_images
-from dlops_mnist.parts.launch import plan, split_command
+from dlops_mnist.parts.compose import compose_jobs
+from dlops_mnist.parts.launch import split_command
 from dlops_mnist.parts.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
 from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
 from dlops_mnist.parts.settings import GROUPS
@@ -352,7 +353,7 @@ def read_a_file(data: bytes, folder: Path):
     with harmless(folder):
         config = outcome(load_config, file)
         if not isinstance(config, UserError):
-            outcome(plan, str(file), [], False)
+            outcome(compose_jobs, str(file), [], False)
         found = set(os.listdir(folder))
     assert found == {"experiment.yml"}, "reading a file must write nothing"
     return config
@@ -463,7 +464,7 @@ words = st.one_of(
 def test_words_of_a_command_line(typed, multirun, folder):
     def command():
         experiment, overrides, _ = split_command(typed)
-        return plan(experiment, overrides, multirun)
+        return compose_jobs(experiment, overrides, multirun)
 
     with harmless(folder):
         outcome(command)
@@ -487,7 +488,7 @@ def test_words_of_a_command_line(typed, multirun, folder):
 def test_words_that_ask_for_too_much(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with harmless(tmp_path):
-        assert isinstance(outcome(plan, None, [word], False), UserError)
+        assert isinstance(outcome(compose_jobs, None, [word], False), UserError)
 
 
 # --- pictures ---
@@ -751,7 +752,7 @@ def read_a_checkpoint(file: Path, settings: bool = True):
         trained = outcome(load, file)
         assert isinstance(trained, UserError) == isinstance(module, UserError)
         if settings and not isinstance(outcome(load_config, file), UserError):
-            outcome(plan, str(file), ["seed=1"], False)
+            outcome(compose_jobs, str(file), ["seed=1"], False)
     assert not Path("SENTINEL").exists()
     return module
 
