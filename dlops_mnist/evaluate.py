@@ -80,8 +80,7 @@ def fairness(
                         f"{datamodule.fingerprint[:12]}, that of the training was {known[:12]}.")
     # a missing training set isn't built just to look at it
     try: before = open_dataset(trained.config["datamodule"], {"source": None})
-    except UserError as error:
-        return [*warnings, f"Whether the model has seen the evaluated images can't be checked: {error}"]
+    except UserError as error: return [*warnings, f"Whether the model has seen the evaluated images can't be checked: {error}"]
     if trained.fingerprint and known != before.fingerprint != datamodule.fingerprint:
         warnings.append(f"`{before.path}` has changed since the training: what the model has seen is judged by what is there now.")
     return warnings + overlaps(hashes, before.datasets, split)
@@ -98,14 +97,13 @@ def measure(
 
     data, classes = datamodule.datasets[split], list(datamodule.classes)
     logits = predict(trained.module, data.images)
-    known = logits.shape[1] if logits.ndim == 2 else 2
-    if known != len(classes):
+    if (known := logits.shape[1] if logits.ndim == 2 else 2) != len(classes):
         raise UserError(f"`{trained.path}` tells {known} classes apart, and `{datamodule.path}` has {len(classes)}.")
     p = trained.module.logits_to_probs(logits).numpy()
     warnings = fairness(trained, datamodule, split)
     if not np.isfinite(p).all(): warnings.insert(0, "The model's answers are not numbers (NaN): its training went wrong.")
-    counts = np.bincount(data.labels, minlength=len(classes)).tolist()
-    dataset = {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint, "images": dict(zip(classes, counts))}
+    counts = dict(zip(classes, np.bincount(data.labels, minlength=len(classes)).tolist()))
+    dataset = {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint, "images": counts}
     table = metric_table(data.labels, p, classes, image_losses(logits, data.labels), draws)
     return Evaluation(data.labels, p, classes, trained, split, dataset, data.images, data.paths, table, warnings)
 
