@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .parts.checkpoint import find_checkpoint, nearest_path
+from .parts.runfolder import find_checkpoint, nearest_path
 from .parts.command import run_command, say, show_table
 from .parts.compare import Comparison, plot_disagreements
 from .parts.core import UserError, atomic, nearest

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import EpochMetrics, classification_loss, to_input, to_logits
-from .parts.checkpoint import find_checkpoint
+from .parts.runfolder import find_checkpoint
 from .parts.command import mistyped
 from .parts.core import UserError, plain, read_checkpoint
 from .parts.runfolder import Run

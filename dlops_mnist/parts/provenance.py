@@ -22,7 +22,7 @@ FACTS = ("packages", "python", "git", "hardware")
 
 def made_by(run: Run) -> dict[str, Any]:
     "What a run was made with: versions, code and machine, from its provenance."
-    known = run.provenance
+    known = run.noted or run.provenance
     return {name: known.get(name) for name in FACTS}
 
 

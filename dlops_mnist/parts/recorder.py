@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOG', 'LOGGERS', 'log_handler', 'LogFile', 'describe_training', 'RunStatus', 'save_checkpoint',
-           'rewind_to_epoch_start', 'rewind_to_batch_start', 'random_state', 'set_random_state', 'RandomState',
-           'epoch_metrics', 'check_monitors', 'unknown_metric', 'EpochRows', 'Checkpoints', 'Stoppable', 'RunRecorder',
-           'make_callbacks']
+           'rewind_to_epoch_start', 'rewind_to_batch_start', 'go_on_within_epoch', 'random_state', 'set_random_state',
+           'RandomState', 'epoch_metrics', 'check_monitors', 'unknown_metric', 'EpochRows', 'Checkpoints',
+           'RunRecorder', 'make_callbacks']
 
 # %% ../../nbs/parts/recorder.ipynb #943a3782
 import logging
@@ -29,7 +29,7 @@ from .callbacks import check_needs_tracker, epoch_line, progress_bar
 from .core import UserError
 from .loggers import log_checkpoint
 from .provenance import made_by
-from .runfolder import METRICS, Run, best_row, better, mark_ended, mark_running, process_identity
+from .runfolder import METRICS, Run, best_row, better, mark_ended, mark_running
 from .runfolder import update_provenance, write_rows
 from .signals import StopSignals, is_sigterm, signal_of
 from .targets import build
@@ -99,11 +99,11 @@ class RunStatus(Callback):
     def setup(self, trainer, module, stage) -> None:
         if stage != "fit": return
         # helpers on other devices have not made the folder; they learn here which it is
-        self.run = Run(trainer.strategy.broadcast(str(self.run.path)))
+        path = trainer.strategy.broadcast(str(self.run.path))
+        if not trainer.is_global_zero: self.run = Run(path)
         if not trainer.is_global_zero: return
         self.log_file.start()
-        known = self.run.provenance
-        if known.get("status") != "running" or known.get("process") != process_identity(): mark_running(self.run)
+        if self.run.noted.get("status") != "running": mark_running(self.run)
         update_provenance(self.run, status="running", error=None, training=describe_training(trainer),
                           fingerprint=getattr(trainer.datamodule, "fingerprint", None))
 
@@ -160,6 +160,11 @@ def rewind_to_batch_start(fit_loop: dict[str, Any]) -> None:
     fit_loop["epoch_loop.batch_progress"]["is_last_batch"] = False
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1  # Lightning adds one when it goes on within an epoch
 
+
+def go_on_within_epoch(trainer: pl.Trainer) -> None:
+    "Let Lightning forget that it has just continued: else it leaves out the step of a schedule at the end of such an epoch."
+    trainer.fit_loop._restarting = False
+
 # %% ../../nbs/parts/recorder.ipynb #a2be1e0d
 def random_state() -> dict[str, Any]:
     "The state of all random generators, in plain types that a checkpoint may hold."
@@ -178,25 +183,15 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 # %% ../../nbs/parts/recorder.ipynb #e50eafcf
-class RandomState(RunStatus):
-    "Puts the random state into every checkpoint, and takes it up again where it was saved."
+class RandomState:
+    "The random state of the checkpoint that a run continues from, waiting for the moment at which it was saved."
 
-    def __init__(self, run: Run):
-        super().__init__(run)
-        self.random: dict[str, Any] | None = None  # of the checkpoint that we continue from
+    def __init__(self): self.waiting: dict[str, Any] | None = None
 
-    def state_dict(self) -> dict[str, Any]: return {"random": random_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: self.random = state.get("random")
-
-    def on_train_epoch_start(self, trainer, module) -> None: self.restore_random_state()
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None: self.restore_random_state()
-
-    def restore_random_state(self) -> None:
-        # at the very moment at which it was saved, so that what was drawn while starting up doesn't count
-        if self.random: set_random_state(self.random)
-        self.random = None
+    def restore(self) -> None:
+        "Take it up, once: what was drawn while starting up doesn't count."
+        if self.waiting: set_random_state(self.waiting)
+        self.waiting = None
 
 # %% ../../nbs/parts/recorder.ipynb #ba9eeab3
 def epoch_metrics(
@@ -229,28 +224,25 @@ def unknown_metric(where: str, name: str, metrics: Mapping[str, Any]) -> UserErr
     return UserError(f"`{where}: {name}` is no metric of this training. The metrics are {names}.", key=where)
 
 # %% ../../nbs/parts/recorder.ipynb #e3ff8d26
-class EpochRows(RandomState):
+class EpochRows:
     "Keeps a row of metrics for each epoch, and knows which is the best."
 
     def __init__(self, run: Run, monitor: str, mode: str):
-        super().__init__(run)
         if mode not in ("max", "min"): raise UserError(f"`monitor_mode: {mode}` is not max or min.", key="monitor_mode")
-        self.monitor, self.mode, self.rows = monitor, mode, []
+        self.run, self.monitor, self.mode, self.rows = run, monitor, mode, []
         self.ended: dict[str, int] | None = None  # the epoch that has ended but is not written yet
         self.validated = False  # whether that epoch had a validation pass
 
-    def on_train_start(self, trainer, module) -> None:
-        self.rows = [row for row in self.run.rows if row.get("epoch", 0) < trainer.current_epoch]
-        self.ended, self.validated = None, False
+    def begin(self, epoch: int) -> None:
+        "Take up the rows of the epochs before this one."
+        self.rows, self.ended, self.validated = [row for row in self.run.rows if row.get("epoch", 0) < epoch], None, False
 
-    def on_validation_end(self, trainer, module) -> None:
-        self.validated = not trainer.sanity_checking
-
-    def on_train_epoch_end(self, trainer, module) -> None:
+    def end(self, trainer: pl.Trainer) -> None:
+        "Note that an epoch has ended."
         self.ended = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         if self.validated: check_monitors(trainer)
 
-    def close_epoch(self, trainer: pl.Trainer) -> bool:
+    def close(self, trainer: pl.Trainer) -> bool:
         "Write the row of an epoch that has ended; returns whether it is the best so far."
         metrics = epoch_metrics(trainer, self.validated) if self.ended else {}
         if not metrics: return False
@@ -263,21 +255,13 @@ class EpochRows(RandomState):
         return self.monitor in metrics and better(metrics[self.monitor], best, self.mode)
 
 # %% ../../nbs/parts/recorder.ipynb #51deaf96
-class Checkpoints(EpochRows):
-    "Writes `last.ckpt` and `best.ckpt` at the start of an epoch; a subclass may ask for more, at that of a batch."
+class Checkpoints:
+    "Writes `last.ckpt` and `best.ckpt`, at the start of an epoch or of a batch."
 
-    moment: str | None = None  # for which a checkpoint is being written: `epoch` or `batch`
-    saved = 0  # the step of the last one
-
-    def on_train_start(self, trainer, module) -> None:
-        super().on_train_start(trainer, module)
-        self.saved = trainer.global_step
-
-    def on_train_epoch_start(self, trainer, module) -> None:
-        super().on_train_epoch_start(trainer, module)
-        self.write(trainer, "epoch")
-
-    def on_train_end(self, trainer, module) -> None: self.write(trainer, "epoch")
+    def __init__(self, run: Run, rows: EpochRows):
+        self.run, self.rows = run, rows
+        self.moment: str | None = None  # for which a checkpoint is being written: `epoch` or `batch`
+        self.saved = 0  # the step of the last one
 
     def write(
         self,
@@ -286,51 +270,20 @@ class Checkpoints(EpochRows):
     ) -> None:
         "Save a checkpoint; raises `UserError` if the folder can't be written."
         self.moment, self.saved = moment, trainer.global_step
-        try: save_checkpoint(trainer, self.run, best=moment == "epoch" and self.close_epoch(trainer))
+        try: save_checkpoint(trainer, self.run, best=moment == "epoch" and self.rows.close(trainer))
         except OSError as error:
             raise UserError(f"The run can't write its folder `{self.run.path}`: {error.strerror or error}. What was "
                             "saved before is still good.", key="paths.runs") from error
         finally: self.moment = None
 
-    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
-        # a checkpoint that leaves its run's folder still knows with what it was made, and which images it has seen
+    def complete(self, trainer: pl.Trainer, checkpoint: dict[str, Any]) -> None:
+        "Add what a checkpoint is to know when it leaves its run's folder, and let Lightning's counters fit the moment."
         checkpoint["dlops_mnist"] = made_by(self.run) | {"fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
         if self.moment == "epoch": rewind_to_epoch_start(checkpoint["loops"]["fit_loop"])
         if self.moment == "batch": rewind_to_batch_start(checkpoint["loops"]["fit_loop"])
 
 # %% ../../nbs/parts/recorder.ipynb #a106c173
-class Stoppable(Checkpoints):
-    "Writes checkpoints within an epoch too, and ends the run at a moment that suits when a signal has come."
-
-    def __init__(self, run: Run, monitor: str, mode: str, every_n_steps: int | None):
-        super().__init__(run, monitor, mode)
-        self.every_n_steps, self.signals = every_n_steps, StopSignals()
-
-    def on_train_start(self, trainer, module) -> None:
-        super().on_train_start(trainer, module)
-        self.signals.start(trainer.world_size)
-
-    def on_train_epoch_start(self, trainer, module) -> None:
-        super().on_train_epoch_start(trainer, module)
-        self.signals.check()
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        super().on_train_batch_start(trainer, module, batch, batch_idx)
-        # else Lightning leaves out the step of a schedule by `val_loss` at the end of an epoch that was continued
-        trainer.fit_loop._restarting = False
-        # gradients that are still being added up are in no checkpoint
-        if batch_idx % trainer.accumulate_grad_batches: return
-        due, stop = self.every_n_steps and trainer.global_step - self.saved >= self.every_n_steps, self.signals.agreed()
-        if batch_idx and (due or stop): self.write(trainer, "batch")
-        if stop: self.signals.give_way(stop)
-
-    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None:
-        self.signals.check_patience()
-
-    def teardown(self, trainer, module, stage) -> None: self.signals.stop()
-
-# %% ../../nbs/parts/recorder.ipynb #b571eb61
-class RunRecorder(Stoppable):
+class RunRecorder(RunStatus):
     "Writes a run's folder while it trains: metrics, the best and the last checkpoint, provenance, log and status."
 
     def __init__(
@@ -340,17 +293,45 @@ class RunRecorder(Stoppable):
         mode: str = "max",  # `max` or `min`
         every_n_steps: int | None = None,  # save `last.ckpt` within an epoch too
     ):
-        super().__init__(run, monitor, mode, every_n_steps)
+        super().__init__(run)
+        self.rows, self.random, self.signals = EpochRows(run, monitor, mode), RandomState(), StopSignals()
+        self.checkpoints, self.every_n_steps, self.monitor = Checkpoints(run, self.rows), every_n_steps, monitor
+
+    def state_dict(self) -> dict[str, Any]: return {"random": random_state()}
+    def load_state_dict(self, state: dict[str, Any]) -> None: self.random.waiting = state.get("random")
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None: self.checkpoints.complete(trainer, checkpoint)
 
     def on_train_start(self, trainer, module) -> None:
-        super().on_train_start(trainer, module)
+        self.rows.run = self.checkpoints.run = self.run  # a helper has learnt which it is
+        self.rows.begin(trainer.current_epoch)
+        self.checkpoints.saved = trainer.global_step
+        self.signals.start(trainer.world_size)
         # Lightning forgets that early stopping had decided, and would train on
         trainer.should_stop |= any(c.stopped_epoch > 0 for c in trainer.callbacks if isinstance(c, EarlyStopping))
 
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self.random.restore()
+        self.checkpoints.write(trainer, "epoch")
+        self.signals.check()
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        self.random.restore()
+        go_on_within_epoch(trainer)
+        # gradients that are still being added up are in no checkpoint
+        if batch_idx % trainer.accumulate_grad_batches: return
+        due, stop = self.every_n_steps and trainer.global_step - self.checkpoints.saved >= self.every_n_steps, self.signals.agreed()
+        if batch_idx and (due or stop): self.checkpoints.write(trainer, "batch")
+        if stop: self.signals.give_way(stop)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0) -> None: self.signals.check_patience()
+    def on_validation_end(self, trainer, module) -> None: self.rows.validated = not trainer.sanity_checking
+    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer)
+
     def on_train_end(self, trainer, module) -> None:
-        super().on_train_end(trainer, module)
-        for logger in trainer.loggers if trainer.is_global_zero else ():
-            log_checkpoint(logger, self.run.best_checkpoint)
+        self.checkpoints.write(trainer, "epoch")
+        for logger in trainer.loggers if trainer.is_global_zero else (): log_checkpoint(logger, self.run.best_checkpoint)
+
+    def teardown(self, trainer, module, stage) -> None: self.signals.stop()
 
 # %% ../../nbs/parts/recorder.ipynb #de273573
 def make_callbacks(

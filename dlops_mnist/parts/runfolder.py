@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'package_versions', 'git_state', 'hardware', 'process_identity', 'is_gone',
            'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'is_helper', 'new_run',
            'write_config', 'discard_run', 'update_provenance', 'mark_running', 'mark_ended', 'check_links',
-           'reopen_run', 'find_runs']
+           'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
 
 # %% ../../nbs/parts/runfolder.ipynb #03441d4a
 import csv
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from .command import as_typed
-from .core import UserError, atomic, check_name, plain, remove
+from .core import UserError, atomic, check_name, nearest, plain, remove
 from .yamlfile import QuickLoader, to_yaml
 
 # %% ../../nbs/parts/runfolder.ipynb #277d7b47
@@ -40,10 +40,8 @@ def claim_folder(
     try:
         for attempt in range(100_000):
             folder = parent / (f"{name}-{attempt}" if attempt else name)
-            parent.mkdir(parents=True, exist_ok=True)
-            try: folder.mkdir()
-            except FileExistsError: continue
-            except FileNotFoundError: continue  # another run, whose start failed, has just taken the empty folder away
+            try: folder.mkdir(parents=True)
+            except (FileExistsError, FileNotFoundError): continue  # taken; or a run whose start failed took the empty parent away
             return folder
     except OSError as error:
         raise UserError(f"The runs folder `{parent}` can't be written: {error.strerror}.", key="paths.runs") from error
@@ -140,6 +138,7 @@ class RunFiles:
         self.figures = self.path / "figures"  # the latest pictures of the validation set
         self.evaluation = self.path / "evaluation"  # what `evaluate` writes
         self.made: list[Path] = []  # folders that were made for this run's folder to be in, the innermost first
+        self.noted: dict[str, Any] = {}  # the provenance that this process has written: nobody else writes meanwhile
 
     @property
     def config(self) -> dict[str, Any]:
@@ -313,13 +312,14 @@ def discard_run(run: Run) -> None:
 # %% ../../nbs/parts/runfolder.ipynb #5e464686
 def update_provenance(run: Run, **changes: Any) -> None:
     "Change some entries of a run's provenance."
-    provenance = run.provenance | plain(changes)
-    with atomic(run.provenance_file) as part: part.write_text(json.dumps(provenance, indent=2), encoding="utf-8")
+    run.noted = (run.noted or run.provenance) | plain(changes)
+    with atomic(run.provenance_file) as part: part.write_text(json.dumps(run.noted, indent=2), encoding="utf-8")
 
 
 def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
     now, before = datetime.now().astimezone().isoformat(timespec="seconds"), run.provenance
+    run.noted = before
     if before: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
     seconds = before.get("seconds")
     if run_status(before) == "dead":  # nobody noted its end: it lived at least until its last checkpoint
@@ -335,7 +335,7 @@ def mark_ended(
 ) -> None:
     "Note how and when a run ended, and how long it took in all its sessions."
     ended = datetime.now().astimezone()
-    seconds = _seconds_until(run.provenance, ended)
+    seconds = _seconds_until(run.noted or run.provenance, ended)
     text = f"{type(error).__name__}: {error}".rstrip(": ") if isinstance(error, BaseException) else error
     update_provenance(run, status=status, error=text, ended=ended.isoformat(timespec="seconds"), seconds=seconds)
 
@@ -394,3 +394,35 @@ def _folders(folder: str | os.PathLike) -> list[str]:
     # a folder may vanish while we look
     try: return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
     except OSError: return []
+
+# %% ../../nbs/parts/runfolder.ipynb #9ab7959d
+def find_checkpoint(
+    subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder (its best checkpoint), here or below runs/
+) -> tuple[Path, Run | None]:
+    "The checkpoint that `subject` means, and the run that it belongs to, if any; raises `UserError`."
+    path = Path(getattr(subject, "path", subject))
+    if os.path.isfile(path):  # unlike Path.is_file, at ease with names that no file can have
+        run = Run(path.parent.parent)
+        return path, run if run.provenance and path.parent == run.checkpoints else None
+    if not os.path.isdir(path):
+        # `train mine` has written below runs/
+        if not path.is_absolute() and os.path.isdir(below := Path("runs", path)): return find_checkpoint(below)
+        raise UserError(f"There is no checkpoint or run `{path}`.{nearest_path(path)}")
+    run = Run(path)
+    if run.best_checkpoint.is_file(): return run.best_checkpoint, run
+    if run.provenance: raise UserError(f"The run `{path}` has no checkpoint; its status is: {run.status}.")
+    inside = [folder for folder in sorted(path.iterdir()) if Run(folder).provenance_file.is_file()]
+    if len(inside) == 1: return find_checkpoint(inside[0])
+    hint = f" It holds {len(inside)} of them, the latest is `{inside[-1]}`." if inside else ""
+    raise UserError(f"`{path}` is not a run's folder.{hint}")
+
+
+def nearest_path(path: Path) -> str:
+    "The end of a message about a path that does not exist: where it leaves what exists, and the nearest name there."
+    if os.path.isfile(path): return " That is a file, not a folder."  # Path.is_file raises for an endless name
+    parent = next((p for p in path.parents if os.path.isdir(p)), Path())
+    missing = path.relative_to(parent).parts[0]
+    names = [p.name for p in parent.iterdir() if p.is_dir() or p.suffix in (".ckpt", ".pt", ".pth")]
+    hint = nearest(missing, [name for name in names if not name.startswith(".")])
+    place = f" In `{parent}` there is no `{missing}`." if path != Path(missing) else ""
+    return f"{place}{hint if hint.startswith(' Did') or len(names) <= 8 else ''}"
