@@ -63,7 +63,7 @@ def train(path: str, steps: int) -> None:
     from dlops_mnist.parts import images
     from dlops_mnist.config import load_config
     from dlops_mnist.models import MNISTModule
-    from dlops_mnist.train import keep_freed_memory
+    from dlops_mnist.parts.core import keep_freed_memory
 
     keep_freed_memory()
     dataset.open_images = lambda *_: images.ImageArrays.load(Path(path), Path(path))

@@ -22,7 +22,8 @@ from dlops_mnist.config import load_config
 from dlops_mnist.dataset import MNISTDataModule
 from dlops_mnist.models import MNISTModule
 from dlops_mnist.parts.sources import build_mnist
-from dlops_mnist.train import keep_freed_memory, train
+from dlops_mnist.parts.core import keep_freed_memory
+from dlops_mnist.train import train
 
 JOBS = {  # images of each class, repeats, overrides of the base config, and the ratio to reach
     "MLP, batch 25": (None, 7, ["model=mlp", "datamodule.batch_size=25"], 1.15),

@@ -171,7 +171,7 @@ def test_a_value_that_a_class_refuses_leaves_no_run(work, capsys, words):
 
 @pytest.mark.parametrize("cores, most", [(1, 4), (2, 4), (64, 64)])
 def test_processes_for_cores(monkeypatch, cores, most):
-    from dlops_mnist import train as module
+    from dlops_mnist.parts import core as module
 
     monkeypatch.setattr(module, "usable_cores", lambda: cores)
     for devices in (1, 2, most, str(most), "auto"): module.check_hardware({"accelerator": "cpu", "devices": devices})
@@ -362,7 +362,7 @@ def test_the_promises_name_tests_that_exist():
 
 @pytest.mark.parametrize("name", ["lr=0.1", "mine[red]", "a,b", "it's mine", "é(2)", "1e3"])
 def test_a_run_of_any_name_is_told_as_it_is_and_goes_on(work, name, capsys):
-    from dlops_mnist.train import children_repeat, how_to_go_on
+    from dlops_mnist.parts.signals import children_repeat, how_to_go_on
 
     run = train("001", f'experiment="{name}"', "trainer.max_epochs=1")
     printed = capsys.readouterr().out

@@ -192,11 +192,15 @@ def sigterm_stops() -> Iterator[None]:
 # %% ../../nbs/parts/signals.ipynb #6ede3661
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    "Let Ctrl-C and SIGTERM wait for the end: in the middle of its import, PyTorch would crash."
-    if not hasattr(signal, "pthread_sigmask"): return (yield)  # Windows
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    "Note Ctrl-C and SIGTERM and let them come at the end: in the middle of its import, PyTorch would crash."
+    if not in_main_thread(): return (yield)
+    noted: list[int] = []
+    def note(number, frame): noted.append(number)
+    before = {number: signal.signal(number, note) for number in STOPPING}
     try: yield
-    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
+    for number in noted: signal.raise_signal(number)
 
 # %% ../../nbs/parts/signals.ipynb #1b3627cd
 @contextmanager
