@@ -338,6 +338,7 @@ def mark_ended(
     seconds = _seconds_until(run.noted or run.provenance, ended)
     text = f"{type(error).__name__}: {error}".rstrip(": ") if isinstance(error, BaseException) else error
     update_provenance(run, status=status, error=text, ended=ended.isoformat(timespec="seconds"), seconds=seconds)
+    run.noted = {}  # from now on, others may take it up
 
 
 def _seconds_until(provenance: Mapping[str, Any], end: datetime) -> float | None:
