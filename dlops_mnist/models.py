@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'Classifier', 'measure', 'save_running', 'load_running', 'full_target', 'build_model',
            'build_optimizer', 'build_scheduler', 'complete', 'to_probabilities', 'predict', 'MNISTModule',
-           'fitting_images', 'fitting_logits', 'load_module', 'Trained', 'load']
+           'build_optimizers', 'fitting_images', 'fitting_logits', 'load_module', 'Trained', 'load']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import inspect
@@ -79,6 +79,9 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return measure(self, "val_", batch_idx, *batch)
     def test_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return measure(self, "test_", batch_idx, *batch)
+
+    def logits_to_probs(self, logits: Tensor) -> Tensor: return to_probabilities(logits)
+    def predict(self, images: Tensor) -> Tensor: return to_probabilities(predict(self, images))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         # early, so that every callback finds the epoch's metrics in its own `on_train_epoch_end`
@@ -223,25 +226,27 @@ class MNISTModule(Classifier):
         super().__init__()
         self.save_hyperparameters(complete(config))
         self._hparams_name = "config"  # `load_from_checkpoint` calls a subclass in the same way
-        settings, data = self.hparams, self.hparams["datamodule"]
+        data, augment = self.hparams["datamodule"], self.hparams["augment"]
         self.classes, self.image_shape = data.get("classes"), tuple(data.get("image_shape") or (28, 28))
         self.class_count = len(self.classes or (0, 1))
-        self.model = build_model(settings["model"], self.image_shape, self.class_count)
-        self.augment = build(settings["augment"], "augment", "model") if settings["augment"] else None
-        self.label_smoothing = settings["label_smoothing"]
+        self.model = build_model(self.hparams["model"], self.image_shape, self.class_count)
+        self.augment = build(augment, "augment", "model") if augment else None
+        self.label_smoothing = self.hparams["label_smoothing"]
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."
         images = fitting_images(to_input(images, self.dtype), self.image_shape)
         return fitting_logits(to_logits(self.model(images)), self)
 
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.hparams["optimizer"], self.parameters())
-        if not self.hparams["scheduler"]: return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(self.hparams["scheduler"], optimizer, self.trainer)}
+    def configure_optimizers(self) -> Any: return build_optimizers(self)
 
-    def logits_to_probs(self, logits: Tensor) -> Tensor: return to_probabilities(logits)
-    def predict(self, images: Tensor) -> Tensor: return to_probabilities(predict(self, images))
+# %% ../nbs/05_models.ipynb #1261d696
+def build_optimizers(module: MNISTModule) -> Any:
+    "The optimizer of a module, and its schedule if there is one, in the form that Lightning takes."
+    settings = module.hparams
+    optimizer = build_optimizer(settings["optimizer"], module.parameters())
+    if not settings["scheduler"]: return optimizer
+    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 
 # %% ../nbs/05_models.ipynb #74660a1e
 def fitting_images(images: Tensor, expected: tuple[int, ...]) -> Tensor:
@@ -268,7 +273,7 @@ def load_module(
     "The module of a checkpoint, in eval mode; runs no code out of the file. Raises `UserError` if it can't be loaded."
     return _module_of(read_checkpoint(path, map_location), path).to(map_location).eval()
 
-
+# %% ../nbs/05_models.ipynb #89750ac7
 def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> MNISTModule:
     settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):
