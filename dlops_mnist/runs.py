@@ -38,9 +38,7 @@ def simple(value: Any) -> Any:
     return str(value).encode("utf-8", "replace").decode()  # "\ud800" is valid JSON, and half of a character
 
 # %% ../nbs/10_runs.ipynb #a974cbf2
-# an option holds the values of a class; in `logger` and `callbacks` they are below a name
-CHOICES = [values for group in GROUPS.values() for option in group.values()
-           for values in (option.values, *option.values.values()) if isinstance(values, Mapping) and "_target_" in values]
+CHOICES = [option.values for group in GROUPS.values() for option in group.values() if "_target_" in option.values]
 CHOSEN = {group: GROUPS[group][name].values for group, name in DEFAULTS.items()}  # without a choice
 
 
@@ -55,8 +53,7 @@ def usual_settings(
     return usual | {f"{section}._target_": CHOSEN.get(section, {}).get("_target_")}
 
 # %% ../nbs/10_runs.ipynb #48ace378
-USUAL = {key: simple(value) for key, value in flatten(
-    base_config() | {group: values for group, values in CHOSEN.items() if "_target_" not in values}).items()}
+USUAL = {key: simple(value) for key, value in flatten(base_config()).items()}
 LEFT_OUT = ("experiment", "sweep", "paths.runs", "datamodule.classes", "datamodule.image_shape",
             "trainer.enable_progress_bar", "trainer.enable_model_summary")
 
