@@ -20,9 +20,6 @@ from dlops_mnist.config import load_config
 OLD = Path(__file__).parent / "data/old"
 
 
-moved_targets = pytest.mark.xfail(reason="`targets` does not yet follow old names of modules")
-
-
 def contents(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -119,7 +116,6 @@ def as_it_was(images, tmp_path_factory, program) -> bool:
     return the_same(ours, theirs)
 
 
-@moved_targets
 def test_an_old_run_goes_on_to_the_same_weights(go, run, as_it_was):
     "Interrupted within its second epoch, with dropout, moved images and a schedule: as if nothing had happened."
     go("train", f"resume={run('interrupted')}")
@@ -131,14 +127,12 @@ def test_an_old_run_goes_on_to_the_same_weights(go, run, as_it_was):
         assert (run("interrupted") / "metrics.csv").read_text() == Path("whole.csv").read_text()
 
 
-@moved_targets
 def test_an_old_checkpoint_goes_on_in_a_new_run(go, run, as_it_was):
     old = run("interrupted")
     go("train", old / "config.yaml", f"ckpt_path={old / 'checkpoints/last.ckpt'}", "experiment=new")
     assert not as_it_was or the_same(weights(newest("new") / "checkpoints/last.ckpt"), weights(Path("whole.ckpt")))
 
 
-@moved_targets
 def test_an_old_config_trains_again(go, run, as_it_was):
     printed = go("train", run("finished") / "config.yaml", "experiment=again")
     assert "steps_per_call" not in printed, "it was 1, as always now"
@@ -146,7 +140,6 @@ def test_an_old_config_trains_again(go, run, as_it_was):
     assert ours == theirs if as_it_was else ours == [pytest.approx(row, abs=1e-3) for row in theirs]
 
 
-@moved_targets
 @pytest.mark.parametrize("checkpoint, network", [("fast_cnn.ckpt", "FastCNN"), ("whole.ckpt", "CNN")])
 def test_an_old_checkpoint_is_a_model(work, checkpoint, network):
     from dlops_mnist.recipe import FastCNN  # the old name of its module
@@ -159,7 +152,6 @@ def test_an_old_checkpoint_is_a_model(work, checkpoint, network):
     assert the_same(MNISTModule.load_from_checkpoint(checkpoint).state_dict(), weights(Path(checkpoint)))
 
 
-@moved_targets
 @pytest.mark.parametrize("checkpoint", ["fast_cnn.ckpt", "whole.ckpt"])
 def test_an_old_checkpoint_is_evaluated(go, checkpoint):
     assert "accuracy" in go("evaluate", checkpoint)
@@ -174,10 +166,6 @@ def test_the_spelling_of_the_series(go):
     assert config.optimizer["_target_"] == "torch.optim.Adam" and Path("logs/series/version_0/metrics.csv").is_file()
 
 
-steps_per_call = pytest.mark.xfail(strict=True, reason="`steps_per_call` still exists")
-
-
-@steps_per_call
 @pytest.mark.parametrize("source", ["targets", "fast_cnn.ckpt"])
 def test_several_steps_in_a_call_are_dropped_with_one_sentence(go, source):
     printed = go("train", source, "experiment=dropped")
@@ -185,14 +173,12 @@ def test_several_steps_in_a_call_are_dropped_with_one_sentence(go, source):
     assert "steps_per_call" not in (newest("dropped") / "config.yaml").read_text()
 
 
-@moved_targets
 def test_classes_by_their_old_names(go):
     go("train", "targets")
     assert (newest("targets") / "figures/confusion_matrix.png").is_file()
     assert weights(newest("targets") / "checkpoints/last.ckpt").keys() == weights(Path("fast_cnn.ckpt")).keys()
 
 
-@steps_per_call
 def test_an_unfinished_run_of_several_steps_is_refused_with_the_way_on(go, run):
     before = contents(run("several_steps"))
     message = go("train", f"resume={run('several_steps')}", status=2)
