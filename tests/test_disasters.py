@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.images import ImageArrays, open_images
-from dlops_mnist.parts.png import encode_png
+from dlops_mnist.parts.images import ImageArrays, encode_png, open_images
 from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.sources import build_digits, write_dataset
 

@@ -28,10 +28,9 @@ from PIL import Image
 from dlops_mnist.config import diff, load_config
 from dlops_mnist.parts import images as images_module
 from dlops_mnist.parts.core import UserError, flatten, plain
-from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.compose import compose_jobs
+from dlops_mnist.parts.images import SIGNATURE, BadImage, decode_png, encode_png, open_images
 from dlops_mnist.parts.launch import split_command
-from dlops_mnist.parts.png import SIGNATURE, BadImage, decode_png, decode_pngs, encode_png
 from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
 from dlops_mnist.parts.settings import GROUPS
 from dlops_mnist.parts.yamlfile import to_yaml
@@ -684,26 +683,6 @@ def test_datasets_with_bad_pictures(odd, color, folder):
         assert len(arrays.splits["train"]["images"]) == 4 + len(odd)
     else:
         assert any(f"odd{i}.png" in str(arrays) for i in range(len(odd)))
-
-
-@pytest.mark.slow
-def test_thousands_of_damaged_pictures_at_once():
-    "Decoded together or one by one, files give the same pixels and the same complaints."
-    numbers = random.Random(1 + SEED)
-    files = [
-        cut_and_flip(PICTURES["filtered"], numbers) if i % 3 else saved(Image.fromarray(np.roll(PIXELS, i)))
-        for i in range(6000)
-    ]
-    out = np.zeros((len(files), 28, 28), np.uint8)
-    problems = decode_pngs(files, out)
-    for i, data in enumerate(files):
-        pixels = decoded(data, False)
-        if pixels is None:
-            assert isinstance(problems[i], BadImage)
-        elif pixels.shape == (28, 28):
-            assert i not in problems and np.array_equal(out[i], pixels)
-        else:
-            assert problems[i] == pixels.shape
 
 
 # --- checkpoints ---
