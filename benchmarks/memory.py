@@ -41,7 +41,7 @@ def make_generation(path: Path, count: int) -> None:
     total = sum(map(len, files.values()))
     raw = np.memmap(path / "raw", np.uint8, "w+", shape=(total, 28, 28))
     for i in range(0, total, 10_000): raw[i:i + 10_000] = generator.integers(0, 256, raw[i:i + 10_000].shape, np.uint8)
-    found = Scan([str(d) for d in range(10)], files, "", 0, {}, False)
+    found = Scan([str(d) for d in range(10)], files, "", 0)
     write_splits(path, found, raw, generator.integers(0, 2**64, total, np.uint64))
     (path / "raw").unlink()
     meta = {"classes": found.classes, "image_shape": [28, 28], "splits": ["train", "test"], "fingerprint": "0" * 64}
@@ -85,7 +85,7 @@ def train(path: str, steps: int) -> None:
 
 def touch(path: str, steps: int) -> None:
     "In a process of its own: read what `train` reads and nothing else, and print how much memory that took, in bytes."
-    from dlops_mnist.dataset import EpochSampler
+    from dlops_mnist.parts.batches import EpochSampler
 
     before = peak()
     images, labels = (np.load(Path(path) / f"train-{what}.npy", mmap_mode="r") for what in ("images", "labels"))

@@ -18,7 +18,7 @@ from .parts.images import ImageArrays, image_table, open_images
 if TYPE_CHECKING:  # slow to import: each function that needs one of them imports it itself
     import pandas as pd
 
-    from dlops_mnist.parts.picture import Picture
+    from dlops_mnist.parts.figures import Picture
 
 # %% ../nbs/02_inspection.ipynb #dfa25a4f
 def summary(
@@ -74,17 +74,11 @@ def plot_images(
     columns: int = 10,  # images in each row
 ) -> "Picture":
     "A grid of the first images, which come in no particular order, each under the name of its class."
-    from dlops_mnist.parts.picture import Picture
+    from dlops_mnist.parts.figures import plot_grid
 
     data = arrays.splits[split]
-    count = min(rows * columns, len(data["images"]))
-    picture = Picture(0.85 * columns, 1.05 * -(-count // columns))
-    grid = picture.subplots(-(-count // columns), columns, squeeze=False).ravel()
-    for axes in grid: axes.axis("off")
-    for axes, image, label in zip(grid, data["images"][:count], data["labels"]):
-        axes.imshow(np.moveaxis(image, 0, -1) if image.ndim == 3 else image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(arrays.classes[label], fontsize=9)
-    return picture
+    titles = [arrays.classes[label] for label in data["labels"][:rows * columns]]
+    return plot_grid(data["images"][:rows * columns], titles, columns=columns, size=0.85)
 
 # %% ../nbs/02_inspection.ipynb #ce1899bc
 def plot_means(
@@ -93,26 +87,19 @@ def plot_means(
     most: int = 20,  # classes to show
 ) -> "Picture":
     "The mean image of each class."
-    from dlops_mnist.parts.picture import Picture
+    from dlops_mnist.parts.figures import plot_grid
 
     data, names = arrays.splits[split], arrays.classes[:most]
-    columns = min(10, len(names))
-    picture = Picture(1.5 * columns, 1.8 * -(-len(names) // columns))
-    grid = picture.subplots(-(-len(names) // columns), columns, squeeze=False).ravel()
-    for axes in grid: axes.axis("off")
-    for label, (axes, name) in enumerate(zip(grid, names)):
-        images = data["images"][data["labels"] == label]
-        mean = images.mean(axis=0)
-        axes.imshow(np.moveaxis(mean, 0, -1) / 255 if mean.ndim == 3 else mean, cmap="viridis", vmin=0, vmax=255)
-        axes.set_title(f"{name} (mean of {len(images):,})", fontsize=9)
-    return picture
+    images = [data["images"][data["labels"] == label] for label in range(len(names))]
+    titles = [f"{name} (mean of {len(part):,})" for name, part in zip(names, images)]
+    return plot_grid([part.mean(axis=0) for part in images], titles, columns=10, size=1.5, cmap="viridis")
 
 # %% ../nbs/02_inspection.ipynb #f9e3a756
 def plot_histogram(
     arrays: ImageArrays,  # from `open_images`
 ) -> "Picture":
     "How often each brightness occurs, one line for each split."
-    from dlops_mnist.parts.picture import COLORS, Picture
+    from dlops_mnist.parts.figures import COLORS, Picture
 
     picture = Picture(6, 2.8)
     axes = picture.subplots()

@@ -341,12 +341,12 @@ def test_one_of_two_processes_is_killed(victim, two_undisturbed, tmp_path):
 SLOW = """
 import pathlib, time
 from dlops_mnist.dataset import MNISTDataModule
-from dlops_mnist.parts.parallel import parallel
+from dlops_mnist.parts.images import parallel
 
 class Slow(MNISTDataModule):
     def prepare_data(self):
         pathlib.Path("here").touch()
-        list(parallel(time.sleep, [60] * 4, 2))
+        list(parallel(time.sleep, [0.5] * 400))
 """
 
 
