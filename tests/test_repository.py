@@ -153,8 +153,11 @@ def test_a_lesson_ends_with_exercises_that_have_answers(name):
 def test_every_command_that_is_named_is_one():
     texts = [path.read_text("utf-8") for path in (*notebooks.find_notebooks(ROOT), ROOT / "README.md")]
     named = {name for text in texts for name in re.findall(r"python -m dlops_mnist\.([a-z]+)", text)}
+    from dlops_mnist.__main__ import PROGRAMS
+
     programs = {path.stem for path in (ROOT / "dlops_mnist").glob("*.py") if '__name__ == "__main__"' in path.read_text()}
     assert {"train", "evaluate"} <= named <= programs
+    assert set(PROGRAMS) == programs - {"__main__"}
 
 
 def test_wheel_holds_the_package(tmp_path):

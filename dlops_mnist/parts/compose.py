@@ -182,7 +182,7 @@ def sweep_jobs(
         alternatives[key] = [override.input_line]
         if not override.is_sweep_override(): continue
         try: values = override.sweep_string_iterator()
-        except HydraException as error:  # glob, interval
+        except (HydraException, ValueError) as error:  # glob, interval, a step of zero
             raise UserError(f"`{override.input_line}`: give the values one by one (a,b,c), or as range(start,stop,step).") from error
         alternatives[key] = [f"{key}={value}" for value in islice(values, MOST_JOBS + 1)]  # range(1000000000) is quickly typed
     if prod(map(len, alternatives.values())) > MOST_JOBS:
