@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,48 @@ def test_the_package_says_which_commands_there_are(tmp_path):
     for words, part in (["train", "001"], "python -m dlops_mnist.train 001"), (["trian"], "Did you mean `train`?"):
         refused = answer(*words)
         assert refused.returncode == 2 and part in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_the_script_of_the_series_trains_what_its_file_says(tmp_path):
+    "As the blog has it: the file is laid over the dictionary in place, and `config` is what is used afterwards."
+    (tmp_path / "exp.yml").write_text("datamodule:\n  batch_size: 7\ntrainer:\n  max_epochs: 3\n")
+    script = """
+import yaml
+from dlops_mnist import *
+
+config = {
+    'datamodule': {'path': Path('dataset'), 'batch_size': 25},
+    'trainer': {'max_epochs': 10, 'accelerator': 'auto', 'logger': None}
+}
+with open(FILE) as file: loaded = yaml.load(file, Loader=yaml.FullLoader)
+deep_update(config, loaded)
+dm = MNISTDataModule(**config['datamodule'])
+"""
+    space = {"FILE": tmp_path / "exp.yml"}
+    exec(script, space)
+    assert space["dm"].batch_size == 7 and space["config"]["trainer"] == {"max_epochs": 3, "accelerator": "auto", "logger": None}
+    assert deep_update(space["config"], {}) is space["config"], "`config = deep_update(config, loaded)` works as well"
+
+
+def test_a_single_run_is_composed_and_checked_once(monkeypatch):
+    from dlops_mnist import train
+    from dlops_mnist.parts import compose, launch, settings
+
+    calls = Counter()
+
+    def counted(module, name):
+        original = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: calls.update([name]) or original(*args))
+
+    def stop(config):
+        calls["trained"] += 1
+        raise UserError("far enough")
+
+    counted(compose, "compose")
+    counted(settings, "check_config")
+    monkeypatch.setattr(train, "prepare", stop)
+    with pytest.raises(SystemExit): launch.launch(train.train_and_report, ["001"])
+    assert calls == {"compose": 1, "check_config": 1, "trained": 1}
 
 
 def test_no_mistake_and_no_help_waits_for_torch(tmp_path):
