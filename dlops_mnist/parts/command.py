@@ -82,7 +82,7 @@ def _is_one(value: Any, node: ast.expr, lookup: Callable) -> bool:
 
 def _is_fixed(outer: str, inner: list[ast.expr]) -> bool:
     # tuple[int, str] has two items, tuple[int, ...] any number of them
-    return outer in ("tuple", "Tuple") and not getattr(inner[-1], "value", None) is Ellipsis
+    return outer in ("tuple", "Tuple") and getattr(inner[-1], "value", None) is not Ellipsis
 
 # %% ../../nbs/parts/command.ipynb #87374f02
 def in_words(

@@ -285,8 +285,8 @@ def find_experiment(
 ) -> Path:
     "The file that an experiment's name means; raises `UserError` with the nearest name."
     path = Path(name)
-    names = [path / "config.yaml", *(Path(folder, f"{path}{end}") for folder in ("", "experiments") for end in ("", ".yml", ".yaml"))]
-    if found := next((file for file in names if file.is_file()), None): return found
+    files = [Path(folder, f"{path}{end}") for folder in ("", "experiments") for end in ("", ".yml", ".yaml")]
+    if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
     if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.")
     there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
