@@ -79,7 +79,6 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return measure(self, "val_", batch_idx, *batch)
     def test_step(self, batch, batch_idx: int) -> dict[str, Tensor]: return measure(self, "test_", batch_idx, *batch)
-
     def logits_to_probs(self, logits: Tensor) -> Tensor: return to_probabilities(logits)
     def predict(self, images: Tensor) -> Tensor: return to_probabilities(predict(self, images))
 
