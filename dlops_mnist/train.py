@@ -50,7 +50,8 @@ def make_trainer(
 # %% ../nbs/07_train.ipynb #b518b88a
 MAY_CHANGE = {"resume", "repeats", "ckpt_path", "checkpoint_every_n_steps", "trainer.max_epochs", "trainer.max_steps", "trainer.max_time",
               "trainer.accelerator", "trainer.enable_progress_bar", "datamodule.path", "datamodule.cache", "datamodule.source",
-              "datamodule.raw", "datamodule.num_workers", "paths.runs"}
+              "datamodule.raw", "datamodule.num_workers", "paths.runs",
+              "steps_per_call"}  # 1 in the config of an older run
 
 
 def begin_anew(run: Run, change: str = "") -> str:
