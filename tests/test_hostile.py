@@ -27,8 +27,8 @@ from PIL import Image
 
 from dlops_mnist.config import diff, load_config
 from dlops_mnist.parts import images as images_module
-from dlops_mnist.parts.core import UserError, flatten, plain
 from dlops_mnist.parts.compose import compose_jobs
+from dlops_mnist.parts.core import UserError, flatten, plain
 from dlops_mnist.parts.images import SIGNATURE, BadImage, decode_png, encode_png, open_images
 from dlops_mnist.parts.launch import split_command
 from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
