@@ -60,7 +60,6 @@ def graph() -> dict[str, set[str]]:
 
 # --- rooms ---
 
-@pending
 def test_a_notebooks_path_is_its_modules_path():
     exported = {name: [text for text in texts if text.startswith("#| default_exp")] for name, texts in cells().items()}
     assert exported.keys() >= graph().keys(), "a module without a notebook"
@@ -124,7 +123,6 @@ def exported() -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-@pending
 def test_a_lesson_exports_short_cells():
     road = {name: sorted(lines, reverse=True) for name, lines in exported().items() if name in numbers()}
     assert not {name: lines[0] for name, lines in road.items() if lines and lines[0][0] > 30}
@@ -142,7 +140,7 @@ def test_a_part_exports_cells_of_one_screen():
 def private_names() -> dict[str, set[str]]:
     "Names with an underscore that we did not define, by module: attributes, imports, and texts such as getattr takes."
     trees = {name: tree for name, tree in sources().items() if name != "_modidx"}
-    own, found = {"_exit", "_current_frames"}, {}
+    own, found = {"_exit", "_current_frames", "_replace", "_fields", "_asdict"}, {}  # Python's own, and no secrets
     for tree in trees.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.ClassDef): own.add(node.name)
