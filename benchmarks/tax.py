@@ -26,8 +26,8 @@ from dlops_mnist.parts.core import keep_freed_memory
 from dlops_mnist.train import train
 
 JOBS = {  # images of each class, repeats, overrides of the base config, and the ratio to reach
-    "MLP, batch 25": (None, 7, ["model=mlp", "datamodule.batch_size=25"], 1.15),
-    "CNN 32/64, batch 64": ([2000, 200], 3, ["model=cnn", "model.filters=[32,64]", "datamodule.batch_size=64"], 1.02),
+    "MLP, batch 25": (None, 7, ["model=mlp", "datamodule.batch_size=25"], 2),
+    "CNN 32/64, batch 64": ([2000, 200], 3, ["model=cnn", "model.filters=[32,64]", "datamodule.batch_size=64"], 1.1),
 }
 
 
