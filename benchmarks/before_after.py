@@ -1,6 +1,9 @@
 """P1 to P9 of two checkouts, in turn: what a large change has cost or brought.
 
-python benchmarks/before_after.py OTHER [ROUNDS]      OTHER: an older checkout, with its environment in OTHER/.venv
+python benchmarks/before_after.py OTHER [ROUNDS [FOLDER [PART ...]]]
+
+OTHER: an older checkout, with its environment in OTHER/.venv; FOLDER: where the images are, or are made (default: a temporary
+folder); PART: data, train, commands, memory, evaluate (default: all).
 
 Only this project's side is timed; how it compares with the series' code, the other scripts say. Both checkouts work on the
 same MNIST images (MNIST_RAW_DIR, or a download), in processes of their own, the order of the two changing from round to
@@ -54,7 +57,8 @@ TRAIN = """
 from dlops_mnist.config import load_config
 from dlops_mnist.train import train
 def run(experiment, *changes):
-    changes = [f"datamodule.path={folder / 'ours'}", f"paths.runs={folder / 'runs'}", "trainer.accelerator=cpu", *changes]
+    changes = [f"datamodule.path={folder / 'ours'}", "datamodule.source=null", f"paths.runs={folder / 'runs'}",
+               "trainer.accelerator=cpu", *changes]
     return train(load_config(experiment, "trainer.enable_progress_bar=false", *changes))
 run("mnist_cnn", "trainer.max_steps=1", "trainer.limit_val_batches=1")
 for precision in ("32-true", "bf16-mixed"):
@@ -131,13 +135,14 @@ shutil.copy(run.last_checkpoint, sys.argv[2])
 
 
 def prepare(checkouts: list[Path], folder: Path) -> None:
-    "The images, a table's runs, and a checkpoint of each checkout's own."
+    "The images, a table's runs, and a checkpoint of each checkout's own; what is there already stays."
     def python(checkout: Path, script: str, *words: object) -> None:
         command = [checkout / ".venv/bin/python", "-c", START + script, *map(str, words)]
         subprocess.run(command, cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout)}, check=True)
 
-    python(checkouts[0], PREPARE, folder)
-    for checkout in checkouts: python(checkout, CHECKPOINT, folder, folder / f"{checkout.name}.ckpt")
+    if not (folder / "table").exists(): python(checkouts[0], PREPARE, folder)
+    for checkout in checkouts:
+        if not (folder / f"{checkout.name}.ckpt").exists(): python(checkout, CHECKPOINT, folder, folder / f"{checkout.name}.ckpt")
 
 
 def spread(values: list[float]) -> str: return f"{statistics.median(values):8.4f} ({min(values):.4f}-{max(values):.4f})"
@@ -147,10 +152,11 @@ def worse(new: list[float], old: list[float]) -> bool:
     return min(new) > max(old) and statistics.median(new) > 1.1 * statistics.median(old)
 
 
-def main(other: Path, rounds: int, only: list[str]) -> int:
+def main(other: Path, rounds: int = 5, place: str | None = None, only: tuple[str, ...] = ()) -> int:
     figures: dict[str, dict[Path, list[float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        folder, checkouts = Path(temporary), [HERE, other]
+        folder, checkouts = Path(place or temporary), [HERE, other]
+        folder.mkdir(parents=True, exist_ok=True)
         prepare(checkouts, folder)
         for number in range(rounds):
             for name in only or SCRIPTS:
@@ -170,5 +176,5 @@ def main(other: Path, rounds: int, only: list[str]) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2: sys.exit(__doc__)
-    words = sys.argv[2:]
-    sys.exit(main(Path(sys.argv[1]).resolve(), int(words[0]) if words else 5, words[1:]) > 0)
+    other, rounds, place, *only = [*sys.argv[1:], *["5", ""][len(sys.argv) - 2:]]
+    sys.exit(main(Path(other).resolve(), int(rounds), place or None, only) > 0)

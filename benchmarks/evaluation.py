@@ -17,8 +17,8 @@ import series
 from measure import alternate, main, verdict
 
 from dlops_mnist.config import load_config
-from dlops_mnist.evaluate import evaluate
 from dlops_mnist.dataset import open_dataset
+from dlops_mnist.evaluate import evaluate
 from dlops_mnist.models import load, load_module, predict
 from dlops_mnist.parts.metrics import confusion_counts
 from dlops_mnist.parts.sources import build_mnist

@@ -17,8 +17,7 @@ from measure import Times, alternate, main, verdict
 from PIL import Image
 from skimage.io import imread
 
-from dlops_mnist.parts.images import open_images
-from dlops_mnist.parts.images import parallel
+from dlops_mnist.parts.images import open_images, parallel
 from dlops_mnist.parts.sources import load_mnist, write_dataset
 
 IMAGES = {"train": 50_000, "test": 10_000}

@@ -60,9 +60,9 @@ def train(path: str, steps: int) -> None:
     import pytorch_lightning as pl
 
     from dlops_mnist import dataset
-    from dlops_mnist.parts import images
     from dlops_mnist.config import load_config
     from dlops_mnist.models import MNISTModule
+    from dlops_mnist.parts import images
     from dlops_mnist.parts.core import keep_freed_memory
 
     keep_freed_memory()

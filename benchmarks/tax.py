@@ -21,8 +21,8 @@ from series import Stopwatch
 from dlops_mnist.config import load_config
 from dlops_mnist.dataset import MNISTDataModule
 from dlops_mnist.models import MNISTModule
-from dlops_mnist.parts.sources import build_mnist
 from dlops_mnist.parts.core import keep_freed_memory
+from dlops_mnist.parts.sources import build_mnist
 from dlops_mnist.train import train
 
 JOBS = {  # images of each class, repeats, overrides of the base config, and the ratio to reach
