@@ -29,7 +29,7 @@ def write_readme(root: Path, folder: Path) -> None:
         elif SILENT.search(cell.source): cell.metadata["transient"] = {"remove_source": True}
         else: cell.source = DIRECTIVE.sub("", cell.source)
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"output_files_dir": "README_files"})
-    text = re.sub(r"!\[png\]", lambda _: f"![{next(alts, 'picture')}]", text)
+    text = re.sub(r"!\[(?:png|svg)\]", lambda _: f"![{next(alts, 'picture')}]", text)
     # what nbconvert leaves around cells
     text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE))
     note = f"<!-- Made from {NOTEBOOKS}/index.ipynb by `make readme`: change that notebook. -->\n\n"
