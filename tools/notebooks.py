@@ -68,6 +68,9 @@ def nbdev(command: str, *args: str, cwd: Path) -> None:
     subprocess.run([Path(sysconfig.get_path("scripts"), command), *args], cwd=cwd, env=environment(), check=True)
 
 
+BY_HAND = ("__init__.py", "__main__.py")  # the modules that no notebook exports
+
+
 def check_exports(root: Path) -> list[str]:
     "Problems: modules that aren't what the notebooks export, on a copy that leaves the working tree alone."
     library, notebooks = (settings(root)[key] for key in ("lib_path", "nbs_path"))
@@ -76,7 +79,7 @@ def check_exports(root: Path) -> list[str]:
         shutil.copy(root / "settings.ini", copy)
         shutil.copytree(root / notebooks, copy / notebooks, ignore=shutil.ignore_patterns(".*"))
         (copy / library).mkdir()
-        shutil.copy(root / library / "__init__.py", copy / library)  # the one module that is written by hand
+        for name in BY_HAND: shutil.copy(root / library / name, copy / library)
         nbdev("nbdev_export", cwd=copy)
         exported, present = _modules(copy / library), _modules(root / library)
     problems = []
