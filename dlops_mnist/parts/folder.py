@@ -48,11 +48,16 @@ class Scan(NamedTuple):
 def _list_images(folder: Path) -> tuple[list[str], array]:
     names, numbers = [], array("q")
     if not folder.is_dir(): return names, numbers
-    for name, entry in sorted((entry.name, entry) for entry in os.scandir(folder) if is_image(entry.name)):
-        names.append(name)
-        try: status = entry.stat()
-        except OSError: numbers.extend((-1, -1, -1))  # a link that leads nowhere: complained of when it is read
-        else: numbers.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    handle = os.open(folder, os.O_RDONLY) if os.scandir in os.supports_fd else None  # saves looking up long paths
+    try:
+        for name, entry in sorted((entry.name, entry) for entry in os.scandir(folder if handle is None else handle)):
+            if not is_image(name): continue
+            names.append(name)
+            try: status = entry.stat()
+            except OSError: numbers.extend((-1, -1, -1))  # a link that leads nowhere: complained of when it is read
+            else: numbers.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    finally:
+        if handle is not None: os.close(handle)
     return names, numbers
 
 # %% ../../nbs/parts/folder.ipynb #a572e854
