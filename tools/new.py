@@ -16,12 +16,16 @@ from notebooks import SEAL, find_notebooks, nbdev, seal, settings
 from readme import write_readme
 
 
+EARLIER = ("tests/data/old/", "tests/test_old_files.py")  # runs made by earlier versions: a new project has none
+
+
 def main(root: Path, name: str, folder: str | None = None) -> None:
     "Write the copy, commit it, and say what one would do next."
     check_name(root, name)
     old, target = settings(root), Path(folder or root.parent / name).expanduser().resolve()
     make_folder(root, target)
-    for file in tracked_files(root): copy(file, root, target, renaming(old["lib_name"], name))
+    for file in tracked_files(root):
+        if not file.relative_to(root).as_posix().startswith(EARLIER): copy(file, root, target, renaming(old["lib_name"], name))
     begin_history(target, old)
     reseal(root, target)
     nbdev("nbdev_export", cwd=target)

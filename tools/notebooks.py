@@ -79,7 +79,8 @@ def check_exports(root: Path) -> list[str]:
         shutil.copy(root / "settings.ini", copy)
         shutil.copytree(root / notebooks, copy / notebooks, ignore=shutil.ignore_patterns(".*"))
         (copy / library).mkdir()
-        for name in BY_HAND: shutil.copy(root / library / name, copy / library)
+        for name in BY_HAND:
+            if (root / library / name).is_file(): shutil.copy(root / library / name, copy / library)
         nbdev("nbdev_export", cwd=copy)
         exported, present = _modules(copy / library), _modules(root / library)
     problems = []
