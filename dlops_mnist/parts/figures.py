@@ -31,7 +31,7 @@ class Picture(Figure):
         width: float,  # in inches
         height: float,  # in inches
     ):
-        super().__init__(figsize=(width, height), layout="constrained")
+        super().__init__(figsize=(width, height), layout="constrained", facecolor="white")
 
     def draw(self, renderer) -> None:
         "Draw it as any figure, but names as they are: two dollars in one are no formula."
@@ -46,7 +46,7 @@ class Picture(Figure):
     ) -> bytes:
         "The picture as the bytes of a PNG file."
         buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=dpi)
+        self.savefig(buffer, format="png", dpi=dpi, facecolor="white")
         return buffer.getvalue()
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
