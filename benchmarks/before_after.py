@@ -62,14 +62,16 @@ def run(experiment, *changes):
     return train(load_config(experiment, "trainer.enable_progress_bar=false", *changes))
 run("mnist_cnn", "trainer.max_steps=1", "trainer.limit_val_batches=1")
 for precision in ("32-true", "bf16-mixed"):
-    short = "trainer.max_steps=6", "trainer.limit_val_batches=1", "model.channels_last=true", f"trainer.precision={precision}"
+    few = "trainer.max_steps=6", "trainer.limit_val_batches=1"
+    short = *few, "model.channels_last=true", f"trainer.precision={precision}"
     timed(f"P3 six steps, {precision}", lambda: run("mnist_cnn", *short))
 timed("P4 mnist_fast", lambda: run("mnist_fast", "datamodule.val=test"), 3)
 timed("P4 mnist_best", lambda: run("mnist_best", "datamodule.val=test"))
 for network, size in (("mlp", 25), ("cnn", 64)):
     few = [] if network == "mlp" else ["trainer.limit_train_batches=200"]
     timed(f"P5 an epoch of the {network}, batch {size}",
-          lambda: run(None, f"model={network}", f"datamodule.batch_size={size}", "trainer.max_epochs=1", "datamodule.val=test", *few))
+          lambda: run(None, f"model={network}", f"datamodule.batch_size={size}", "trainer.max_epochs=1",
+                      "datamodule.val=test", *few))
 def first(): train(load_config("001", f"paths.runs={folder / 'runs'}", "trainer.enable_progress_bar=false"))
 timed("P6 001, training alone", first, 5)
 """
@@ -78,15 +80,15 @@ def process(*words):
     done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
     assert done.returncode in (0, 2) and "Traceback" not in done.stderr, done.stderr
 timed("P6 001, the whole process", lambda: process("dlops_mnist.train", "001", f"paths.runs={folder / 'runs'}"), 3)
-for words in ("train --help", "train 001 --cfg job", "train 001 optimizer.rl=1", "train 001 seed=1,2", "train nowhere", "evaluate nowhere",
-              "dataset inspect path=nowhere", f"runs {folder / 'table'}"):
+for words in ("train --help", "train 001 --cfg job", "train 001 optimizer.rl=1", "train 001 seed=1,2", "train nowhere",
+              "evaluate nowhere", "dataset inspect path=nowhere", f"runs {folder / 'table'}"):
     timed(f"P7 {words.replace(str(folder), '').replace('/', '')}", lambda: process(*f"dlops_mnist.{words}".split()), 3)
 """
 MEMORY = """
 from dlops_mnist.config import load_config
 from dlops_mnist.train import train
-changes = f"datamodule.path={folder / 'ours'}", f"paths.runs={folder / 'runs'}", "trainer.accelerator=cpu", "datamodule.batch_size=2048"
-train(load_config(None, *changes, "trainer.max_epochs=1", "trainer.enable_progress_bar=false"))
+changes = f"datamodule.path={folder / 'ours'}", f"paths.runs={folder / 'runs'}", "datamodule.batch_size=2048"
+train(load_config(None, *changes, "trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.enable_progress_bar=false"))
 figures["P8 peak memory of an epoch, GB"] = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**20
 """
 EVALUATE = """

@@ -88,7 +88,7 @@ def test_the_first_cell_says_in_one_sentence_that_there_is_no_home_yet(tmp_path)
     code = links.first_cell(links.House(house(tmp_path)), "03_dataset").splitlines()[0].replace("dlops_mnist", "not_here")
     failed = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
     assert failed.stderr.splitlines()[-1] == \
-        "AssertionError: not_here isn't installed, and has no public address yet: open this in a clone"
+        "AssertionError: not_here has no public address yet: open this in a clone"
 
 
 def house(folder: Path, user: str = links.PLACEHOLDER) -> Path:

@@ -113,7 +113,7 @@ class House:
 def first_cell(house: House, name: str, url: str = "") -> str:
     "The two lines that every notebook with code begins with: install where needed, then go where the data is."
     library = house.settings["lib_name"]
-    sentence = f"{library} isn't installed, and has no public address yet: open this in a clone"
+    sentence = f"{library} has no public address yet: open this in a clone"
     find = f'{FIRST_CELL}assert find_spec("{library}"), "{sentence}"'
     if house.published or url:  # otherwise there is nothing to install from: one sentence instead of an error of pip's
         url, extra = url or f"git+{house.settings['git_url']}", EXTRAS.get(PurePosixPath(name).name)

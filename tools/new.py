@@ -15,7 +15,6 @@ import nbformat
 from notebooks import SEAL, find_notebooks, nbdev, seal, settings
 from readme import write_readme
 
-
 EARLIER = ("tests/data/old/", "tests/test_old_files.py")  # runs made by earlier versions: a new project has none
 
 
