@@ -34,8 +34,8 @@ lab: $(ready) ## Open the lessons in JupyterLab
 	@jupyter lab nbs/index.ipynb
 
 .PHONY: new
-new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=letters)
-	@$(python) tools/new.py "$$NAME" $${FOLDER:+"$$FOLDER"}
+new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=letters, lessons=no: without these)
+	@$(python) tools/new.py "$$NAME" $${FOLDER:+"$$FOLDER"} $${lessons:+"lessons=$$lessons"}
 
 ## To change it
 
@@ -62,7 +62,7 @@ watch: $(ready) ## Export a notebook each time it is saved
 
 .PHONY: export
 export: $(ready) ## Export the notebooks to dlops_mnist/
-	@nbdev_export
+	@$(python) tools/notebooks.py export
 
 .PHONY: clean
 clean: $(ready) ## Remove from the notebooks what differs at each save
@@ -97,4 +97,6 @@ pace: $(ready) ## Show how the lessons are cut, what the modules weigh, how long
 
 .PHONY: hooks
 hooks: $(ready) ## Install nbdev's hooks: clean notebooks at each save, merge them cell by cell
+	@echo "In this repository, nbdev's hooks go into .git/hooks, .gitconfig and .gitattributes;"
+	@echo "outside of it, into ~/.jupyter/jupyter_notebook_config.py and jupyter_server_config.py (cleaning at each save)."
 	@nbdev_install_hooks

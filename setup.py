@@ -1,10 +1,12 @@
 """Packaging. Everything that may change is read from settings.ini."""
+import subprocess
 from configparser import ConfigParser
 from pathlib import Path
-from shutil import copytree
+from shutil import copy, rmtree
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent
 settings = ConfigParser(delimiters=["="])
@@ -16,19 +18,41 @@ extras = {key.removesuffix(suffix): settings[key].split() for key in settings if
 extras["all"] = sorted({requirement for extra in extras.values() for requirement in extra})
 
 
+def shipped(name: str) -> list[Path]:
+    "The files below a folder that git has; where there is no git, as in an sdist, all but hidden ones."
+    listing = subprocess.run(["git", "ls-files", "-z", name], cwd=ROOT, capture_output=True, text=True)
+    known = [ROOT / line for line in listing.stdout.split("\0") if line] if listing.returncode == 0 else []
+    found = known or [path for path in (ROOT / name).rglob("*") if not any(part[0] == "." for part in path.relative_to(ROOT).parts)]
+    return [path for path in found if path.is_file()]
+
+
 class BuildWithData(build_py):
     """Puts the dataset and the experiments into the wheel, where a notebook far from the repository finds them."""
 
     def run(self):
+        if not self.editable_mode: rmtree(Path(self.build_lib, lib_name), ignore_errors=True)  # of an earlier build
         super().run()
         if self.editable_mode: return  # there, they lie beside the package
-        for name in ("dataset", "experiments"):
-            copytree(ROOT / name, Path(self.build_lib, lib_name, "shipped", name), dirs_exist_ok=True)
+        for path in [*shipped("dataset"), *shipped("experiments")]:
+            place = Path(self.build_lib, lib_name, "shipped", path.relative_to(ROOT))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copy(path, place)
+
+
+class SourcesOfGit(sdist):
+    """Packs what git has, and nothing that lies beside it."""
+
+    def make_release_tree(self, base_dir, files):
+        known = {path.relative_to(ROOT).as_posix() for path in shipped(".")}
+        made = [name for name in files if ".egg-info" in name or name in ("PKG-INFO", "setup.cfg")]
+        strange = sorted({Path(name).as_posix() for name in files} - known - set(made))
+        if strange: self.warn(f"left out, as git doesn't have them: {', '.join(strange[:5])} ({len(strange)} in all)")
+        super().make_release_tree(base_dir, [name for name in files if name in made or Path(name).as_posix() in known])
 
 
 lib_name, readme = settings["lib_name"], ROOT / "README.md"
 setup(
-    cmdclass={"build_py": BuildWithData},
+    cmdclass={"build_py": BuildWithData, "sdist": SourcesOfGit},
     name=lib_name,
     version=settings["version"],
     description=settings["description"],

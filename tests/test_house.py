@@ -11,12 +11,14 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import imports  # noqa: E402
+import links  # noqa: E402
 import notebooks  # noqa: E402
 
 SETTINGS = notebooks.settings(ROOT)
@@ -164,3 +166,34 @@ def test_private_names_of_lightning_and_hydra_are_touched_in_one_file_each():
     hydra = {name for name, uses in private_names().items() if any("hydra" in use for use in uses)}
     others = {name for name, uses in private_names().items() if any("hydra" not in use for use in uses)}
     assert len(hydra) <= 1 and len(others) <= 1, private_names()
+
+
+# --- how a lesson speaks ---
+
+def missing(name: str, house: links.House) -> list[str]:
+    "What a lesson lacks, a sentence each."
+    prose = [cell.source for cell in nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells if cell.cell_type == "markdown"]
+    found, first = [], prose[0] if prose else ""
+    if not house.lessons[name].docstring: found.append("its first cell has no line `> ...` that says what it is about")
+    if not re.search(r"the end of (this|the) (notebook|lesson)|its end|the end of it", first, re.IGNORECASE):
+        found.append("its first cell does not say what a reader can do at the end of this lesson")
+    if re.search(r"^- .*:", first, re.MULTILINE): found.append("nbdev takes a point with a colon in its first cell for settings")
+    _, _, closing = prose[-1].partition("## What we learnt") if prose else ("", "", "")
+    leads = re.findall(r"^Next: .*$", closing, re.MULTILINE)
+    # the road goes on along the road; what lies beside it leads to some other lesson
+    named = set(re.findall(r"`(\d\d_\w+|parts/\w+)`", " ".join(leads))) & set(house.lessons) - {name}
+    if not closing: found.append("its last cell has no section `## What we learnt`")
+    elif len(leads) != 1: found.append(f"its last cell has {len(leads)} lines `Next: ...`, not one")
+    elif house.next(name) not in named if house.next(name) else not named:
+        found.append(f"its line `Next: ...` does not lead to {house.next(name) or 'another notebook'}")
+    if not house.lessons[name].is_part:
+        exercises = "\n\n".join(prose).partition("\n## Exercises")[2].partition("## What we learnt")[0]
+        count = len(re.findall(r"<details>\s*<summary>Answer</summary>.+?</details>", exercises, re.DOTALL))
+        if count < 3: found.append(f"its section `## Exercises` has {count} folded answers of three")
+    return [f"nbs/{name}.ipynb: {sentence}" for sentence in found]
+
+
+def test_a_lesson_says_what_it_is_for_has_exercises_and_leads_to_the_next():
+    house = links.House(ROOT)
+    found = [sentence for name in house.lessons for sentence in missing(name, house)]
+    assert not found, "\n".join(found)

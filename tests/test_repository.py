@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
 from pathlib import Path
@@ -19,7 +20,6 @@ import dlops_mnist
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
-import links  # noqa: E402
 import notebooks  # noqa: E402
 import readme  # noqa: E402
 
@@ -127,29 +127,6 @@ def test_readme_is_in_step(tmp_path):
     assert not different + unreadable, "run `make readme`"
 
 
-def test_a_lesson_says_what_it_is_for_and_leads_to_the_next():
-    house = links.House(ROOT)
-    for name, lesson in house.lessons.items():
-        cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells
-        prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
-        assert lesson.docstring, name
-        assert re.search(r"the end of (this|the) (notebook|lesson)|its end|the end of it", prose[0], re.IGNORECASE), name
-        assert not re.search(r"^- .*:", prose[0], re.MULTILINE), f"{name}: nbdev takes a point with a colon for settings"
-        closing = prose[-1].partition("## What we learnt")[2]
-        [next_line] = re.findall(r"^Next: .*$", closing, re.MULTILINE)
-        # the road goes on along the road; what lies beside it leads to some other lesson
-        named = set(re.findall(r"`(\d\d_\w+|parts/\w+)`", next_line)) & set(house.lessons) - {name}
-        assert (house.next(name) in named) if house.next(name) else named, (name, next_line)
-
-
-@pytest.mark.parametrize("name", [name for name in links.House(ROOT).road])
-def test_a_lesson_ends_with_exercises_that_have_answers(name):
-    cells = nbformat.read(ROOT / f"nbs/{name}.ipynb", as_version=4).cells
-    text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    exercises = text.partition("\n## Exercises")[2].partition("## What we learnt")[0]
-    assert len(re.findall(r"<details>\s*<summary>Answer</summary>.+?</details>", exercises, re.DOTALL)) >= 3
-
-
 def test_every_command_that_is_named_is_one():
     texts = [path.read_text("utf-8") for path in (*notebooks.find_notebooks(ROOT), ROOT / "README.md")]
     named = {name for text in texts for name in re.findall(r"python -m dlops_mnist\.([a-z]+)", text)}
@@ -160,26 +137,40 @@ def test_every_command_that_is_named_is_one():
     assert set(PROGRAMS) == programs - {"__main__"}
 
 
-def test_wheel_holds_the_package(tmp_path):
-    files = ("setup.py", "settings.ini", "pyproject.toml", "README.md", "LICENSE")
-    for name in files: shutil.copy(ROOT / name, tmp_path)
-    for folder in ("dlops_mnist", "dataset", "experiments"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    options = ["--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir", "out"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "."], cwd=tmp_path, check=True)
-    [wheel] = (tmp_path / "out").glob(f"dlops_mnist-{SETTINGS['version']}-*.whl")
+def test_wheel_and_sdist_hold_what_git_has(tmp_path):
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("no clone that git knows")
+    # a copy with the working tree's files, and with what runs, builds and people leave in it
+    known = [path.relative_to(ROOT).as_posix() for path in committed() if not path.is_relative_to(ROOT / "tests/data")]
+    for name in known:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for command in (["init", "--quiet"], ["add", "--all"]): subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    stale = f"build/lib/{dlops_mnist.__name__}/shipped/experiments/old.yml"
+    strange = stale, "dataset/.cache/images.npy", "experiments/secret.yml", "dataset/train/3/scratch.png", "nbs/scratch.ipynb"
+    for name in strange:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("secret")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--sdist", "--outdir", "out"]
+    built = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+    assert "left out, as git doesn't have them" in built.stdout + built.stderr
+    [wheel], [sources] = (tmp_path / "out").glob("*.whl"), (tmp_path / "out").glob("*.tar.gz")
     with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "dlops_mnist").rglob("*.py")}
-    assert modules <= set(names)
-    data = {path.relative_to(ROOT).as_posix() for name in ("dataset/**/*.png", "experiments/*.yml") for path in ROOT.glob(name)}
-    assert len(data) > 300 and {f"dlops_mnist/shipped/{name}" for name in data} <= set(names)
-    assert not [name for name in names if not name.startswith("dlops_mnist")]
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
+    library = dlops_mnist.__name__
+    data = {name for name in known if name.startswith(("dataset/", "experiments/"))}
+    assert len(data) > 300
+    assert names == {name for name in known if name.startswith(f"{library}/")} | {f"{library}/shipped/{name}" for name in data}
+    with tarfile.open(sources) as archive: packed = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert data <= packed and {"settings.ini", "nbs/06_config.ipynb", "tools/links.py"} <= packed
+    assert {name for name in packed if ".egg-info/" not in name} <= {*known, "PKG-INFO", "setup.cfg"}
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Dist: torch>=" in metadata
     extras = set(re.findall(r"Provides-Extra: (\w+)", metadata))
-    assert extras == {"dev", "docs", "wandb", "mlflow", "tensorboard", "joblib", "submitit", "all"}
+    assert extras == {key.removesuffix("_requirements") for key in SETTINGS if key.endswith("_requirements")} | {"all"}
+    assert extras >= {"dev", "wandb", "mlflow", "tensorboard"}
 
 
 def test_promises_name_tests_that_exist():
@@ -240,7 +231,7 @@ def problems(project: Path) -> str:
 def test_what_is_whole_passes(project):
     result = make(project, "run_tests.py")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.endswith("\n5 passed, 0 failed\n")  # three checks, a notebook and a test
+    assert result.stdout.endswith("\n6 passed, 0 failed\n")  # four checks, a notebook and a test
     assert "By hand" in (project / "dlops_mnist/__init__.py").read_text()
     assert f'__version__ = "{SETTINGS["version"]}"' in (project / "dlops_mnist/__init__.py").read_text()
 
@@ -250,7 +241,7 @@ def test_a_broken_cell_and_a_failing_test_fail(project):
     (project / "tests/test_two.py").write_text("def test_two(): assert False\n")
     result = make(project, "run_tests.py")
     assert result.returncode == 1
-    assert result.stdout.endswith("\n3 passed, 3 failed\n")  # the cell has changed, so its output is stale as well
+    assert result.stdout.endswith("\n4 passed, 3 failed\n")  # the cell has changed, so its output is stale as well
     assert "AssertionError in" in result.stdout
 
 
@@ -304,6 +295,32 @@ def fail(notebook):
 def test_a_notebook_out_of_order_is_seen(project, change, problem):
     edit(project, change)
     assert problem in problems(project)
+
+
+MERGED = "<<<<<<< HEAD\n#| export\ndef double(x): return 2 * x\n=======\n#| export\ndef double(x): return x + x\n>>>>>>> other"
+
+
+@pytest.mark.parametrize("source, sentence", [
+    (MERGED, "nbs/00_double.ipynb, cell 2, holds a conflict marker of a merge: choose one of the two versions"),
+    ("#| export\ndef double(x) return 2 * x", "nbs/00_double.ipynb, cell 2, line 2: expected ':': def double(x) return 2 * x"),
+])
+@pytest.mark.parametrize("what", ["export", "prepare"])
+def test_a_cell_that_would_break_the_module_is_refused(project, source, sentence, what):
+    edit(project, lambda notebook: notebook.cells[1].update(source=source))
+    before = {path: path.read_bytes() for folder in ("nbs", "dlops_mnist") for path in (project / folder).rglob("*.*")}
+    refused = make(project, "notebooks.py", what)
+    assert refused.returncode == 2 and refused.stderr == f"error: {sentence}\n"
+    assert before == {path: path.read_bytes() for folder in ("nbs", "dlops_mnist") for path in (project / folder).rglob("*.*")}
+    assert sentence in make(project, "notebooks.py", "check").stdout
+
+
+def test_what_prepare_cannot_do_is_one_sentence(project):
+    edit(project, lambda notebook: notebook.cells[3].update(source="y + z"))
+    failed = make(project, "notebooks.py", "prepare")
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    assert "nbs/00_double.ipynb, cell 4: NameError: name 'z' is not defined" in failed.stderr
+    unknown = make(project, "notebooks.py", "prepare", "00_duoble")
+    assert unknown.returncode == 2 and unknown.stderr == "error: there is no notebook `00_duoble`. Did you mean `00_double`?\n"
 
 
 def test_what_is_no_notebook_is_seen(project):

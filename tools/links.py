@@ -229,4 +229,6 @@ def check_links(root: Path) -> list[str]:
     return [f"{path.relative_to(root).as_posix()} doesn't lead where it should; run `make links`" for path in wrong]
 
 
-if __name__ == "__main__": write_links(Path.cwd())
+if __name__ == "__main__":
+    house = Path.cwd()
+    if (house / settings(house)["nbs_path"] / "index.ipynb").is_file(): write_links(house)  # else: a project without a front page

@@ -1,6 +1,7 @@
 """Keep the notebooks, their outputs and the modules that they export in step.
 
 python tools/notebooks.py check                  say what is out of step; exit status 1 if anything is
+python tools/notebooks.py export                 write the modules, or say which cell can't be exported
 python tools/notebooks.py prepare [NOTEBOOK ...] export all; execute what is out of step, or the notebooks named
 python tools/notebooks.py pace                   tables of how the lessons are cut and of what the modules weigh
 
@@ -10,6 +11,7 @@ A cell that is changed, or executed by hand, afterwards breaks the seal.
 """
 
 import ast
+import difflib
 import hashlib
 import io
 import json
@@ -27,6 +29,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 SEAL = "executed_in_order"  # also in `allowed_metadata_keys` of settings.ini, so that nbdev_clean keeps it
 
@@ -68,6 +72,29 @@ def nbdev(command: str, *args: str, cwd: Path) -> None:
     subprocess.run([Path(sysconfig.get_path("scripts"), command), *args], cwd=cwd, env=environment(), check=True)
 
 
+CONFLICT = re.compile(r"^(<<<<<<<|>>>>>>>)( |$)", re.MULTILINE)  # what git leaves where two branches differ
+
+
+def check_cells(root: Path) -> list[str]:
+    "Problems: conflict markers of a merge, and exported cells that aren't Python. With these, nbdev would break the modules."
+    return [f"{_name(path, root)}{problem}" for path in find_notebooks(root) for problem in _broken_cells(path)]
+
+
+def _broken_cells(path: Path) -> Iterator[str]:
+    try: notebook = nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat's own errors have no common ancestor
+        merged = CONFLICT.search(path.read_text("utf-8", errors="replace").replace('"', ""))
+        yield (" holds the conflict markers of a merge: `nbdev_fix` turns them into cells" if merged
+               else f" is not a notebook: {error}")
+        return
+    for i, cell in enumerate(notebook.cells, 1):
+        if CONFLICT.search(cell.source): yield f", cell {i}, holds a conflict marker of a merge: choose one of the two versions"
+        elif cell.cell_type == "code" and re.match(r"#\|\s*exporti?\b", cell.source):
+            try: ast.parse(cell.source)
+            except SyntaxError as error:
+                yield f", cell {i}, line {error.lineno}: {error.msg}: {(error.text or '').strip()[:60]}"
+
+
 BY_HAND = ("__init__.py", "__main__.py")  # the modules that no notebook exports
 
 
@@ -78,9 +105,10 @@ def check_exports(root: Path) -> list[str]:
         copy = Path(folder)
         shutil.copy(root / "settings.ini", copy)
         shutil.copytree(root / notebooks, copy / notebooks, ignore=shutil.ignore_patterns(".*"))
-        (copy / library).mkdir()
-        for name in BY_HAND:
-            if (root / library / name).is_file(): shutil.copy(root / library / name, copy / library)
+        by_hand = sorted(_modules(root / library)) if settings(root).get("by_hand") else BY_HAND
+        for name in by_hand:
+            (copy / library / name).parent.mkdir(parents=True, exist_ok=True)
+            if (root / library / name).is_file(): shutil.copy(root / library / name, copy / library / name)
         nbdev("nbdev_export", cwd=copy)
         exported, present = _modules(copy / library), _modules(root / library)
     problems = []
@@ -151,16 +179,34 @@ def seal(notebook: nbformat.NotebookNode) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def export(root: Path) -> None:
+    "Export all notebooks; exits with status 2, the modules untouched, where a cell can't be exported."
+    if problems := check_cells(root): mistake("\n".join(problems))
+    nbdev("nbdev_export", cwd=root)
+
+
+def mistake(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
 def prepare(root: Path, names: list[str]) -> None:
     "Export, execute from top to bottom, clean and seal; without names, the notebooks that are out of step."
-    nbdev("nbdev_export", cwd=root)
+    known, stems = {path.stem for path in find_notebooks(root)}, [Path(name).stem for name in names]
+    for stem in set(stems) - known:
+        near = difflib.get_close_matches(stem, known, 1)
+        mistake(f"there is no notebook `{stem}`." + (f" Did you mean `{near[0]}`?" if near else ""))
+    export(root)
     nbdev("nbdev_clean", cwd=root)
-    stems = [Path(name).stem for name in names]
     paths = [path for path in find_notebooks(root) if (path.stem in stems if stems else any(_outputs(path)))]
     for path in paths:
         print(f"Executing {_name(path, root)}", flush=True)
         notebook = nbformat.read(path, as_version=4)
-        execute(notebook, path.parent)
+        try: execute(notebook, path.parent)
+        except CellExecutionError as error:
+            cell = next(i for i, cell in enumerate(notebook.cells, 1)
+                        if any(output.output_type == "error" for output in cell.get("outputs", [])))
+            mistake(f"{_name(path, root)}, cell {cell}: {error.ename}: {error.evalue}\nThe notebook is as it was.")
         nbformat.write(notebook, path)
         nbdev("nbdev_clean", "--fname", str(path), cwd=root)
         notebook = nbformat.read(path, as_version=4)
@@ -171,8 +217,6 @@ def prepare(root: Path, names: list[str]) -> None:
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     "Execute a notebook from top to bottom in a new kernel; cells marked `#| eval: false` keep what they show."
-    from nbclient import NotebookClient
-
     for cell in notebook.cells:
         if cell.cell_type == "code" and "#| eval: false" in cell.source: cell.metadata["tags"] = ["skip-execution"]
     client = NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": folder}},
@@ -259,7 +303,7 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-CHECKS = {"modules in step with the notebooks": check_exports, "notebooks clean": check_clean,
+CHECKS = {"cells whole": check_cells, "modules in step with the notebooks": check_exports, "notebooks clean": check_clean,
           "outputs of a run from top to bottom": check_outputs}
 
 
@@ -271,12 +315,14 @@ def check(root: Path) -> tuple[int, int]:
         failed += bool(problems)
         print(f"{'FAILED' if problems else 'passed'}: {name}", flush=True)
         for problem in problems: print(f"    {problem}", flush=True)
+        if problems and find_problems is check_cells: return 0, 1  # nothing else can be told from these
     return len(CHECKS) - failed, failed
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["check"]: sys.exit(check(Path.cwd())[1] > 0)
+        case ["export"]: export(Path.cwd())
         case ["pace"]: print_pace(Path.cwd())
         case ["prepare", *names]: prepare(Path.cwd(), names)
         case _: sys.exit(__doc__)

@@ -48,4 +48,5 @@ def _from_root(match: re.Match) -> str:
 
 if __name__ == "__main__":
     root = Path.cwd()
-    write_readme(root, Path(sys.argv[1]) if sys.argv[1:] else root)
+    if (root / NOTEBOOKS / "index.ipynb").is_file(): write_readme(root, Path(sys.argv[1]) if sys.argv[1:] else root)
+    # without a front page, README.md is written by hand

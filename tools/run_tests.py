@@ -75,7 +75,8 @@ def run_pytest(root: Path, which: str) -> tuple[int, int]:
                   run_pytest_once(root, ["tests", "-m", "races"], explore=True, workers=1)]
         return tuple(map(sum, zip(*halves)))
     if which == "--guarantees":
-        return run_pytest_once(root, [*(f"tests/test_{name}.py" for name in GUARANTEES), "-m", "slow and not races"])
+        files = [f"tests/test_{name}.py" for name in GUARANTEES if (root / f"tests/test_{name}.py").is_file()]
+        return run_pytest_once(root, [*files, "-m", "slow and not races"]) if files else (0, 0)
     tools = tools_changed(root)
     if not tools: print("The tests of tools/ are left out: nothing of theirs has changed (CI=1 runs them).", flush=True)
     return run_pytest_once(root, ["tests", "-m", "not slow" if tools else "not slow and not tools"])
