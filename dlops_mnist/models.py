@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'Classifier', 'measure', 'save_running', 'load_running', 'full_target', 'build_model',
            'build_optimizer', 'build_scheduler', 'complete', 'to_probabilities', 'predict', 'MNISTModule',
-           'build_optimizers', 'fitting_images', 'fitting_logits', 'load_module', 'Trained', 'load']
+           'fitting_images', 'fitting_logits', 'load_module', 'Trained', 'load']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import inspect
@@ -237,15 +237,10 @@ class MNISTModule(Classifier):
         images = fitting_images(to_input(images, self.dtype), self.image_shape)
         return fitting_logits(to_logits(self.model(images)), self)
 
-    def configure_optimizers(self) -> Any: return build_optimizers(self)
-
-# %% ../nbs/05_models.ipynb #1261d696
-def build_optimizers(module: MNISTModule) -> Any:
-    "The optimizer of a module, and its schedule if there is one, in the form that Lightning takes."
-    settings = module.hparams
-    optimizer = build_optimizer(settings["optimizer"], module.parameters())
-    if not settings["scheduler"]: return optimizer
-    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
+    def configure_optimizers(self) -> Any:
+        settings, optimizer = self.hparams, build_optimizer(self.hparams["optimizer"], self.parameters())
+        if not settings["scheduler"]: return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, self.trainer)}
 
 # %% ../nbs/05_models.ipynb #74660a1e
 def fitting_images(images: Tensor, expected: tuple[int, ...]) -> Tensor:

@@ -208,7 +208,9 @@ class FastCNN(Network):
     ):
         super().__init__()
         *channels, height, width = image_shape
-        a, b, c = _check_three(filters)
+        _check_sizes("filters", filters)
+        if len(filters) != 3: raise UserError(f"`filters: {list(filters)}` must be three numbers.", key="model.filters")
+        a, b, c = filters
         blocks = [nn.Conv2d(*(channels or [1]), a, 5, stride=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(),
                   nn.Conv2d(a, b, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(b), nn.ReLU(),
                   nn.Conv2d(b, c, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU()]
@@ -216,11 +218,6 @@ class FastCNN(Network):
         if channels_last: self.to(memory_format=torch.channels_last)
 
 # %% ../nbs/04_networks.ipynb #a7651de0
-def _check_three(filters: Sequence[int]) -> Sequence[int]:
-    if len(filters) == 3 and min(filters) > 0: return filters
-    raise UserError(f"`filters: {list(filters)}` must be three positive numbers.", key="model.filters")
-
-
 def _places(height: int, width: int) -> int:
     # without padding: 5x5 takes four pixels away, a stride or a pool halves what is left, 3x3 takes two
     sizes = [((size - 3) // 2 - 2) // 2 - 2 for size in (height, width)]
