@@ -238,7 +238,7 @@ class Killer:
         self.killed += process.exitcode != 0
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(400, marks=pytest.mark.slow)])
 def test_decoding_is_killed(kills, tmp_path):
     "What lies in the cache is whole, or it is not used."
     path = make_images(tmp_path / "images", 600)
@@ -271,7 +271,7 @@ def same(a: ImageArrays, b: ImageArrays) -> None:
             assert np.array_equal(values, b.splits[split][what]), (split, what)
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_building_is_killed(kills, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     images = np.random.default_rng(0).integers(0, 256, (3000, 28, 28), np.uint8)
@@ -318,7 +318,7 @@ def whole_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.glob("*"))
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_evaluating_is_killed(kills, trained):
     "The files of an evaluation are each of them whole, at any moment."
     from dlops_mnist.evaluate import evaluate
