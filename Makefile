@@ -55,6 +55,10 @@ test-slow: $(ready) ## The same, with the slow cells and tests
 guarantees: $(ready) ## The long half of what nbs/07_train.ipynb promises: kills, full disks, hostile files
 	@$(python) tools/run_tests.py --guarantees
 
+.PHONY: mutants
+mutants: $(ready) ## Break the package in 300 small ways, and list what no test notices (hours; COUNT=20 SEED=1 for others)
+	@$(python) tools/mutants.py $(or $(COUNT),300) $(or $(SEED),0)
+
 .PHONY: watch
 watch: $(ready) ## Export a notebook each time it is saved
 	@echo "Each notebook in nbs/ is exported when it is saved; Ctrl-C ends this."

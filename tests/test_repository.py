@@ -253,6 +253,21 @@ def test_a_stage_that_runs_nothing_fails(project):
     assert "Tests: 0 passed, 1 failed" in result.stdout
 
 
+def test_mutants_that_no_test_notices_are_named(project):
+    def look(number: int) -> tuple[int, str]:
+        text = f"from dlops_mnist.double import double\ndef test_one(): assert double({number}) == {2 * number}\n"
+        (project / "tests/test_one.py").write_text(text)
+        before = (project / "dlops_mnist/double.py").read_text()
+        result = make(project, "mutants.py", "9")
+        assert (project / "dlops_mnist/double.py").read_text() == before
+        return result.returncode, result.stdout
+
+    status, told = look(4)
+    assert status == 0 and told.rstrip().endswith("3 of 3 mutants caught"), told
+    status, told = look(0)  # nothing times any number is nothing
+    assert status == 1 and told.rstrip().endswith("2 of 3 mutants caught\ndouble.py:7: `2` -> `3`"), told
+
+
 @pytest.mark.parametrize("change, problem", [
     (lambda library: (library / "double.py").write_text("def double(x): return x + x\n"), "double.py is not what"),
     (lambda library: (library / "double.py").unlink(), "double.py is missing"),
