@@ -8,6 +8,7 @@ __all__ = ['MAY_CHANGE', 'with_facts', 'make_trainer', 'begin_anew', 'check_chan
 
 # %% ../nbs/07_train.ipynb #bd09fe6e
 import copy
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +28,9 @@ def with_facts(
     config: Config,  # as loaded
     datamodule: Any,  # after its `setup`
 ) -> Config:
-    "The config with the classes and the image shape that the data module found."
-    facts = {name: value for name in ("classes", "image_shape") if (value := getattr(datamodule, name, None)) is not None}
+    "The config with what the data module found: classes, image shape, colours ..."
+    plain = {name: value for name in ("classes", "image_shape") if (value := getattr(datamodule, name, None)) is not None}
+    facts = getattr(datamodule, "facts", plain)
     # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
     return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
@@ -130,9 +132,12 @@ def train(
     config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
+    if not is_helper():
+        for note in getattr(datamodule, "notes", []): say(f"note: {note}")
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
     run = reopen(config, datamodule) if config["resume"] else new_run(config)
     with record_of(run, started=bool(config["resume"])):
+        if broken := getattr(datamodule, "broken", None): (run.path / "left_out.json").write_text(json.dumps(broken, indent=1))
         module = MNISTModule(config)
         build_optimizer(config["optimizer"], module.parameters())  # refused now, if its settings make no sense
         trainer = make_trainer(config, run)

@@ -29,7 +29,8 @@ from dlops_mnist.config import diff, load_config
 from dlops_mnist.parts import images as images_module
 from dlops_mnist.parts.compose import compose_jobs
 from dlops_mnist.parts.core import UserError, flatten, plain
-from dlops_mnist.parts.images import SIGNATURE, BadImage, decode_png, encode_png, open_images
+from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.pictures import SIGNATURE, BadImage, Look, decode, encode_png
 from dlops_mnist.parts.launch import split_command
 from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
 from dlops_mnist.parts.settings import GROUPS
@@ -598,7 +599,7 @@ def pictures(draw) -> bytes:
 
 def decoded(data: bytes, color):
     try:
-        return decode_png(data, color)
+        return decode(data, Look(color=color))
     except BadImage as error:
         assert 0 < len(str(error)) < 300
         return None

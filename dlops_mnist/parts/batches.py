@@ -154,7 +154,9 @@ class Batches(pl.LightningDataModule):
     def dataset(self, split: str) -> ImageDataset:
         "The images of `train`, `val` or `test`."
         if not self.datasets: self.setup()
-        return self.datasets[split]
+        if split in self.datasets: return self.datasets[split]
+        raise UserError(f"`{self.path}` has no {split} images. Add a folder `{split}/`, or name another dataset: datamodule.path=DIR.",
+                        key="path")
 
     train_df = property(lambda self: self.dataset("train").frame)
     val_df = property(lambda self: self.dataset("val").frame)
@@ -166,7 +168,6 @@ class Batches(pl.LightningDataModule):
         return make_loader(self.dataset(split), size, self.seed, shuffle, split == "train", self.num_workers, f"{split} images")
 
     def train_dataloader(self, batch_size: int | None = None, shuffle: bool = True) -> DataLoader:
-        "Batches of the images to learn from."
         # a trainer that has ended stays with us, and has no say any more
         trainer = self.trainer if self.trainer and self.trainer.state.status == "running" else None
         overfit = getattr(trainer, "overfit_batches", 0)  # the same batches in each epoch
@@ -175,18 +176,15 @@ class Batches(pl.LightningDataModule):
         return loader
 
     def val_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
-        "Batches of the images that choose the best model."
         return self.loader("val", batch_size, shuffle)
 
     def test_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
-        "Batches of the images that measure the final model."
         return self.loader("test", batch_size, shuffle)
 
     def state_dict(self) -> dict[str, int]:
         "How far a training has come in its epoch; Lightning puts it into each checkpoint."
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed
-        return {"epoch": self.trainer.current_epoch,
-                "images": done * self.batch_size if done < self.trainer.num_training_batches else 0}
+        done, all_of_it = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches
+        return {"epoch": self.trainer.current_epoch, "images": done * self.batch_size if done < all_of_it else 0}
 
     def load_state_dict(self, state: dict[str, int]) -> None: self.reached = dict(state)
 
@@ -196,13 +194,16 @@ warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # the data module is
 
 # %% ../../nbs/parts/batches.ipynb #eefa9717
-def check_settings(batch_size: int, val: float | str, source: str | None, seed: int, num_workers: int) -> None:
+def check_settings(batch_size: int, val: float | str, source: str | None, seed: int, num_workers: int,
+                   test: float | None = None, broken: str = "refuse") -> None:
     "Raise `UserError` for a setting that can't work."
     if batch_size < 1: raise UserError(f"batch_size must be at least 1, not {batch_size}.", key="batch_size")
     for key, value in (("seed", seed), ("num_workers", num_workers)):
         if value < 0: raise UserError(f"{key} must not be negative: {value}.", key=key)
     if val != "test" and (isinstance(val, str) or not 0 < val < 1):
         raise UserError(f"val is a fraction between 0 and 1, or `test`, not {val!r}.", key="val")
+    if test is not None and not 0 <= test <= 1: raise UserError(f"test is a fraction between 0 and 1, not {test!r}.", key="test")
+    if broken not in ("refuse", "skip"): raise UserError(f"broken is refuse or skip, not {broken!r}.", key="broken")
     if source not in (None, *SOURCES): raise UserError(f"source is {' or '.join(SOURCES)}, not {source!r}.", key="source")
 
 # %% ../../nbs/parts/batches.ipynb #fa595299
@@ -213,11 +214,13 @@ def check_arrays(
 ) -> list[str]:
     "The classes in the order of their labels; raises `UserError` if the folder has others than wanted, or images of another shape."
     wanted = arrays.classes if classes is None else [str(name) for name in classes]
-    if sorted(wanted) != sorted(arrays.classes):
+    if len(wanted) < 2: raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; at least two are needed.", key="path")
+    if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
         raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted)} are "
                         "expected (by the trained model, or by datamodule.classes).", key="classes")
     if image_shape is not None and list(image_shape) != arrays.image_shape:
-        hint = " (color=true reads three channels)" if len(image_shape) != len(arrays.image_shape) else ""
+        hint = f": datamodule.resize={list(image_shape[-2:])} makes them so"
+        if len(image_shape) != len(arrays.image_shape): hint = ": datamodule.color=true reads three channels, color=grey one"
         raise UserError(f"The images of `{arrays.path}` have the shape {arrays.image_shape}, "
                         f"but {list(image_shape)} is expected{hint}.", key="image_shape")
     return wanted

@@ -24,7 +24,8 @@ import numpy as np
 
 from .core import UserError, atomic
 from .folder import user_cache
-from .images import encode_png, progress
+from .images import progress
+from .pictures import encode_png
 
 if TYPE_CHECKING: from filelock import FileLock
 
