@@ -120,20 +120,23 @@ def oddities(
     "What is odd about the images: all alike, darker, inverted, classes of very different sizes. One sentence each."
     notes, means = [], {}
     for split, data in arrays.splits.items():
-        images = data["images"][:2000].reshape(min(2000, len(data["images"])), -1)
-        if not len(images): continue
+        images = data["images"][:2000]
         means[split] = images.mean(axis=0)
-        if (images == images[0]).all() and len(images) > 1: notes.append(f"all images of {split} are alike: there is nothing to learn")
-        counts = {name: int((data["labels"] == label).sum()) for label, name in enumerate(arrays.classes)}
-        (rare, few), (common, many) = min(counts.items(), key=lambda item: item[1]), max(counts.items(), key=lambda item: item[1])
-        if few and many >= 10 * few: notes.append(f"{split} is unbalanced: {many:,} images of `{common}` and {few:,} of `{rare}`; accuracy alone misleads")
-    for split, mean in means.items():
-        usual = means.get("train", mean)
-        if abs(mean.mean() - usual.mean()) < 25: continue
-        if abs(255 - mean - usual).mean() < abs(mean - usual).mean(): what = "look inverted beside those of train"
-        else: what = f"are {'darker' if mean.mean() < usual.mean() else 'brighter'} than those of train"
-        notes.append(f"the images of {split} {what}: their mean is {mean.mean():.0f}, that of train {usual.mean():.0f}")
-    return notes
+        if len(images) > 1 and (images == images[0]).all(): notes.append(f"all images of {split} are alike: there is nothing to learn")
+        counts = np.bincount(data["labels"], minlength=len(arrays.classes))
+        rare, common = counts.argmin(), counts.argmax()
+        if counts[common] >= 10 * counts[rare] > 0:
+            notes.append(f"{split} is unbalanced: {counts[common]:,} images of `{arrays.classes[common]}`, {counts[rare]:,} of "
+                         f"`{arrays.classes[rare]}`; accuracy alone misleads")
+    return notes + [note for split in means.keys() - {"train"} for note in _brightness(split, means[split], means.get("train"))]
+
+
+def _brightness(split: str, mean: np.ndarray, usual: np.ndarray | None) -> list[str]:
+    if usual is None or abs(mean.mean() - usual.mean()) < 25: return []
+    what = f"are {'darker' if mean.mean() < usual.mean() else 'brighter'} than those of train"
+    if abs(255 - mean - usual).mean() < abs(mean - usual).mean(): what = "look inverted beside those of train"
+    return [f"the images of {split} {what}: their mean is {mean.mean():.0f}, that of train {usual.mean():.0f}"]
+
 
 # %% ../nbs/02_inspection.ipynb #43642822
 READING = ("resize", "resize_mode", "background", "range", "broken", "labels", "columns", "cache")

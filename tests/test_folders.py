@@ -1,0 +1,335 @@
+"""Folders as people have them: what is read, what is said about it, and what a new picture looks like to the model."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
+from dlops_mnist.inspection import inspect, oddities
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
+
+
+def draw(kind: str, seed: int, size: int = 24, mode: str = "L") -> Image.Image:
+    "A disc or a bar somewhere in a picture of its own."
+    rng = np.random.default_rng([seed, len(kind)])
+    picture = Image.new("L", (size, size))
+    x, y = rng.integers(2, size - 10, 2).tolist()
+    pen = ImageDraw.Draw(picture)
+    if kind == "disc": pen.ellipse((x, y, x + 7, y + 7), fill=255)
+    else: pen.rectangle((x, y, x + 7, y + 2), fill=255)
+    picture.putpixel((seed % size, seed // size % size), 255)
+    grey = np.asarray(picture)
+    if mode == "RGB": return Image.fromarray(np.stack([grey, grey // 2, 255 - grey], -1))
+    if mode == "RGBA": return Image.fromarray(np.stack([0 * grey] * 3 + [grey], -1))  # black ink on transparent ground
+    if mode == "I;16": return Image.fromarray(np.where(grey > 127, 3000, 200).astype(np.uint16))
+    return picture.convert(mode)
+
+
+def fill(root: Path, splits: dict[str, int], classes=("disc", "bar"), ending="png", start=0, **options) -> Path:
+    for split, count in splits.items():
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(start, start + count): draw(name, 100 * len(split) + i, **options).save(folder / f"{i:03}.{ending}")
+    return root
+
+
+def opened(path, **settings) -> MNISTDataModule:
+    dm = MNISTDataModule(path, **settings)
+    dm.setup()
+    return dm
+
+
+def counts(dm) -> dict[str, int]: return {split: len(data) for split, data in dm.datasets.items()}
+
+
+# ---- formats
+
+@pytest.mark.parametrize("ending", ["jpg", "webp", "bmp", "gif", "tif", "PNG"])
+def test_every_format_is_read(tmp_path, ending):
+    dm = opened(fill(tmp_path, {"train": 12, "test": 6}, ending=ending), color="grey")
+    assert sum(counts(dm).values()) == 36 and dm.image_shape == [24, 24]
+
+
+def test_formats_are_mixed_and_names_are_wrong(tmp_path):
+    fill(tmp_path, {"train": 12, "test": 6})
+    fill(tmp_path, {"train": 60}, ending="jpg", start=20)
+    for file in list((tmp_path / "train/disc").glob("*.jpg"))[:5]: file.rename(file.with_suffix(".png"))
+    for file in list((tmp_path / "train/bar").glob("*.jpg"))[:5]: file.rename(file.with_suffix(""))
+    (tmp_path / "train/bar/notes").write_text("no picture")
+    dm = opened(tmp_path)
+    assert sum(counts(dm).values()) == 24 + 120 + 12
+    assert any("1 file not used, such as `train/bar/notes`" in note for note in dm.notes)
+
+
+def test_black_ink_on_transparent_ground_is_seen(tmp_path):
+    dm = opened(fill(tmp_path, {"train": 12, "test": 6}, mode="RGBA"))
+    images = dm.datasets["train"].images
+    assert dm.facts["color"] == "grey" and images.min() == 0 and images.max() == 255 and len(np.unique(images, axis=0)) == len(images)
+    assert opened(tmp_path, background="black").datasets["train"].images.max() == 0
+    assert "alike" in " ".join(oddities(open_images(tmp_path, background="black")))
+
+
+def test_sixteen_bits_need_a_range(tmp_path):
+    fill(tmp_path, {"train": 12, "test": 6}, mode="I;16")
+    with pytest.raises(UserError, match="range=auto") as error: opened(tmp_path)
+    assert len(str(error.value).splitlines()) <= 3, "what all share is said once"
+    dm = opened(tmp_path, range="auto")
+    assert dm.facts["range"] == [200, 3000] and set(np.unique(dm.datasets["train"].images)) == {0, 255}
+    again = open_dataset({"path": str(tmp_path), **dm.facts})
+    assert (again.datasets["test"].images == dm.datasets["test"].images).all()
+    assert opened(tmp_path, range=[0, 6000]).datasets["train"].images.max() == 128
+
+
+def test_colour_is_kept_if_any_image_has_some(tmp_path):
+    fill(tmp_path, {"train": 40, "test": 6})
+    draw("disc", 999, mode="1").save(tmp_path / "train/disc/bit.png")
+    assert opened(tmp_path).image_shape == [24, 24]
+    draw("disc", 998, mode="RGB").save(tmp_path / "train/disc/zz.png")  # found only when everything is decoded
+    draw("bar", 997, mode="RGB").convert("P").save(tmp_path / "train/bar/palette.png")
+    draw("bar", 996, mode="RGB").convert("CMYK").save(tmp_path / "train/bar/ink.jpg", quality=95)
+    dm = opened(tmp_path)
+    assert dm.image_shape == [3, 24, 24] and dm.facts["color"] is True
+    assert opened(tmp_path, color="grey").image_shape == [24, 24]
+    with pytest.raises(UserError, match="colour image"): opened(tmp_path, color=False)
+
+
+def test_a_photograph_is_turned_as_its_exif_data_say(tmp_path):
+    tall, exif = Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)), Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        file = io.BytesIO()
+        tall.save(file, kind, exif=exif)
+        assert decode(file.getvalue(), Look(color="grey")).shape == (20, 10), kind
+
+
+def test_sizes_that_differ_are_one_sentence_and_one_setting(tmp_path):
+    for i in range(20):
+        for name in ("disc", "bar"):
+            (tmp_path / "train" / name).mkdir(parents=True, exist_ok=True)
+            draw(name, i, size=24 + i % 10).save(tmp_path / f"train/{name}/{i}.png")
+    with pytest.raises(UserError, match=r"from 24x24 to 33x33.*datamodule\.resize=\[\d+,\d+\]") as error: opened(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+    for mode in ("stretch", "pad", "crop"): assert opened(tmp_path, resize=[16, 12], resize_mode=mode).image_shape == [16, 12]
+
+
+def test_the_same_images_are_held_out_whatever_they_look_like(tmp_path):
+    fill(tmp_path, {"": 60}, mode="RGB", ending="jpg")
+    fill(tmp_path, {"": 60}, mode="RGB", start=70)
+    first, *others = [opened(tmp_path, **settings) for settings in ({}, {"color": "grey"}, {"resize": [8, 8]}, {"resize": [12, 12]})]
+    for other in others:
+        assert all(other.datasets[split].paths == data.paths for split, data in first.datasets.items())
+
+
+def test_broken_files_are_all_named_or_left_out(tmp_path):
+    fill(tmp_path, {"train": 30, "test": 6})
+    (tmp_path / "train/disc/000.png").write_bytes(b"")
+    (tmp_path / "train/bar/001.png").write_bytes((tmp_path / "train/bar/001.png").read_bytes()[:60])
+    (tmp_path / "train/bar/photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(50))
+    with pytest.raises(UserError, match="3 of 73") as error: opened(tmp_path)
+    assert all(name in str(error.value) for name in ("disc/000.png is empty", "bar/001.png is truncated", "photo.jpg", "broken=skip"))
+    dm = opened(tmp_path, broken="skip")
+    assert sum(counts(dm).values()) == 70 and dm.broken.keys() == {"train/disc/000.png", "train/bar/001.png", "train/bar/photo.jpg"}
+    assert any("3 broken files were left out" in note for note in dm.notes)
+
+
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2), (0, 5)])
+def test_bombs_are_refused_before_memory_is_taken(size):
+    def chunk(kind, body): return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in (
+        (b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")))
+    bmp = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 1000, 0, 0, 54, 40, *[min(side, 2**31 - 1) for side in size], 1, 24, 0, 0, 0, 0, 0, 0)
+    gif = b"GIF89a" + struct.pack("<HHBBB", *[side % 65536 for side in size], 0, 0, 0) + b";"
+    for data in (png, bmp, gif):
+        with pytest.raises(BadImage): decode(data)
+
+
+# ---- layouts
+
+def test_folders_in_folders(tmp_path):
+    for split in ("train", "test"):
+        for name in ("disc", "bar"): fill(tmp_path / split, {name: 10}, classes=("monday",), start=len(name + split) * 10)
+    dm = opened(tmp_path)
+    assert counts(dm)["test"] == 20 and dm.classes == ["bar", "disc"] and dm.test_df.image[0].count("/") == 3
+
+
+@pytest.mark.parametrize("words", [("training", "testing", "validation"), ("Train", "TEST", "valid")])
+def test_other_words_for_the_splits(tmp_path, words):
+    fill(tmp_path, dict(zip(words, (12, 6, 4))))
+    dm = opened(tmp_path)
+    assert counts(dm) == {"train": 24, "val": 8, "test": 12} and any("was read as" in note for note in dm.notes)
+
+
+def test_train_alone_can_be_trained_on_and_not_evaluated(tmp_path):
+    dm = opened(fill(tmp_path, {"train": 18}))
+    assert dm.datasets.keys() == {"train", "val"}
+    with pytest.raises(UserError, match="no test images"): dm.test_dataloader()
+
+
+def test_classes_alone_are_split_by_hash(tmp_path):
+    dm = opened(fill(tmp_path, {"": 50}))
+    assert 12 < counts(dm)["test"] < 28 and sum(counts(dm).values()) == 100 and dm.facts["test"] == 0.2
+    assert not set(dm.datasets["test"].paths) & set(dm.datasets["train"].paths + dm.datasets["val"].paths)
+    assert any("held out for the test" in note for note in dm.notes)
+    more = opened(fill(tmp_path, {"": 20}, start=60))
+    assert set(dm.datasets["test"].paths) <= set(more.datasets["test"].paths), "new images change nothing for the old ones"
+
+
+def test_a_vehicle_is_not_a_split(tmp_path):
+    fill(tmp_path, {"": 10}, classes=("train", "bus"))
+    assert opened(tmp_path).classes == ["bus", "train"]
+
+
+def test_an_archives_own_folder_and_splits_within_classes(tmp_path):
+    fill(tmp_path / "photos-main", {"train": 10, "test": 4})
+    assert counts(opened(tmp_path))["test"] == 8
+    for name in ("disc", "bar"): fill(tmp_path / "inner" / name, {"": 10}, classes=("train", "test"))
+    assert counts(opened(tmp_path / "inner"))["test"] == 20
+
+
+def test_what_the_system_leaves_behind_is_neither_image_nor_class(tmp_path):
+    fill(tmp_path, {"train": 12, "test": 6})
+    fill(tmp_path, {"__MACOSX": 2, "train": 0})
+    for name in ("train/.DS_Store", "train/disc/Thumbs.db", "train/disc/._000.png"): (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "train/.hidden").mkdir()
+    (tmp_path / "train/readme.txt").write_text("x")
+    dm = opened(tmp_path)
+    assert dm.classes == ["bar", "disc"] and sum(counts(dm).values()) == 36
+    assert sum(int(note.split()[0]) for note in dm.notes if "not used" in note) == 6
+
+
+def test_a_link_that_leads_back_ends(tmp_path):
+    fill(tmp_path, {"train": 12, "test": 6})
+    (tmp_path / "train/disc/again").symlink_to(tmp_path)
+    assert opened(tmp_path).classes == ["bar", "disc"]
+
+
+def test_links_and_names_of_all_kinds(tmp_path):
+    real = fill(tmp_path / "real", {"train": 12, "test": 6}, classes=("großer Kreis", '🚗 car, "fast"', "一"))
+    path = tmp_path / "with blanks"
+    path.mkdir()
+    (path / "train").symlink_to(real / "train")
+    (path / "test").symlink_to(real / "test")
+    assert opened(path).classes == sorted(["großer Kreis", '🚗 car, "fast"', "一"])
+
+
+def test_a_class_that_test_lacks_is_said(tmp_path):
+    fill(tmp_path, {"train": 12}, classes=("disc", "bar", "ring"))
+    fill(tmp_path, {"test": 6})
+    dm = opened(tmp_path)
+    assert "train has images of `ring`, test has none" in dm.notes and len(dm.classes) == 3
+
+
+# ---- tables
+
+def table(tmp_path, rows, name="labels.csv", count=36) -> Path:
+    (tmp_path / "images").mkdir(exist_ok=True)
+    for i in range(count): draw(("disc", "bar")[i % 2], i).save(tmp_path / f"images/{i:03}.png")
+    (tmp_path / name).write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_one_folder_and_a_table(tmp_path):
+    dm = opened(table(tmp_path, ["filename,label", *(f"{i:03}.png,{('disc', 'bar')[i % 2]}" for i in range(35))]))
+    assert sum(counts(dm).values()) == 35 and any("not used, such as `images/035.png`" in note for note in dm.notes)
+    assert all((label == "disc") == (int(Path(file).stem) % 2 == 0) for file, label in dm.train_df.values)
+
+
+@pytest.mark.parametrize("rows, settings", [
+    (["split\tid\tspecies", *(f"{('train', 'Test')[i > 29]}\t{i:03}\t{'ab'[i % 2]}" for i in range(36))], {}),
+    (["a;b;c", *(f"images\\{i:03}.png;{'ab'[i % 2]};{('train', 'valid', 'test')[i % 3]}" for i in range(36))], {"columns": ["a", "b", "c"]}),
+])
+def test_tables_of_many_forms(tmp_path, rows, settings):
+    table(tmp_path, rows, "which.tsv")
+    dm = opened(tmp_path, labels="which.tsv", **settings)
+    assert dm.classes == ["a", "b"] and sum(counts(dm).values()) == 36
+
+
+def test_a_changed_label_is_another_dataset(tmp_path):
+    rows = ["image,label", *(f"{i:03}.png,{'ab'[i % 2]}" for i in range(36))]
+    before = opened(table(tmp_path, rows))
+    (tmp_path / "labels.csv").write_text("\n".join(rows).replace("000.png,a", "000.png,b"))
+    after = opened(tmp_path)
+    assert after.fingerprint != before.fingerprint and dict(after.train_df.values) | dict(after.val_df.values) | dict(after.test_df.values) != {}
+
+
+@pytest.mark.parametrize("rows, match", [
+    (["image,label", "000.png,a", "nowhere.png,b"], "1 of 2 rows .* not there, such as `nowhere.png`.*broken=skip"),
+    (["image,label", "000.png,a", "000.png,b"], "row 3: .* before"),
+    (["x,y,z", "000.png,a,b"], "Which columns"), (["image,label", "000.png"], "row 2: 1 values"),
+    (["image,label,split", "000.png,a,blue"], "`blue` is no split"), (["image,label"], "no rows")])
+def test_mistakes_in_a_table_are_one_sentence(tmp_path, rows, match):
+    table(tmp_path, rows, count=4)
+    with pytest.raises(UserError, match=match): opened(tmp_path, labels="labels.csv")
+
+
+def test_a_group_stays_on_one_side(tmp_path):
+    rows = ["image,label,patient", *(f"{i:03}.png,{'ab'[i % 2]},{i // 6}" for i in range(120))]
+    dm = opened(table(tmp_path, rows, count=120))
+    sides = [{int(Path(path).stem) // 6 for path in data.paths} for data in dm.datasets.values()]
+    assert not sides[0] & sides[1] and not sides[1] & sides[2] and not sides[0] & sides[2] and sum(map(len, sides)) == 20
+
+
+# ---- held out
+
+def test_some_of_each_class_is_held_out_and_some_stays():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        sizes = rng.integers(1, 12, 5)
+        hashes = np.sort(rng.integers(0, 2**64, sizes.sum(), dtype=np.uint64))
+        part = {"hashes": hashes, "labels": rng.permutation(np.repeat(np.arange(5), sizes)), "images": np.zeros(sizes.sum())}
+        try: train, val = hold_out(part, 0.2)
+        except UserError: continue
+        assert set(train["labels"]) == set(part["labels"]), "each class can be learnt"
+        assert all((val["labels"] == label).any() for label in range(5) if sizes[label] >= 3), "and those with three images validated"
+
+
+def test_in_large_classes_each_image_decides_alone():
+    rng = np.random.default_rng(0)
+    hashes = np.sort(rng.integers(0, 2**64, 4000, dtype=np.uint64))
+    part = {"hashes": hashes, "labels": rng.integers(0, 4, 4000), "images": np.zeros(4000)}
+    assert (hold_out(part, 0.2)[1]["hashes"] == hashes[hashes < 0.2 * 2**64]).all()
+
+
+# ---- another folder, a new picture
+
+def test_another_folder_needs_only_what_is_evaluated(tmp_path):
+    dm = opened(fill(tmp_path / "a", {"train": 20, "test": 6}))
+    settings = {"path": str(tmp_path / "a"), **dm.facts}
+    fill(tmp_path / "b", {"test": 5})
+    fill(tmp_path / "c", {"": 5}, classes=("disc",))
+    assert len(open_dataset(settings, {"path": str(tmp_path / "b")}).dataset("test")) == 10
+    only = open_dataset(settings, {"path": str(tmp_path / "c")}).dataset("test")
+    assert len(only) == 5 and set(only.labels) == {1} and only.classes == ["bar", "disc"]
+    with pytest.raises(UserError, match="no train images"): open_dataset(settings, {"path": str(tmp_path / "b")}).dataset("train")
+
+
+def test_a_new_picture_is_read_as_training_read_it(tmp_path):
+    fill(tmp_path, {"train": 12, "test": 6}, mode="RGBA", size=40)
+    dm = opened(tmp_path, resize=[20, 16], resize_mode="pad", background="#808080", color="grey")
+    settings = dict(resize=[20, 16], resize_mode="pad", background="#808080") | dm.facts
+    for file, pixels in zip(dm.datasets["test"].paths, dm.datasets["test"].images):
+        assert (read_picture(tmp_path / file, settings) == pixels).all()
+        assert (read_picture((tmp_path / file).read_bytes(), settings) == pixels).all()
+    with pytest.raises(UserError, match="can't be read"): read_picture(tmp_path / "nowhere.png", settings)
+    with pytest.raises(UserError, match="The picture is not"): read_picture(b"x", settings)
+    assert read_picture(tmp_path / file, {"image_shape": [3, 9, 9]}).shape == (3, 9, 9), "settings of an older run"
+
+
+# ---- programs
+
+def test_inspect_says_what_is_odd(tmp_path, capsys):
+    fill(tmp_path, {"train": 12, "test": 6}, mode="I;16")
+    (tmp_path / "train/notes.txt").write_text("x")
+    inspect(str(tmp_path), **{"datamodule.range": [200, 3000]})
+    out = capsys.readouterr().out
+    assert "1 file not used, such as `train/notes.txt`" in " ".join(out.split()) and "fingerprint" in out
+    with pytest.raises(UserError, match="Did you mean `resize`"): inspect(str(tmp_path), resise=[3, 3])
