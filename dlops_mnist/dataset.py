@@ -134,8 +134,8 @@ class Folder:
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes, test)
         self.broken, self.notes = arrays.broken, said_of(arrays, self.datasets, test)
         if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
-        self.facts = {"classes": self.classes, "image_shape": self.image_shape, "color": arrays.look["color"]}
-        if self.reading["range"] == "auto": self.facts["range"] = arrays.look["range"]
+        self.facts = {"classes": self.classes, "image_shape": self.image_shape}
+        self.facts |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
         if self.test is None and arrays.found.whole: self.facts["test"] = test
 
 # %% ../nbs/03_dataset.ipynb #7039b3a2

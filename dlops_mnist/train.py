@@ -19,7 +19,7 @@ from .parts.core import UserError, check_hardware, keep_freed_memory, quiet_ligh
 from .parts.launch import launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, is_helper, new_run, reopen_run, write_config
-from .parts.settings import deep_update
+from .parts.settings import base_config, deep_update
 from .parts.signals import children_repeat, record_of, signals_wait, sigterm_stops
 from .parts.targets import build
 
@@ -67,7 +67,8 @@ def check_changes(
     config: Config,  # with `resume`
 ) -> None:
     "Refuse settings that would make another run of this one, and a run that has nothing left to do; raises `UserError`."
-    changed = diff(run.config, config)
+    # the config of an older run lacks the settings that came later
+    changed = diff(deep_update({"datamodule": base_config()["datamodule"]}, run.config), config)
     fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
     if fixed:
         raise UserError(f"`{fixed}` was {changed[fixed][0]!r} when this run began, and can't change halfway. "

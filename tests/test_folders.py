@@ -73,7 +73,7 @@ def test_black_ink_on_transparent_ground_is_seen(tmp_path):
     dm = opened(fill(tmp_path, {"train": 12, "test": 6}, mode="RGBA"))
     images = dm.datasets["train"].images
     assert dm.facts["color"] == "grey" and images.min() == 0 and images.max() == 255 and len(np.unique(images, axis=0)) == len(images)
-    assert opened(tmp_path, background="black").datasets["train"].images.max() == 0
+    assert open_images(tmp_path, background="black").splits["train"]["images"].max() == 0
     assert "alike" in " ".join(oddities(open_images(tmp_path, background="black")))
 
 

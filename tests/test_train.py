@@ -61,7 +61,7 @@ def test_images_are_opened_in_each_training_anew(work, monkeypatch):
     from dlops_mnist import dataset
 
     opened, open_images = [], dataset.open_images
-    monkeypatch.setattr(dataset, "open_images", lambda *args: opened.append(args) or open_images(*args))
+    monkeypatch.setattr(dataset, "open_images", lambda *args, **settings: opened.append(args) or open_images(*args, **settings))
     for times in (1, 2):
         train("trainer.max_epochs=1")
         assert len(opened) == 2 * times  # for the config, which must know the classes, and for Lightning
@@ -385,7 +385,7 @@ def test_images_that_are_added_between_two_trainings_are_seen(work, monkeypatch)
     from dlops_mnist.models import MNISTModule
 
     opened = []
-    monkeypatch.setattr(dataset, "open_images", lambda *args: opened.append(args) or open_images(*args))
+    monkeypatch.setattr(dataset, "open_images", lambda *args, **settings: opened.append(args) or open_images(*args, **settings))
     quick = {"max_epochs": 1, "limit_train_batches": 1, "logger": False, "enable_checkpointing": False,
              "enable_progress_bar": False, "enable_model_summary": False}
     datamodule = dataset.MNISTDataModule(work / "dataset")

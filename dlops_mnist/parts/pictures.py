@@ -65,8 +65,8 @@ def check_size(width: int, height: int) -> None:
 def png_chunks(
     data: bytes,  # a whole file
 ) -> tuple[tuple, bytes, bool]:
-    "The fields of a PNG file's header, its compressed rows, and whether it says what is transparent; raises `BadImage`."
-    position, header, body, clear, size = 8, None, [], False, len(data)
+    "The fields of a PNG file's header, its compressed rows, and whether it tells of transparency or orientation; raises `BadImage`."
+    position, header, body, special, size = 8, None, [], False, len(data)
     while data[position:position + 12] != _END:
         if size < position + 12: raise BadImage("is truncated")
         length, kind = _NAME(data, position)
@@ -76,12 +76,12 @@ def png_chunks(
             raise BadImage(f"is corrupt (wrong checksum at byte {position})")
         if kind == b"IDAT": body.append(data[position + 8:end])
         elif kind == b"IHDR" and length == 13: header = _HEADER(data, position + 8)
-        elif kind == b"tRNS": clear = True
+        elif kind in (b"tRNS", b"eXIf"): special = True
         elif kind == b"IEND": break
         position = end + 4
     if header is None or not header[0] * header[1] or not body: raise BadImage("is corrupt (it holds no picture)")
     check_size(*header[:2])
-    return header, b"".join(body), clear
+    return header, b"".join(body), special
 
 
 # %% ../../nbs/parts/pictures.ipynb #1941ea83
@@ -122,9 +122,9 @@ def _check_color(name: str) -> None:
 
 # %% ../../nbs/parts/pictures.ipynb #1ae7e2b5
 def _png(data: bytes) -> np.ndarray | None:
-    (width, height, depth, kind, packing, filtering, interlaced), body, clear = png_chunks(data)
+    (width, height, depth, kind, packing, filtering, interlaced), body, special = png_chunks(data)
     if packing or filtering: raise BadImage("is corrupt (packed in a way that does not exist)")
-    if depth != 8 or kind not in (0, 2) or interlaced or clear: return None
+    if depth != 8 or kind not in (0, 2) or interlaced or special: return None
     stored = len(body) > 2 and not body[2] & 6  # zlib's first block is not compressed
     if kind == 0 and stored and (pixels := _stored(body, height, width)) is not None: return pixels
     try:
