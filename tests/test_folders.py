@@ -1,5 +1,6 @@
 """Folders as people have them: what is read, what is said about it, and what a new picture looks like to the model."""
 
+import gzip
 import io
 import struct
 import zlib
@@ -11,9 +12,11 @@ from PIL import Image, ImageDraw
 
 from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
 from dlops_mnist.inspection import inspect, oddities
+from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
+from dlops_mnist.parts.sources import build_idx
 
 
 def draw(kind: str, seed: int, size: int = 24, mode: str = "L") -> Image.Image:
@@ -231,7 +234,7 @@ def test_a_class_that_test_lacks_is_said(tmp_path):
 # ---- tables
 
 def table(tmp_path, rows, name="labels.csv", count=36) -> Path:
-    (tmp_path / "images").mkdir(exist_ok=True)
+    (tmp_path / "images").mkdir(parents=True, exist_ok=True)
     for i in range(count): draw(("disc", "bar")[i % 2], i).save(tmp_path / f"images/{i:03}.png")
     (tmp_path / name).write_text("\n".join(rows) + "\n")
     return tmp_path
@@ -333,3 +336,37 @@ def test_inspect_says_what_is_odd(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "1 file not used, such as `train/notes.txt`" in " ".join(out.split()) and "fingerprint" in out
     with pytest.raises(UserError, match="Did you mean `resize`"): inspect(str(tmp_path), resise=[3, 3])
+
+
+def write_idx(folder: Path, count: int = 40) -> Path:
+    folder.mkdir()
+    for split in ("train", "t10k"):
+        images = np.stack([np.asarray(draw(("disc", "bar")[i % 2], i, size=28)) for i in range(count)])
+        for name, values in (("images-idx3", images), ("labels-idx1", np.arange(count) % 2)):
+            head = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
+    return folder
+
+
+def test_idx_files_of_any_data(tmp_path):
+    raw = write_idx(tmp_path / "raw")
+    with pytest.raises(UserError, match=r"dataset idx NEW_FOLDER raw="): opened(raw)
+    dm = MNISTDataModule(tmp_path / "made", source="idx", raw=str(raw))
+    dm.setup()
+    assert dm.classes == ["0", "1"] and len(dm.dataset("test")) == 40
+    turned = open_images(build_idx(tmp_path / "turned", raw, turned=True))
+    assert turned.image_shape == [28, 28] and turned.fingerprint != dm.fingerprint
+    (raw / "train-labels-idx1-ubyte.gz").write_bytes(b"x")
+    with pytest.raises(UserError, match="damaged"): build_idx(tmp_path / "other", raw)
+    (raw / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(UserError, match="one file of images .* and 0"): build_idx(tmp_path / "other", raw)
+
+
+def test_any_folder_becomes_a_standard_one(tmp_path):
+    path = table(tmp_path / "a", ["image,label,split", *(f"{i:03}.png,{'ab'[i % 2]},{('train', 'test')[i % 3 == 0]}" for i in range(36))])
+    before, made = opened(path), convert(str(path), str(tmp_path / "b"))
+    after = opened(made)
+    assert counts(after) == counts(before) and after.classes == before.classes
+    assert {split: sorted(data.hashes) for split, data in after.datasets.items()} == {
+        split: sorted(data.hashes) for split, data in before.datasets.items()}
+    with pytest.raises(UserError, match="already"): convert(str(path), str(tmp_path / "b"))

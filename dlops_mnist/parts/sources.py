@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['Plan', 'MNIST_FILES', 'MNIST_MIRRORS', 'SOURCES', 'load_digits', 'choose', 'take', 'sizes', 'plan_digits',
-           'build_lock', 'write_dataset', 'is_built', 'build_digits', 'read_idx', 'fetch', 'load_mnist', 'build_mnist']
+           'build_lock', 'write_dataset', 'is_built', 'build_digits', 'read_idx', 'fetch', 'load_mnist', 'build_mnist',
+           'load_idx', 'build_idx']
 
 # %% ../../nbs/parts/sources.ipynb #d10a36aa
 import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -184,9 +186,12 @@ def read_idx(
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"`{file}` is not MNIST's: its content has another checksum. Fetch it again.", key="raw")
-    shape = struct.unpack_from(f">{data[3]}I", data, 4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+        raise UserError(f"`{file}` is not MNIST's: its content has another checksum. Other data of this form: source=idx", key="raw")
+    try:
+        if data[:3] != b"\0\0\x08": raise ValueError("no bytes in IDX format")
+        shape = struct.unpack_from(f">{data[3]}I", data, 4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+    except (ValueError, LookupError, struct.error) as error: raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
 
 # %% ../../nbs/parts/sources.ipynb #b6b75e97
 MNIST_MIRRORS = (
@@ -245,12 +250,48 @@ def build_mnist(
 ) -> Path:
     "Make a dataset from MNIST: 60,000 images for train, 10,000 for test."
     source = {"source": "mnist", "binary": binary, "per_class": per_class, "seed": seed}
-    if is_built(Path(path), source): return Path(path)
-    mnist, plan = load_mnist(raw), {}
-    for (split, (_, labels)), wanted in zip(mnist.items(), sizes(per_class, ratio=1 / 6)):
-        chosen = choose(labels, binary, seed)
+    return Path(path) if is_built(Path(path), source) else _write_all(path, load_mnist(raw), source)
+
+
+def _write_all(path: str | os.PathLike, data: dict[str, tuple[np.ndarray, np.ndarray]], source: dict[str, Any]) -> Path:
+    plan = {}
+    for (split, (_, labels)), wanted in zip(data.items(), sizes(source["per_class"], ratio=1 / 6)):
+        chosen = choose(labels, source["binary"], source["seed"])
         plan[split] = {name: take(numbers, wanted, f"{split}/{name}") for name, numbers in chosen.items()}
-    return write_dataset(path, {split: images for split, (images, _) in mnist.items()}, plan, source)
+    return write_dataset(path, {split: images for split, (images, _) in data.items()}, plan, source)
+
+# %% ../../nbs/parts/sources.ipynb #6231c235
+def load_idx(
+    raw: str | os.PathLike,  # a folder with IDX files, compressed or not
+    turned: bool = False,  # rows and columns have changed places
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    "Any data in IDX files as split -> (images `uint8 [N, H, W]`, labels); raises `UserError`."
+    if not Path(raw).is_dir(): raise UserError(f"raw: there is no folder `{raw}`.", key="raw")
+    files, data = sorted(file for file in Path(raw).iterdir() if re.search(r"idx[13]-ubyte", file.name)), {}
+    for split, words in (("train", "train"), ("test", "t10k|test")):
+        pair = [[file for file in files if re.search(words, file.name) and kind in file.name] for kind in ("idx3", "idx1")]
+        if split == "test" and not any(pair): continue
+        if [len(found) for found in pair] != [1, 1]:
+            raise UserError(f"raw: `{raw}` must hold one file of images (...{split}...idx3-ubyte) and one of labels (...idx1-ubyte) "
+                            f"for {split}; it holds {len(pair[0])} and {len(pair[1])}.", key="raw")
+        images, labels = (read_idx(file) for [file] in pair)
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
+            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't belong together: {images.shape}, {labels.shape}.", key="raw")
+        data[split] = images.transpose(0, 2, 1) if turned else images, labels
+    return data
+
+
+def build_idx(
+    path: str | os.PathLike,  # the folder to make
+    raw: str | os.PathLike,  # a folder with IDX files: Fashion-MNIST, KMNIST, EMNIST, your own
+    binary: int | None = None,  # make two classes of equal size, such as `3` and `no3`
+    per_class: int | list[int] | None = None,  # images per class: train (test in proportion), or [train,test]
+    seed: int = 0,  # fixes the choice of images
+    turned: bool = False,  # rows and columns have changed places, as in EMNIST
+) -> Path:
+    "Make a dataset from any IDX files."
+    source = {"source": "idx", "raw": str(raw), "binary": binary, "per_class": per_class, "seed": seed, "turned": turned}
+    return Path(path) if is_built(Path(path), source) else _write_all(path, load_idx(raw, turned), source)
 
 # %% ../../nbs/parts/sources.ipynb #f3682390
-SOURCES = {"digits": build_digits, "mnist": build_mnist}
+SOURCES = {"digits": build_digits, "mnist": build_mnist, "idx": build_idx}
