@@ -11,6 +11,7 @@ PROGRAMS = {
     "train": "train an experiment, or one for each combination of settings (-m)",
     "evaluate": "measure a checkpoint, or compare two, with intervals and pictures",
     "runs": "a table of all runs: what was tried, and what came of it",
+    "serve": "answer requests with an exported model, and show a page to draw on",
 }
 
 
