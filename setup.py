@@ -67,6 +67,7 @@ setup(
     python_requires=">=" + settings["min_python"],
     packages=sorted({lib_name, *find_packages(include=[lib_name, lib_name + ".*"])}),
     include_package_data=True,
+    package_data={lib_name: ["web/*"]},  # the pages of the service
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     zip_safe=False,
