@@ -34,7 +34,7 @@ def deliver(
         if isinstance(found, Exception): answer.set_exception(found)
         else: answer.set_result(found[part])
 
-# %% ../../nbs/parts/service.ipynb #b3b03a71
+# %% ../../nbs/parts/service.ipynb #63116da3
 class Batcher:
     "Runs a model on what queued while its last batch ran; it never waits for more."
 
@@ -60,7 +60,7 @@ class Batcher:
 
     async def _work(self) -> None:
         try:
-            while self.queue: await self._run(self._take())
+            while self.queue: await self.run(self._take())
         finally: self.working = None
 
     def _take(self) -> list[tuple[np.ndarray, asyncio.Future]]:
@@ -71,7 +71,8 @@ class Batcher:
         self.size -= size
         return taken
 
-    async def _run(self, taken: list[tuple[np.ndarray, asyncio.Future]]) -> None:
+    async def run(self, taken: list[tuple[np.ndarray, asyncio.Future]]) -> None:
+        "Answer some requests by one batch."
         batch, start = np.concatenate([images for images, _ in taken]), time.perf_counter()
         try: found = await asyncio.get_running_loop().run_in_executor(self.thread, self.model, batch)
         except Exception as error: found = error
