@@ -16,7 +16,7 @@ def onnx_model(
     import onnx
     from onnx import TensorProto, helper
 
-    def number(name, values, kind=TensorProto.FLOAT): return helper.make_tensor(name, kind, [len(values)] * bool(name), values)
+    def tensor(name, values, kind=TensorProto.FLOAT): return helper.make_tensor(name, kind, [len(values)] * bool(name), values)
 
     axes = list(range(1, len(shape) + 1))
     nodes = [helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
@@ -25,11 +25,11 @@ def onnx_model(
              helper.make_node("Div", ["column", "most"], ["light"]),
              helper.make_node("Sub", ["one", "light"], ["dark"]),
              helper.make_node("Concat", ["dark", "light"], ["probabilities"], axis=1)]
-    numbers = [number("most", [255.0]), number("one", [1.0]), number("last", [1], TensorProto.INT64)]
+    numbers = [tensor("most", [255.0]), tensor("one", [1.0]), tensor("last", [1], TensorProto.INT64)]
     graph = helper.make_graph(nodes, "tiny", [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *shape])],
                               [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 2])], numbers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    texts = {"classes": list(classes), "image_shape": list(shape), "datamodule": {"color": "grey"}} | metadata
+    texts = {"classes": [*(classes or ())], "image_shape": list(shape), "datamodule": {"color": "grey"}} | metadata
     helper.set_model_props(model, {key: json.dumps(value) for key, value in texts.items() if value is not None})
     onnx.save(model, path)
     return path

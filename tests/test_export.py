@@ -1,0 +1,118 @@
+"What export writes, what it refuses, and what the file needs to be run."
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+import torch
+from test_evaluate import make_dataset, make_run
+
+from dlops_mnist.export import export, print_export
+from dlops_mnist.models import load
+from dlops_mnist.parts.command import run_command
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.exported import ExportedModel
+
+NETWORKS = {"MLP": {"hidden": [8]}, "CNN": {"filters": [4, 8], "dropout": 0.5}, "FastCNN": {"filters": [4, 4, 8]}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    "A run of three classes, and its export."
+    folder = tmp_path_factory.mktemp("export")
+    data = make_dataset(folder / "data", ["a", "b", "ü c"])
+    run = make_run(folder / "run", data, val="test")
+    export(run, folder / "model.onnx")
+    return folder
+
+
+def test_an_exported_model_is_one_file_that_answers_as_the_checkpoint(place):
+    model, module = ExportedModel(place / "model.onnx"), load(place / "run").module.cpu()
+    assert not list(place.glob("*.data")) and not list(place.glob(".*.part"))
+    images = np.random.default_rng(1).integers(0, 256, (300, 28, 28), np.uint8)
+    for size in (1, 2, 3, 64, 300):
+        answers = model(images[:size])
+        assert answers.shape == (size, 3) and answers.dtype == np.float32
+        np.testing.assert_allclose(answers, module.predict(torch.tensor(images[:size])), atol=1e-5)
+        np.testing.assert_allclose(answers.sum(1), 1, atol=1e-5)
+
+
+def test_the_file_knows_what_it_is(place):
+    known = ExportedModel(place / "model.onnx").metadata
+    assert known["classes"] == ["a", "b", "ü c"] and known["image_shape"] == [28, 28]
+    assert known["run"].endswith("run") and len(known["dataset"]["fingerprint"]) == 64
+    assert known["parity"]["largest"] <= 1e-5 and known["parity"]["labels"] == 0 and known["parity"]["images"] == 18
+    value, low, high = known["metrics"]["accuracy"]
+    assert low <= value <= high
+    assert len(known["sure"]["right"]) + len(known["sure"]["wrong"]) == 18
+    saved = onnx.load(place / "model.onnx")
+    assert saved.opset_import[0].version <= 21 and saved.ir_version <= 10, "onnxruntime 1.20 reads no more"
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "FastCNN")) for name in NETWORKS])
+@pytest.mark.parametrize("classes", [["no3", "3"], pytest.param(["a", "b", "c"], marks=pytest.mark.slow)])
+def test_every_network_passes_for_two_classes_and_more(tmp_path, name, classes):
+    data = make_dataset(tmp_path / "data", classes, per_class=4)
+    model = {"_target_": f"dlops_mnist.networks.{name}", **NETWORKS[name]}
+    exported = export(make_run(tmp_path / "run", data, 1, model, val="test"))
+    assert exported.path == tmp_path / "run" / "model.onnx" and exported.metadata["parity"]["largest"] <= 1e-5
+
+
+def test_it_is_run_without_pytorch(place):
+    code = ("import sys, numpy as np; from dlops_mnist.parts.exported import ExportedModel\n"
+            "model = ExportedModel(sys.argv[1]); model(np.zeros((2, 28, 28), np.uint8))\n"
+            "assert not {'torch', 'onnx', 'pandas'} & sys.modules.keys()")
+    subprocess.run([sys.executable, "-c", code, str(place / "model.onnx")], check=True, timeout=60)
+
+
+def test_what_answers_otherwise_is_not_kept(place, tmp_path, monkeypatch):
+    from dlops_mnist import export as module_under_test
+
+    def bent(to):
+        weights = onnx.load(to)
+        for tensor in weights.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
+                values = onnx.numpy_helper.to_array(tensor) * 1.01
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32), tensor.name))
+        onnx.save(weights, to)
+
+    write = module_under_test.write_onnx
+    monkeypatch.setattr(module_under_test, "write_onnx", lambda module, path: (write(module, path), bent(path)))
+    with pytest.raises(UserError, match="doesn't answer as the checkpoint does"): export(place / "run", tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words, sentence", [
+    (["no/run"], "There is no checkpoint or run"), (["RUN", "to=x.pt"], "ends in .onnx"),
+    (["RUN", "tox=1"], "Unknown setting `tox`. Did you mean `to`?"), (["."], "is not a run's folder")])
+def test_mistakes_are_told(place, tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit): run_command(print_export, [str(place / "run") if word == "RUN" else word for word in words])
+    assert sentence in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"classes": ()}, "name its classes"), ({"classes": ["one"]}, "name its classes"), ({"classes": [1, 2]}, "name its classes"),
+    ({"classes": ["a", "b", "c"]}, "each of its 3 classes"),
+    ({"datamodule": [1]}, "settings for pictures")])
+def test_a_strangers_file_is_looked_at_before_it_is_used(tmp_path, change, sentence):
+    with pytest.raises(UserError, match=sentence): ExportedModel(tiny.onnx_model(tmp_path / "x.onnx", **change))
+
+
+def test_texts_that_deny_the_graph_are_noticed(tmp_path):
+    model = onnx.load(tiny.onnx_model(tmp_path / "x.onnx"))
+    for text, sentence in (("[28, 27]", "uint8 pixels of the shape"), ("[true, 28]", "shape of its images"), ("{", "shape of its images")):
+        onnx.helper.set_model_props(model, {"classes": '["a", "b"]', "image_shape": text})
+        onnx.save(model, tmp_path / "y.onnx")
+        with pytest.raises(UserError, match=sentence): ExportedModel(tmp_path / "y.onnx")
+
+
+def test_a_damaged_file_is_one_sentence(place, tmp_path):
+    whole = (place / "model.onnx").read_bytes()
+    for number, content in enumerate([b"", b"no model", whole[:len(whole) // 2], json.dumps({}).encode()]):
+        (tmp_path / f"{number}.onnx").write_bytes(content)
+        with pytest.raises(UserError, match="damaged"): ExportedModel(tmp_path / f"{number}.onnx")
