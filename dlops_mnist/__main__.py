@@ -12,6 +12,8 @@ PROGRAMS = {
     "evaluate": "measure a checkpoint, or compare two, with intervals and pictures",
     "runs": "a table of all runs: what was tried, and what came of it",
     "serve": "answer requests with an exported model, and show a page to draw on",
+    "predict": "say what new pictures show, and which answers are doubtful",
+    "export": "write a model as one file that needs no PyTorch",
 }
 
 

@@ -6,13 +6,12 @@
 __all__ = ['OPSET', 'BATCHES', 'CLOSE', 'READING', 'with_probabilities', 'write_onnx', 'parity', 'check_parity', 'reference_of',
            'facts', 'add_facts', 'build_onnx', 'export', 'show', 'print_export']
 
-# %% ../nbs/14_export.ipynb #c5afa61a
+# %% ../nbs/14_export.ipynb #b4412568
 import io
 import json
 import logging
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -23,11 +22,11 @@ import numpy as np
 
 from .parts.command import run_command, say
 from .parts.core import UserError, atomic, nearest
-from .parts.exported import ExportedModel, quiet_session
+from .parts.exported import ExportedModel
 from .parts.metrics import class_columns
 from .parts.runfolder import Run, check_links, find_checkpoint
 
-# %% ../nbs/14_export.ipynb #a3d1e0b9
+# %% ../nbs/14_export.ipynb #f9d6fcd3
 @contextmanager
 def _silence():
     before = logging.root.manager.disable
@@ -38,7 +37,7 @@ def _silence():
             yield
     finally: logging.disable(before)
 
-# %% ../nbs/14_export.ipynb #31e32fce
+# %% ../nbs/14_export.ipynb #6b3a2676
 def with_probabilities(
     module: Any,  # an `MNISTModule`: images in, logits out
 ) -> Any:
@@ -58,7 +57,7 @@ def with_probabilities(
 
     return Probabilities().eval()  # as a whole: what is left in train mode would drop units and learn from the images
 
-# %% ../nbs/14_export.ipynb #e017a98a
+# %% ../nbs/14_export.ipynb #eec2b3f6
 OPSET = 18  # onnxruntime 1.20 reads up to 21; 18 is what PyTorch writes without converting
 
 
@@ -81,7 +80,7 @@ def write_onnx(
     except Exception as error:  # whatever a network of somebody's own does while it is followed
         raise UserError(f"{type(module.model).__name__} can't be exported: {_cause(error)}") from error
 
-# %% ../nbs/14_export.ipynb #73791389
+# %% ../nbs/14_export.ipynb #dcae00e6
 def _cause(error: BaseException | None) -> str:
     texts = []
     while error: texts, error = [*texts, str(error)], error.__cause__
@@ -91,7 +90,7 @@ def _cause(error: BaseException | None) -> str:
     if "data-dependent" in text: return f"what it does depends on the values of its pixels{f', in `{line[1]}`' if line else ''}."
     return (texts[-1].strip() or "of an error without a message.").splitlines()[0][:300]
 
-# %% ../nbs/14_export.ipynb #e9b0c03a
+# %% ../nbs/14_export.ipynb #aa137631
 BATCHES, CLOSE = (1, 2, 3, 64), 1e-5
 
 
@@ -116,14 +115,14 @@ def check_parity(found: Mapping[str, Any]) -> None:
     raise UserError(f"The exported model doesn't answer as the checkpoint does, so it was not kept: probabilities differ by up to "
                     f"{found['largest']:.2g} (at most {CLOSE:g} is allowed), and {found['labels']} labels are others.")
 
-# %% ../nbs/14_export.ipynb #89ca9106
+# %% ../nbs/14_export.ipynb #1ac39880
 def reference_of(
     module: Any,  # an `MNISTModule`
 ) -> Callable[[np.ndarray], np.ndarray]:
     "The module as a function: uint8 [B, ...] in, probabilities [B, K] out, always in eval mode."
     return lambda images: class_columns(module.predict(images).numpy())
 
-# %% ../nbs/14_export.ipynb #bf54997f
+# %% ../nbs/14_export.ipynb #6d95eac9
 READING = ("color", "resize", "resize_mode", "background", "range")  # how a picture becomes an image
 
 
@@ -145,7 +144,7 @@ def facts(
             "sure": {word: np.sort(sure[val.right == answer][:5000]).round(4).tolist()
                      for word, answer in (("right", True), ("wrong", False))}}
 
-# %% ../nbs/14_export.ipynb #7258a5b5
+# %% ../nbs/14_export.ipynb #80e32cd9
 def add_facts(
     path: Path,  # an ONNX file
     known: Mapping[str, Any],  # plain data
@@ -161,7 +160,7 @@ def add_facts(
     onnx.helper.set_model_props(model, {key: json.dumps(value, ensure_ascii=False) for key, value in known.items()})
     onnx.save(model, path)
 
-# %% ../nbs/14_export.ipynb #9410f40b
+# %% ../nbs/14_export.ipynb #f0c46844
 def build_onnx(
     subject: Any,  # a checkpoint file, or a run or its folder
     path: Path,  # the file to write
@@ -184,7 +183,7 @@ def build_onnx(
     add_facts(path, known | {"parity": found})
     return ExportedModel(path)
 
-# %% ../nbs/14_export.ipynb #f829fe18
+# %% ../nbs/14_export.ipynb #c91f1e17
 def export(
     subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder (its best checkpoint)
     to: str | os.PathLike | None = None,  # the file; None: model.onnx in the run's folder
@@ -200,7 +199,7 @@ def export(
     model.path = target
     return model
 
-# %% ../nbs/14_export.ipynb #a421aff0
+# %% ../nbs/14_export.ipynb #36018358
 def show(model: ExportedModel) -> None:
     "Print what was written, and how it was compared."
     found, size = model.metadata["parity"], os.path.getsize(model.path)
@@ -209,7 +208,7 @@ def show(model: ExportedModel) -> None:
         f"{', '.join(map(str, found['batches']))}, no label differs and no probability by more than {found['largest']:.1g}.")
     say(f"Ask it: python -m dlops_mnist.predict {model.path} PICTURES")
 
-# %% ../nbs/14_export.ipynb #beedde61
+# %% ../nbs/14_export.ipynb #b63cba80
 def print_export(
     checkpoint: str,  # a checkpoint file, or the folder of a run (its best checkpoint)
     *,
@@ -221,5 +220,5 @@ def print_export(
         if not key.startswith("datamodule."): raise UserError(f"Unknown setting `{key}`.{nearest(key, ['to', 'datamodule.path'])}", key=key)
     show(export(checkpoint, to, **{key.removeprefix("datamodule."): value for key, value in settings.items()}))
 
-# %% ../nbs/14_export.ipynb #79affd2d
+# %% ../nbs/14_export.ipynb #9dfa62d9
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(print_export)
