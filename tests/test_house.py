@@ -76,7 +76,6 @@ def test_the_roads_numbers_are_unique():
     assert not [path for path in notebooks.find_lessons(ROOT) if path.parent != LESSONS and path.parent != LESSONS / "parts"]
 
 
-@pending
 def test_the_road_stands_on_smaller_numbers_and_parts():
     climbs = {(name, other) for name, others in graph().items() for other in others
               if name in numbers() and not other.startswith("parts.") and numbers().get(other, 99) >= numbers()[name]}

@@ -134,7 +134,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 QUIET = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
          "num_sanity_val_steps": 0, "accelerator": "cpu", "log_every_n_steps": 1}
-LOGGERS = "pytorch_lightning.loggers"
+LOGGERS, CALLBACKS = "pytorch_lightning.loggers", "pytorch_lightning.callbacks"
 
 
 def make_config(**changes):
@@ -286,9 +286,71 @@ def test_best_needs_a_number_and_a_metric_that_exists():
     names = "acc, loss, val_acc, val_loss"
     with pytest.raises(UserError, match=f"val_accuracy.*{names}"): train(make_config(monitor="val_accuracy"))
     stop = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val_los"}}
-    with pytest.raises(UserError, match="EarlyStopping.monitor: val_los"): train(make_config(callbacks=stop))
+    with pytest.raises(RuntimeError, match="`val_los` which is not available.*val_loss"): train(make_config(callbacks=stop))
     run = train(make_config(), limit_val_batches=0)
     assert run.status == "finished" and run.best_checkpoint == run.last_checkpoint
+
+
+def test_a_validation_within_an_epoch_is_a_row_and_the_best_checkpoint_is_what_was_measured():
+    for interval, accumulated in ((2, 1), (3, 2)):
+        run = train(make_config(), epochs=2, val_check_interval=interval, accumulate_grad_batches=accumulated)
+        ends = [row for row in run.rows if "loss" in row]
+        assert len(ends) == 2 == run.epochs and len(run.rows) == 2 * (9 // interval) + 2 * (9 % interval > 0)
+        assert all("val_acc" in row for row in run.rows if row not in ends)
+        assert measured(run.best_checkpoint) == pytest.approx(run.best["val_loss"], abs=1e-7)
+    assert all(("val_acc" in row) == (interval == 3) for row in ends), "nine batches: the third validation ends the epoch"
+
+
+def measured(checkpoint):
+    from dlops_mnist.models import MNISTModule
+
+    trainer = pl.Trainer(**QUIET | {"logger": False, "log_every_n_steps": None})
+    return trainer.validate(MNISTModule.load_from_checkpoint(checkpoint, map_location="cpu"), dm, verbose=False)[0]["val_loss"]
+
+
+def test_a_run_can_read_what_it_wrote():
+    import numpy as np
+
+    class Remembers(pl.Callback):
+        def __init__(self, what): self.what = what
+        def state_dict(self): return {"seen": self.what}
+        def load_state_dict(self, state): self.loaded = state["seen"]
+
+    run = train(make_config(), extra=[Remembers(np.float32(0.5))])
+    again = Remembers(None)
+    train(make_config(), run, epochs=3, extra=[again], ckpt_path=run.last_checkpoint)
+    assert again.loaded == 0.5 and len(run.rows) == 3
+    with pytest.raises(UserError, match="Remembers.*seen.*function"): train(make_config(), extra=[Remembers(measured)])
+
+
+def test_a_folder_that_is_deleted_while_the_run_trains_is_told():
+    class Deletes(pl.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            if trainer.current_epoch == 1: shutil.rmtree(run.path, ignore_errors=True)
+
+    run = new_run(make_config())
+    with pytest.raises(UserError, match="deleted or moved"): train(make_config(), run, extra=[Deletes()])
+    assert not run.path.exists()
+
+
+def test_early_stopping_that_had_ended_says_so():
+    stop = {"stop": {"_target_": f"{CALLBACKS}.EarlyStopping", "monitor": "val_acc", "patience": 1, "min_delta": 1.0}}
+    run = train(make_config(callbacks=stop), epochs=9)
+    count = len(run.rows)
+    with pytest.warns(UserWarning, match="Early stopping had ended"):
+        train(make_config(callbacks=stop), run, epochs=20, ckpt_path=run.last_checkpoint)
+    assert len(run.rows) == count < 9
+
+
+def test_what_a_callback_shows_is_on_the_plain_line(capsys):
+    class Shows(pl.Callback):
+        def on_validation_epoch_end(self, trainer, module):
+            module.log("val_top2", 0.25, prog_bar=True)
+            module.log("val_other", 0.75)
+
+    train(make_config(trainer=QUIET | {"enable_progress_bar": True}), extra=[Shows()], epochs=1)
+    line = capsys.readouterr().out
+    assert "val_top2 0.25" in line and "val_other" not in line
 
 
 def test_no_stale_validation_figures():

@@ -169,6 +169,43 @@ def test_a_value_that_a_class_refuses_leaves_no_run(work, capsys, words):
     assert "can't be built" in capsys.readouterr().err and not list(find_runs())
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    from dlops_mnist.config import load_config
+    from dlops_mnist.train import train
+
+    runs = tmp_path_factory.mktemp("trained")
+    return train(load_config("001", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", f"paths.runs={runs}",
+                             f"datamodule.path={ROOT / 'dataset'}", "callbacks=early_stopping"))
+
+
+@pytest.mark.parametrize("words", [
+    ["optimizer.lr=1e-6"], ["optimizer=adamw"], ["optimizer=sgd"], ["scheduler=onecycle"], ["model.hidden=[7]"], ["model=cnn"],
+    ["seed=7"], ["callbacks.early_stopping.patience=7"]], ids=" ".join)
+def test_settings_that_a_restored_state_overrules_are_refused(work, capsys, trained, words):
+    with pytest.raises(SystemExit): train("callbacks=early_stopping", f"ckpt_path={trained.last_checkpoint}", *words)
+    key = words[0].partition("=")[0]
+    message = capsys.readouterr().err
+    assert f"`{key}" in message and "weights=" in message and "Traceback" not in message and not list(find_runs())
+
+
+def test_a_new_run_begins_with_the_weights_of_another(work, capsys, trained):
+    import torch
+
+    train(f"weights={trained.path}", "optimizer=sgd", "seed=7", "trainer.max_epochs=1")
+    assert "4 of 4 tensors" in capsys.readouterr().out
+    images(work / "mine", ["a", "b", "c"], size=(28, 28))
+    run = train(f"weights={trained.last_checkpoint}", "datamodule.path=mine", "trainer.max_epochs=1", "optimizer.lr=1e-12")
+    assert "2 of 4 tensors" in (said := capsys.readouterr().out) and "begin afresh" in said and "[3, 100]" in said
+    old, new = (torch.load(r.last_checkpoint, weights_only=True)["state_dict"]["model.layers.0.weight"] for r in (trained, run))
+    assert torch.allclose(old, new, atol=1e-6) and run.config["weights"] == str(trained.last_checkpoint)
+    known = "datamodule.path=mine", "callbacks=early_stopping"
+    with pytest.raises(SystemExit): train(f"ckpt_path={trained.last_checkpoint}", *known)
+    assert "another network" in capsys.readouterr().err
+    with pytest.raises(SystemExit): train(f"weights={trained.last_checkpoint}", "model=cnn", "model.filters=[3]", *known)
+    assert "none of its" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("cores, most", [(1, 4), (2, 4), (64, 64)])
 def test_processes_for_cores(monkeypatch, cores, most):
     from dlops_mnist.parts import core as module

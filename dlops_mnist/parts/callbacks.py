@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['interleave', 'Results', 'class_names', 'mistakes_in', 'PredictionsCallback', 'draw', 'ImageClassificationReport',
-           'WandBCallback', 'LearningRateMonitor', 'check_needs_tracker', 'epoch_line', 'PlainProgress', 'in_notebook',
-           'progress_bar']
+           'WandBCallback', 'LearningRateMonitor', 'check_needs_tracker', 'row_metrics', 'epoch_line', 'PlainProgress',
+           'in_notebook', 'progress_bar']
 
 # %% ../../nbs/parts/callbacks.ipynb #9ff73d51
 import sys
@@ -200,31 +200,50 @@ def check_needs_tracker(
                         "such as logger=CSVLogger. (The learning rate needs none with callbacks=lr_monitor.)", key=where)
 
 # %% ../../nbs/parts/callbacks.ipynb #4fda7609
+def row_metrics(
+    trainer: pl.Trainer,
+    trained: bool = True,  # whether an epoch has just ended
+    validated: bool = True,  # whether a validation pass has
+) -> dict[str, float]:
+    "The metrics that belong to what has just ended, by name; Lightning keeps those of earlier epochs, too."
+    found = trainer.callback_metrics
+    names = [*(name for name in METRICS if name in found), *(name for name in found if name not in METRICS)]
+    # `loss_step` and `loss_epoch` are Lightning's own doubles of `loss`
+    doubles = {f"{name}_{word}" for name in names for word in ("step", "epoch")}
+    return {name: float(found[name]) for name in names
+            if name not in doubles and (validated if name.startswith("val_") else trained)}
+
+
 def epoch_line(
     epoch: int,  # counted from 0
     epochs: int | None,  # how many there will be; None or -1: unknown
     metrics: Mapping[str, float],
+    step: int | None = None,  # for a validation within the epoch
 ) -> str:
     "An epoch's metrics in one line for people."
-    head = f"epoch {epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "")
+    head = f"epoch {epoch + 1}" + (f"/{epochs}" if epochs and epochs > 0 else "") + (f" step {step}" if step else "")
     return "  ".join([f"{head:12}", *(f"{name} {float(value):.4g}" for name, value in metrics.items())])
 
-
+# %% ../../nbs/parts/callbacks.ipynb #a62a0b74
 class PlainProgress(ProgressBar):
-    "One line for each epoch: for a file, a pipe or a CI log."
+    "One line for each epoch, and for each validation within one: for a file, a pipe or a CI log."
 
-    enabled, validated = True, False  # `validated`: whether this epoch had a validation pass
+    enabled, validated = True, False  # `validated`: whether a validation pass has ended that no line tells of
 
     def disable(self): self.enabled = False
-
     def enable(self): self.enabled = True
+    def on_validation_end(self, trainer, module): self.validated = not trainer.sanity_checking
+    def on_train_epoch_end(self, trainer, module): self._say(trainer, trained=True)
 
-    def on_validation_end(self, trainer, module): self.validated = True
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx and self.validated: self._say(trainer, trained=False)
 
-    def on_train_epoch_end(self, trainer, module):
-        names = [name for name in METRICS if self.validated or not name.startswith("val_")]
-        metrics = {name: trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics}
-        if self.enabled: print(epoch_line(trainer.current_epoch, trainer.max_epochs, metrics), flush=True)
+    def _say(self, trainer: pl.Trainer, trained: bool) -> None:
+        monitored = {getattr(callback, "monitor", None) for callback in trainer.callbacks}
+        shown = {*METRICS, *trainer.progress_bar_metrics, *monitored}
+        metrics = {name: value for name, value in row_metrics(trainer, trained, self.validated).items() if name in shown}
+        line = epoch_line(trainer.current_epoch, trainer.max_epochs, metrics, None if trained else trainer.global_step)
+        if self.enabled: print(line, flush=True)
         self.validated = False
 
 # %% ../../nbs/parts/callbacks.ipynb #e4a10572

@@ -100,7 +100,7 @@ class TensorBoard(Tracker):
 
         super().open_run(config, resumed)
         if resumed: return
-        metrics = dict.fromkeys([*METRICS[2:], config.get("monitor", "val_acc")], 0.0)
+        metrics = dict.fromkeys([*METRICS[2:], *filter(None, [config.get("monitor")])], 0.0)
         for summary in hparams(self.known, metrics): self.experiment.file_writer.add_summary(summary)
         self.experiment.close()  # its thread would not survive a fork; the next use opens a new file beside this one
 

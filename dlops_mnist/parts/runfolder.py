@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'package_versions', 'git_state', 'hardware', 'process_identity', 'is_gone',
-           'RunFiles', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row', 'is_helper', 'new_run',
-           'write_config', 'discard_run', 'update_provenance', 'mark_running', 'mark_ended', 'check_links',
-           'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
+           'RunFiles', 'is_epoch_end', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row',
+           'is_helper', 'new_run', 'write_config', 'discard_run', 'update_provenance', 'mark_running', 'mark_ended',
+           'check_links', 'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
 
 # %% ../../nbs/parts/runfolder.ipynb #03441d4a
 import csv
+import errno
+import glob
 import json
 import os
 import platform
@@ -28,6 +30,7 @@ import yaml
 
 from .command import as_typed
 from .core import UserError, atomic, check_name, nearest, plain, remove
+from .settings import MONITOR, MONITOR_MODE
 from .yamlfile import QuickLoader, to_yaml
 
 # %% ../../nbs/parts/runfolder.ipynb #277d7b47
@@ -135,6 +138,7 @@ class RunFiles:
         self.provenance_file = self.path / "provenance.json"
         self.log_file = self.path / "train.log"
         self.checkpoints = self.path / "checkpoints"
+        self.last_checkpoint = self.checkpoints / "last.ckpt"  # the newest state: what a run continues from
         self.figures = self.path / "figures"  # the latest pictures of the validation set
         self.evaluation = self.path / "evaluation"  # what `evaluate` writes
         self.made: list[Path] = []  # folders that were made for this run's folder to be in, the innermost first
@@ -161,6 +165,11 @@ def _read(file: Path) -> bytes:
 
 # %% ../../nbs/parts/runfolder.ipynb #e99c0a5c
 METRICS = ("epoch", "step", "loss", "acc", "val_loss", "val_acc")  # the columns that come first
+
+
+def is_epoch_end(row: Mapping[str, float]) -> bool:
+    "Whether a row of metrics belongs to the end of an epoch; one within it tells of the validation set alone."
+    return any(name not in METRICS[:2] and not name.startswith("val_") for name in row)
 
 
 def read_rows(file: Path) -> list[dict[str, float]]:
@@ -196,7 +205,7 @@ class Run(RunFiles):
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        "One dict of metrics for each epoch."
+        "One dict of metrics for each epoch, and for each validation within one."
         return read_rows(self.metrics_file)
 
     @property
@@ -210,18 +219,13 @@ class Run(RunFiles):
     @property
     def epochs(self) -> int:
         "The complete epochs of its training, with those that a run which began with `ckpt_path` found done."
-        return int(max((row["epoch"] for row in self.rows), default=-1)) + 1
+        return int(max((row["epoch"] + is_epoch_end(row) for row in self.rows), default=0))
 
     @property
     def best(self) -> dict[str, float]:
-        "The metrics of the best epoch, by the config's `monitor` and `monitor_mode`; empty if there is none."
-        config = self.config
-        return best_row(self.rows, str(config.get("monitor", "val_acc")), config.get("monitor_mode", "max"))
-
-    @property
-    def last_checkpoint(self) -> Path:
-        "The newest state that was saved, between two epochs or within one: what a run continues from."
-        return self.checkpoints / "last.ckpt"
+        "The best row, by the config's `monitor` and `monitor_mode`; empty if there is none."
+        config = {"monitor": MONITOR, "monitor_mode": MONITOR_MODE} | self.config
+        return best_row(self.rows, str(config["monitor"]), config["monitor_mode"])
 
     @property
     def best_checkpoint(self) -> Path:
@@ -311,7 +315,8 @@ def discard_run(run: Run) -> None:
 
 # %% ../../nbs/parts/runfolder.ipynb #5e464686
 def update_provenance(run: Run, **changes: Any) -> None:
-    "Change some entries of a run's provenance."
+    "Change some entries of a run's provenance; raises an OSError if its folder was deleted."
+    if not run.path.is_dir(): raise FileNotFoundError(errno.ENOENT, "the folder was deleted", str(run.path))
     run.noted = (run.noted or run.provenance) | plain(changes)
     with atomic(run.provenance_file) as part: part.write_text(json.dumps(run.noted, indent=2), encoding="utf-8")
 
@@ -386,15 +391,9 @@ def find_runs(
     folder: str | os.PathLike = "runs",  # holds `EXPERIMENT/RUN` folders
 ) -> Iterator[Run]:
     "All runs below a folder, sorted by experiment and name; folders that are no runs are left out."
-    for experiment in _folders(folder):
-        for path in _folders(experiment):
-            if os.path.exists(os.path.join(path, "provenance.json")): yield Run(path)
-
-
-def _folders(folder: str | os.PathLike) -> list[str]:
-    # a folder may vanish while we look
-    try: return sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())
-    except OSError: return []
+    # unlike Path.glob, at ease with a folder that vanishes while it looks
+    found = glob.glob(os.path.join(glob.escape(str(folder)), "*", "*", "provenance.json"))
+    yield from map(Run, sorted(Path(file).parent for file in found))
 
 # %% ../../nbs/parts/runfolder.ipynb #9ab7959d
 def find_checkpoint(

@@ -74,6 +74,7 @@ SETTINGS = {
     "paths": Setting("dict", {}, "where things are written"),
     "checkpoint_every_n_steps": Setting("int | None", None, "save last.ckpt within an epoch too; null: at its end only", lowest=1),
     "ckpt_path": Setting("str | None", None, "a checkpoint to continue from, in a new run's folder"),
+    "weights": Setting("str | None", None, "a checkpoint, run or network's file whose weights a new run begins with"),
     "resume": Setting("str | None", None, "the folder of a run that was stopped, to go on with it there"),
     "repeats": Setting("str | None", None, "the run or checkpoint that these settings were read from; set by the program"),
     "matmul_precision": Setting("Literal['highest', 'high', 'medium'] | None", None,
