@@ -154,7 +154,7 @@ def prepare(
     datamodule.setup()
     return datamodule
 
-
+# %% ../nbs/07_train.ipynb #454e72bd
 def note_data(run: Run, datamodule: Any) -> None:
     "Say what is odd about the images, and keep the list of those that can't be read with the run."
     if is_helper(): return
