@@ -217,14 +217,17 @@ def make_app(service: Service) -> Starlette:
     app.state.service = service
     return app
 
-# %% ../nbs/15_serve.ipynb #cdd2aa9b
+# %% ../nbs/15_serve.ipynb #894a4f10
 def listen(host: str, port: int) -> socket.socket:
     "A socket at an address; raises `UserError` where it can't be had."
-    try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    try: found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if getattr(error, "errno", 0) and error.errno > 0 else error
         raise UserError(f"Nothing can listen at {host}:{port} ({reason}). Another port: port={min(port + 1, 65535)}; "
                         "any free one: port=0.", key="port") from error
+    # or an answer's last bytes wait 40 ms for the other side (Nagle's algorithm); asyncio does so for its own sockets only
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
 
 # %% ../nbs/15_serve.ipynb #1a8ac888
 def run_server(
