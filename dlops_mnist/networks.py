@@ -24,10 +24,12 @@ MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels, as parts of 255
 def to_input(
     images: Tensor,  # [B, H, W] or [B, C, H, W]: uint8 pixels from 0 to 255, or floats, which pass unscaled
     dtype: torch.dtype = torch.float32,  # what pixels are turned into
+    mean: float | Tensor = MEAN,  # of the training pixels, as parts of 255: one, or [C, 1, 1]
+    std: float | Tensor = STD,  # their deviation
 ) -> Tensor:
-    "Images as a network sees them: float [B, C, H, W], pixels standardised by MNIST's mean and deviation."
+    "Images as a network sees them: float [B, C, H, W], pixels standardised by a mean and a deviation."
     images = images.unsqueeze(1) if images.ndim == 3 else images
-    return images if images.is_floating_point() else (images.to(dtype) / 255 - MEAN) / STD
+    return images if images.is_floating_point() else (images.to(dtype) / 255 - mean) / std
 
 # %% ../nbs/04_networks.ipynb #c1dc2170
 def to_logits(

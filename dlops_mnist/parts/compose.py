@@ -80,7 +80,7 @@ def chosen(
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) for name in names):
         raise mistyped(group, f"a section, or one of {', '.join(GROUPS[group])}", value)
-    if isinstance(value, list) and group not in SEVERAL: raise UserError(f"`{group}`: only one {group} can be chosen.", key=group)
+    if isinstance(value, list) and group not in (*SEVERAL, "augment"): raise UserError(f"`{group}`: only one {group} can be chosen.", key=group)
     for name in names:
         if name not in (*GROUPS[group], "custom"):
             raise UserError(f"`{group}: {name}`: there is no such {group}.{nearest(name, GROUPS[group])}", key=group)

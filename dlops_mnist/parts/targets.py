@@ -97,6 +97,7 @@ KINDS = {
     "strategy": "pytorch_lightning.strategies.strategy.Strategy",
     "profiler": "pytorch_lightning.profilers.profiler.Profiler",
     "plugin": "pytorch_lightning.plugins.precision.precision.Precision",
+    "metric": "torchmetrics.metric.Metric",
 }
 ROOTS = set(KINDS.values()) - {KINDS["module"]}  # what they descend from doesn't matter; a LightningModule is a Module, too
 

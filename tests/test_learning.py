@@ -1,0 +1,118 @@
+"""What a training may be told beyond network and optimizer: loss, metrics, augmentation, temperature, a network of timm."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from dlops_mnist.models import MNISTModule, load_module
+from dlops_mnist.parts.augment import Augment
+from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.runfolder import Run
+from dlops_mnist.parts.scores import balanced_weights, build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
+
+SHORT = ("trainer.accelerator=cpu", "model.hidden=[8]", "augment=random", "metrics=[f1,balanced_acc]", "loss.weights=balanced",
+         "label_smoothing=0.1")
+
+
+@pytest.fixture
+def go(program, root, tmp_path):
+    (tmp_path / "dataset").symlink_to(root / "dataset")
+
+    def go(*words, verb="train", status=0):
+        done = program(verb, *words, cwd=tmp_path)
+        assert done.returncode == status and "Traceback" not in done.stderr, done.stdout + done.stderr
+        return " ".join((done.stdout + done.stderr).split())
+
+    return go
+
+
+def only_run(folder: Path, name: str) -> Run:
+    return Run(next(Path(folder, name, "base").iterdir()))
+
+
+def test_resume_is_exact_with_augmentation_metrics_and_a_weighted_loss(go, tmp_path):
+    said = go(*SHORT, "trainer.max_epochs=2", "paths.runs=whole", "monitor=val_f1")
+    assert "val_balanced_acc" in said and "best val_f1" in said, "on the epoch's line"
+    go(*SHORT, "trainer.max_epochs=1", "paths.runs=parts", "monitor=val_f1")
+    go(f"resume={only_run(tmp_path, 'parts').path}", "trainer.max_epochs=2", "calibrate=auto")
+    whole, parts = only_run(tmp_path, "whole"), only_run(tmp_path, "parts")
+    assert whole.rows == parts.rows and {"val_f1", "val_balanced_acc"} <= set(whole.rows[0])
+    weights = [torch.load(run.last_checkpoint, weights_only=True)["state_dict"] for run in (whole, parts)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert parts.config["loss"]["weights"] != "balanced", "the config has the numbers that were in force"
+    calm, plain = load_module(parts.last_checkpoint), load_module(whole.last_checkpoint)
+    images = torch.randint(0, 256, (9, 28, 28), dtype=torch.uint8)
+    assert calm.temperature == parts.provenance["temperature"] != 1 == plain.temperature
+    assert torch.allclose(calm.eval()(images) * calm.temperature, plain.eval()(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("word, message", [
+    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "names a class `cat`"),
+    ("loss._target_=torch.nn.BCELoss", "can't take logits"), ("metrics.x._target_=torch.nn.Linear", "not a metric"),
+    ("metrics=[f2]", "`f1`"), ("augment=[shift,flip]", "not a setting of Augment"),
+    ("calibrate=yes", "calibrate"), ("augment=flip augment.flip=2.0", "out of range"),
+])
+def test_mistakes_are_one_sentence(go, word, message):
+    words = [word] if "{" in word else word.split()
+    assert message in go("trainer.max_epochs=1", *words, status=2)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_metrics_are_those_of_scikit_learn(classes):
+    torch.manual_seed(classes)
+    logits, labels = torch.randn(90, *([classes] if classes > 2 else [])), torch.randint(classes, (90,))
+    metrics = build_metrics({"f1": {"_target_": "torchmetrics.classification.MulticlassF1Score", "average": "macro"},
+                             "recall": {"_target_": "torchmetrics.classification.MulticlassRecall", "average": "macro"}}, classes)
+    for part in (slice(0, 40), slice(40, 90)): update_metrics(metrics, logits[part], labels[part])
+    found, guesses = read_metrics(metrics), (logits > 0).long() if classes == 2 else logits.argmax(1)
+    assert found["f1"].item() == pytest.approx(f1_score(labels, guesses, average="macro"), abs=1e-6)
+    assert found["recall"].item() == pytest.approx(balanced_accuracy_score(labels, guesses), abs=1e-6)
+
+
+def test_balanced_weights_make_classes_equal():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    weights = torch.tensor(balanced_weights(labels, 2))
+    assert torch.allclose(weights[labels][:90].sum(), weights[labels][90:].sum()) and weights[labels].mean() == pytest.approx(1)
+    loss, names = torch.randn(100), ["a", "b"]
+    assert build_loss({"weights": {"a": 1, "b": 1}}, 0, names)(loss, labels) == pytest.approx(
+        torch.nn.functional.binary_cross_entropy_with_logits(loss, labels.float()).item(), rel=1e-5)
+    with pytest.raises(UserError, match="3 numbers for 2 classes"): build_loss({"weights": [1, 2, 3]}, 0, names)
+    with pytest.raises(UserError, match="label_smoothing"): build_loss({"_target_": "torch.nn.CrossEntropyLoss"}, 0.1, names)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1, 4])
+def test_temperature_undoes_a_scale(scale):
+    torch.manual_seed(1)
+    logits = 2 * torch.randn(5000, 4)
+    labels = torch.distributions.Categorical(logits=logits).sample()
+    assert fit_temperature(logits * scale, labels) == pytest.approx(scale, rel=0.06)
+
+
+def test_a_temperature_out_of_a_file_is_a_number(tmp_path):
+    module = MNISTModule({"model": {"hidden": [3]}})
+    for wrong in ("0.5", 0.0, math.inf, -1.0, math.nan):
+        torch.save({"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "temperature": wrong}, tmp_path / "x.ckpt")
+        with pytest.raises(UserError, match="temperature"): load_module(tmp_path / "x.ckpt")
+
+
+def test_pixels_are_standardised_by_what_the_config_says():
+    images = torch.randint(0, 256, (4, 3, 6, 5), dtype=torch.uint8)
+    data = {"image_shape": [3, 6, 5], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    module = MNISTModule({"datamodule": data, "model": {"hidden": []}}).eval()
+    seen = (images / 255 - torch.tensor(data["mean"]).reshape(3, 1, 1)) / torch.tensor(data["std"]).reshape(3, 1, 1)
+    assert torch.allclose(module(images), module(seen), atol=1e-5) and not {"mean", "std"} & set(module.state_dict())
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 14), (5, 3, 16, 12), (5, 1, 7, 7)])
+@pytest.mark.parametrize("settings", [{"flip": 0.5}, {"crop": 3}, {"rotate": 20.0}, {"zoom": 0.3}, {"colour": 0.3}, {"erase": 0.5},
+                                      {"flip": 0.5, "rotate": 9.0, "erase": 1.0, "random": 2}])
+def test_augmentation_keeps_kind_and_shape_and_repeats(shape, settings):
+    images, change = torch.randint(0, 256, shape, dtype=torch.uint8), Augment(**settings)
+    torch.manual_seed(3)
+    first = change(images)
+    torch.manual_seed(3)
+    assert first.shape == images.shape and first.dtype == torch.uint8 and torch.equal(first, change(images))
+    assert not torch.equal(change(images), change(images)), "another time, another change"
