@@ -161,9 +161,21 @@ def test_seen_images_and_another_dataset_are_noticed(run, place, tmp_path):
 
 def test_images_that_chose_the_checkpoint_are_noticed(tmp_path):
     run = make_run(tmp_path / "run", make_dataset(tmp_path / "data", ["a", "b"]), 1, val="test")
-    [warning] = evaluate(run, draws=20).warnings
+    warning = evaluate(run, draws=20).warnings[-1]
     assert warning.startswith("12 of the 12") and "validation set" in warning
-    assert evaluate(run, "val", draws=20).warnings == []
+    chose = evaluate(run, "val", draws=20).warnings[-1]
+    assert chose.startswith("These images chose the checkpoint")
+
+
+def test_a_model_that_says_always_the_same_is_noticed(run):
+    trained = load(run)
+    trained.module.cpu().eval()
+    with torch.no_grad():
+        for parameter in trained.module.parameters(): parameter.zero_()
+        [*trained.module.parameters()][-1].fill_(-5)  # the bias of the last layer
+    said = module_under_test.measure(trained, open_dataset(trained.config["datamodule"]), draws=40).warnings
+    assert said[:2] == ["The model never names `3`, though there are images of it.",
+                        "It is no better than always naming the commonest class, `no3`: 50.0% right."]
 
 
 def test_checkpoint_that_names_no_classes(run, tmp_path):
@@ -300,6 +312,19 @@ def test_compare(place, run, capsys):
     assert "Neither is better" in capsys.readouterr().out
 
 
+def test_several_are_compared_with_correction_and_recipes_over_seeds(place, run, capsys):
+    short = place / "runs" / "001" / "short"
+    print_evaluation(str(run), str(short), str(run), draws=40)
+    shown = capsys.readouterr().out
+    assert "p (Holm)" in shown and "A - C" in shown and "these images can't tell" in shown
+    both = str(place / "runs" / "001" / "*")
+    print_evaluation(both, both, draws=40)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "A: " in shown and "in the mean of 2 runs" in shown and "these runs can't tell" in shown
+    print_evaluation(both, draws=40)  # two runs: a comparison
+    assert "train each with several seeds" in " ".join(capsys.readouterr().out.split())
+
+
 def test_compare_refuses_other_classes(run, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -313,7 +338,7 @@ def test_compare_refuses_other_classes(run, tmp_path):
     (["RUN", "split=tset"], "Did you mean `test`"),
     (["RUN", "datamodule.pth=x"], "Did you mean `path`"),
     (["RUN", "spilt=test"], "Did you mean `split`"),
-    (["RUN", "RUN", "RUN"], "--help"),
+    (["runs/*/none*"], "No run or checkpoint matches"),
     ([], "--help"),
 ])
 def test_mistakes_on_the_command_line_are_quick(run, words, message):
@@ -328,12 +353,12 @@ def test_mistakes_on_the_command_line_are_quick(run, words, message):
 
 def test_as_a_program(run, program):
     done = program("evaluate", run, "draws=50", "split=val")
-    assert done.returncode == 0 and "accuracy" in done.stdout and "most frequent confusions" in done.stdout, done.stderr
+    assert done.returncode == 0 and "accuracy" in done.stdout and "confusion matrix" in done.stdout, done.stderr
     assert str(run / "evaluation") in done.stdout and done.stderr == ""
 
 
 @pytest.mark.parametrize("module, words", [
-    ("evaluate", "CHECKPOINT [OTHER]"), ("runs", "[DIR]"), ("dataset", "digits PATH")])
+    ("evaluate", "CHECKPOINT [OTHERS"), ("runs", "[DIR]"), ("dataset", "digits PATH")])
 def test_help_begins_with_what_to_type(module, words, program):
     done = program(module, "--help")
     assert done.stdout.startswith(f"python -m dlops_mnist.{module} {words}") and done.returncode == 0, done.stderr

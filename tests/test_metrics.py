@@ -1,4 +1,4 @@
-"Our vectorised metrics say what scikit-learn says, on random inputs and random weights."
+"Our vectorised metrics say what scikit-learn says, and their intervals hold what they promise."
 
 import warnings
 
@@ -6,22 +6,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     confusion_matrix,
     log_loss,
+    matthews_corrcoef,
     precision_recall_fscore_support,
     roc_auc_score,
 )
 
+from dlops_mnist.parts.figures import area, plot_mistakes, plot_roc, roc_points
+from dlops_mnist.parts.intervals import calibration_error, confidence_bins, share_interval, weighted_auc
 from dlops_mnist.parts.metrics import (
-    bootstrap_weights,
+    OVERALL,
+    best_guess,
     class_columns,
     confusion_counts,
+    log_odds,
     mcnemar,
-    metric_names,
     metric_table,
-    weighted_metrics,
+    size_note,
+    with_interval,
 )
 
 
@@ -36,60 +43,72 @@ def predictions(draw):
     return labels, p[:, 1] if classes == 2 else p, classes
 
 
-def theirs(labels, p, classes, weights):
-    "The same metrics by scikit-learn, NaN where undefined; the calibration error by its definition."
-    names, guess = range(classes), p.argmax(axis=1)
-    per_class = precision_recall_fscore_support(
-        labels, guess, labels=names, sample_weight=weights, zero_division=np.nan)[:3]
-    sides = [1] if classes == 2 else names
-    auc = [roc_auc_score(labels == k, p[:, k], sample_weight=weights)
-           if 0 < weights[labels == k].sum() < weights.sum() else np.nan for k in sides]
-    sure, right, ece = p.max(axis=1), guess == labels, 0
-    for b in range(10):
-        inside = (sure > b / 10) & (sure <= (b + 1) / 10)
-        ece += abs(np.sum(weights[inside] * (right[inside] - sure[inside]))) / weights.sum()
-    return np.array([accuracy_score(labels, guess, sample_weight=weights),
-                     log_loss(labels, p, labels=list(names), sample_weight=weights), np.mean(auc), ece,
-                     *np.stack(per_class, axis=1).ravel()])
+def theirs(labels, p, classes):
+    "The same metrics by scikit-learn, NaN where undefined."
+    names, guess, truth = range(classes), p.argmax(axis=1), np.eye(classes)[labels]
+    sides = [k for k in ([1] if classes == 2 else names) if 0 < (labels == k).sum()]
+    two_sided = [k for k in sides if (labels == k).sum() < len(labels)]
+    per_class = precision_recall_fscore_support(labels, guess, labels=names, zero_division=np.nan)[:3]
+    mean = lambda values: np.mean(values) if values else np.nan  # noqa: E731
+    overall = {"accuracy": accuracy_score(labels, guess), "loss": log_loss(labels, p, labels=list(names)),
+               "roc_auc": mean([roc_auc_score(labels == k, p[:, k]) for k in two_sided]),
+               "brier": ((p - truth) ** 2).sum(axis=1).mean() / (2 if classes == 2 else 1),
+               "average_precision": mean([average_precision_score(labels == k, p[:, k]) for k in sides]),
+               "mcc": matthews_corrcoef(labels, guess)}
+    rows = {f"{metric}/{k}": values[k] for metric, values in zip(("precision", "recall", "f1"), per_class) for k in names}
+    return overall | rows
 
 
-@settings(max_examples=150, deadline=None)
-@given(predictions(), st.booleans())
-def test_agrees_with_scikit_learn(case, weighted):
+@settings(max_examples=40, deadline=None)
+@given(predictions())
+def test_agrees_with_scikit_learn(case):
     labels, probabilities, classes = case
-    p, images = class_columns(probabilities), len(labels)
-    drawn = bootstrap_weights(images, 1, np.random.default_rng(images))[0].astype(float)
-    weights = drawn if weighted else np.ones(images)
-    ours = weighted_metrics(weights[None], labels, p, -np.log(p[np.arange(images), labels]))[0]
+    p = class_columns(probabilities)
+    table = metric_table(labels, probabilities, [str(k) for k in range(classes)], draws=40)
+    assert list(table.index[:7]) == list(OVERALL) and list(table.columns) == ["value", "low", "high"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        expected = theirs(labels, p, classes, weights)
-    # F1 of a class that occurs neither in the truth nor among the guesses: scikit-learn says 0 or NaN by version
-    absent = np.isnan(ours[6::3])
-    expected[6::3][absent] = np.nan
-    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-9)
+        expected = theirs(labels, p, classes)
+    for name, value in expected.items():
+        ours = table.loc[name, "value"]
+        if np.isnan(ours): continue  # scikit-learn says 0, 1 or NaN by metric and version
+        assert ours == pytest.approx(value, rel=1e-6, abs=1e-9), name
+    inside = table.dropna()
+    assert (inside["low"] <= inside["value"] + 1e-12).all() and (inside["value"] <= inside["high"] + 1e-12).all()
+    assert np.isfinite(table.loc["accuracy"]).all()
     assert (confusion_counts(labels, p.argmax(1), classes)
             == confusion_matrix(labels, p.argmax(1), labels=range(classes))).all()
 
 
 @settings(max_examples=30, deadline=None)
 @given(predictions())
-def test_table_is_complete_and_ordered(case):
-    labels, probabilities, classes = case
-    names = [f"class {k}" for k in range(classes)]
-    table = metric_table(labels, probabilities, names, draws=50)
-    assert list(table.index) == metric_names(names) and list(table.columns) == ["value", "low", "high"]
-    assert not (table["low"] > table["high"]).any() and np.isfinite(table.loc["accuracy"]).all()
+def test_weighted_area_agrees_with_scikit_learn(case):
+    labels, probabilities, _ = case
+    weights = np.random.default_rng(0).exponential(size=(3, len(labels)))
+    scores = class_columns(probabilities)[:, 0]
+    if not 0 < (labels == 0).sum() < len(labels): return
+    expected = [roc_auc_score(labels == 0, scores, sample_weight=w) for w in weights]
+    np.testing.assert_allclose(weighted_auc(weights, labels == 0, scores), expected, rtol=1e-6)
 
 
-def test_interval_covers_the_truth_about_19_times_in_20():
+@pytest.mark.parametrize("images", [30, 80, 360, 10_000])
+@pytest.mark.parametrize("share", [0.84, 0.95, 0.99, 0.998])
+def test_the_interval_of_a_share_covers_the_truth_about_19_times_in_20(images, share):
+    hits = np.arange(images + 1)
+    low, high = share_interval(hits, images)
+    covered = binom.pmf(hits, images, share)[(low <= share) & (share <= high)].sum()
+    assert 0.93 <= covered <= 0.99  # exact: drawing with replacement covers in 0.06 of the cases at 30 images and 0.998
+
+
+def test_the_interval_of_a_loss_covers_it_where_mistakes_are_rare():
     rng, inside = np.random.default_rng(1), 0
-    for _ in range(200):
-        labels = rng.integers(0, 2, 200)
-        right = rng.uniform(size=200) < 0.85
-        table = metric_table(labels, np.where(labels == right, 0.8, 0.2), ["a", "b"], draws=300)
-        inside += table.loc["accuracy", "low"] <= 0.85 <= table.loc["accuracy", "high"]
-    assert 176 <= inside <= 199
+    for seed in range(150):  # two per cent are wrong, at a loss of 3; the others cost 0.05
+        labels = np.arange(40) % 2
+        wrong = rng.uniform(size=40) < 0.02
+        table = metric_table(labels, np.where(labels == wrong, np.exp(-3), np.exp(-0.05)), ["a", "b"], draws=60, seed=seed,
+                             losses=np.where(wrong, 3, 0.05))
+        inside += table.loc["loss", "low"] <= 0.02 * 3 + 0.98 * 0.05 <= table.loc["loss", "high"]
+    assert inside >= 140  # drawing with replacement covers in about 80, where there is a mistake at all
 
 
 def test_same_numbers_twice():
@@ -97,8 +116,84 @@ def test_same_numbers_twice():
     assert metric_table(labels, p, ["a", "b"]).equals(metric_table(labels, p, ["a", "b"]))
 
 
-@pytest.mark.parametrize("only_a, only_b, p", [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 0.03125), (1, 9, 22 / 1024)])
-def test_mcnemar_exact(only_a, only_b, p):
+@pytest.mark.parametrize("hits, images, low, high", [
+    (36, 36, 0.9026, 1), (0, 60, 0, 0.0596), (2, 2, 0.158, 1), (0, 2, 0, 0.842), (10_000, 10_000, 0.99963, 1)])
+def test_all_right_or_all_wrong_keep_the_exact_limit(hits, images, low, high):
+    assert share_interval(hits, images) == pytest.approx([low, high], abs=1e-3)
+
+
+def test_notes_on_sizes_at_the_edge():
+    assert "0.03%" in size_note(10_000, 1.0, *share_interval(10_000, 10_000))
+    assert "All are wrong; the true accuracy may still be 5%" in size_note(60, 0.0, *share_interval(0, 60))
+
+
+def test_few_draws_make_no_narrow_interval():
+    labels = np.arange(80) % 2
+    p = np.clip(labels + np.random.default_rng(0).normal(0, 0.4, 80), 0.01, 0.99)
+    one, many = (metric_table(labels, p, ["a", "b"], draws=draws) for draws in (1, 1000))
+    width = (one["high"] - one["low"]) / (many["high"] - many["low"])
+    assert width.min() > 0.5
+
+
+def test_nan_is_no_vote_and_has_no_area():
+    answers = np.full(6, np.nan)
+    for labels in (np.arange(6) % 2, 1 - np.arange(6) % 2):
+        table = metric_table(labels, answers, ["a", "b"])
+        assert np.isnan(table.loc["roc_auc", "value"]) and table.loc["accuracy", "value"] == 0
+        assert table.loc["recall/a", "value"] == 0 and np.isnan(table.loc["precision/a", "value"])
+    assert best_guess([np.nan, 0.2]).tolist() == [-1, 0]
+    assert plot_mistakes(np.zeros((1, 4, 4), np.uint8), [0], [np.nan], ["a", "b"]).axes[0].get_title().startswith("a → no answer")
+
+
+def test_large_logits_are_ranked_by_all_their_digits():
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    logits = 40 * (rng.normal(size=400) + 1.5 * labels)
+    p = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    exact = roc_auc_score(labels, logits)
+    assert metric_table(labels, p, ["a", "b"], draws=40, scores=log_odds(logits)).loc["roc_auc", "value"] == pytest.approx(exact)
+    assert roc_auc_score(labels, p) != pytest.approx(exact)  # what ties would make of it
+    three = 60 * rng.normal(size=(300, 3))
+    odds = log_odds(three)
+    others = np.stack([np.logaddexp(three[:, (k + 1) % 3], three[:, (k + 2) % 3]) for k in range(3)], axis=1)
+    np.testing.assert_allclose(odds, three - others, rtol=1e-6, atol=1e-6)
+
+
+def test_a_class_that_is_missing_gives_table_and_picture_the_same_area():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 120)
+    p = rng.dirichlet(np.ones(4), 120) + 0.5 * np.eye(4)[labels]
+    value = metric_table(labels, p, list("abcd"), draws=40).loc["roc_auc", "value"]
+    areas = [area(*roc_points(labels == k, p[:, k])) for k in range(3)]
+    assert value == pytest.approx(np.mean(areas))
+    assert f"({value:.3f})" in plot_roc(labels, p, list("abcd")).axes[0].get_legend().get_texts()[-1].get_text()
+
+
+def test_too_few_images_of_a_class_are_said():
+    labels = np.array([0] * 30 + [1] * 3)
+    table = metric_table(labels, np.where(labels, 0.8, 0.1), ["a", "b"])
+    assert with_interval(table, "roc_auc") == "1.000 (too few images to tell)"
+    assert with_interval(table, "recall/b").startswith("100% (29.2")
+
+
+def test_calibration_error_without_what_chance_adds():
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(100):
+        sure = rng.uniform(0.5, 1, 80)
+        value, low, high = calibration_error(sure, rng.uniform(size=80) < sure, 300, rng)
+        rejected += low > 0
+        assert low <= value <= high
+    assert rejected <= 12  # one in twenty, give or take
+    sure = rng.uniform(0.6, 1, 2000)
+    value, low, _ = calibration_error(sure, rng.uniform(size=2000) < sure - 0.1, 300, rng)
+    assert low > 0.05 and value == pytest.approx(0.1, abs=0.03)
+    images, means, share = confidence_bins(sure, sure > 0.9)
+    assert images.sum() == 2000 and (np.diff(means) > 0).all() and share[-1] == 1
+
+
+@pytest.mark.parametrize("only_a, only_b, p", [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 1 / 64), (1, 9, 12 / 1024)])
+def test_mcnemar_mid_p(only_a, only_b, p):
     right_a = np.array([True] * only_a + [False] * only_b + [True] * 7)
     right_b = np.array([False] * only_a + [True] * only_b + [True] * 7)
     assert mcnemar(right_a, right_b) == (only_a, only_b, pytest.approx(p))

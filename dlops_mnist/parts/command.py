@@ -244,7 +244,8 @@ def bind(
     positional, settings = [], {}
     for word in (_without_dashes(word, parameters) for word in words):
         key = _setting_name(word)
-        if not key or key not in names and inspect.Parameter.VAR_POSITIONAL in kinds: positional.append(word)
+        if not key or key not in names and inspect.Parameter.VAR_KEYWORD not in kinds and inspect.Parameter.VAR_POSITIONAL in kinds:
+            positional.append(word)
         elif key in names: settings[key] = _checked(parameters[key], word)
         elif inspect.Parameter.VAR_KEYWORD in kinds: settings |= [parse_value(word)]
         else: raise unknown(key, names)
