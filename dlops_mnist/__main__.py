@@ -10,6 +10,8 @@ PROGRAMS = {
     "dataset": "build a dataset, or look at one: counts, copies, leaks, pictures",
     "train": "train an experiment, or one for each combination of settings (-m)",
     "evaluate": "measure a checkpoint, or compare two, with intervals and pictures",
+    "tune": "search an experiment's settings; killed, and started again, it goes on",
+    "versions": "record a dataset's state, compare two, bring one back",
     "runs": "a table of all runs: what was tried, and what came of it",
     "serve": "answer requests with an exported model, and show a page to draw on",
     "predict": "say what new pictures show, and which answers are doubtful",
