@@ -7,21 +7,23 @@ __all__ = ['load_config', 'Difference', 'diff']
 
 # %% ../nbs/06_config.ipynb #bb4b0389
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
+from itertools import chain
 from typing import Any
 
 from .parts.compose import compose_jobs
-from .parts.core import UserError, flatten
-from .parts.settings import DEFAULT_CLASS, Config, deep_update
+from .parts.core import flatten
+from .parts.settings import Config
 
 # %% ../nbs/06_config.ipynb #3c2b7714
 def load_config(
     experiment: str | os.PathLike | Mapping[str, Any] | None = None,  # its name or file, or its settings; None: the base
-    *overrides: str,  # key=value, in Hydra's grammar, as on the command line
+    *overrides: str | Sequence[str],  # key=value, in Hydra's grammar, as on the command line; a list of them is taken, too
 ) -> Config:
     "The complete, checked config of an experiment, as the command line would use it; raises `UserError`."
-    _, [config] = compose_jobs(experiment, overrides)
+    words = chain.from_iterable([word] if isinstance(word, str) else word for word in overrides)
+    [config] = compose_jobs(experiment, [*words])
     return config
 
 # %% ../nbs/06_config.ipynb #159e430c

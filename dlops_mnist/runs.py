@@ -54,7 +54,7 @@ def usual_settings(
 
 # %% ../nbs/10_runs.ipynb #48ace378
 USUAL = {key: simple(value) for key, value in flatten(base_config()).items()}
-LEFT_OUT = ("experiment", "sweep", "paths.runs", "datamodule.classes", "datamodule.image_shape",
+LEFT_OUT = ("experiment", "sweep", "builds_on", "paths.runs", "datamodule.classes", "datamodule.image_shape",
             "trainer.enable_progress_bar", "trainer.enable_model_summary")
 
 

@@ -16,7 +16,7 @@ from itertools import chain
 from math import nan
 from typing import Any
 
-from .config import DEFAULT_CLASS, Config, diff, load_config
+from .config import Config, diff, load_config
 from .parts.command import as_typed, say, show_table
 from .parts.core import UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
 from .parts.core import read_checkpoint, unpack, wait_briefly
@@ -24,7 +24,7 @@ from .parts.launch import launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
-from .parts.settings import base_config, deep_update
+from .parts.settings import DEFAULT_CLASS, base_config, deep_update
 from .parts.signals import children_repeat, record_of, signals_wait, sigterm_stops
 from .parts.targets import build
 
@@ -70,7 +70,7 @@ def make_trainer(
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 
 # %% ../nbs/07_train.ipynb #b518b88a
-MAY_CHANGE = {"resume", "repeats", "ckpt_path", "weights", "calibrate", "checkpoint_every_n_steps", "paths.runs",
+MAY_CHANGE = {"resume", "repeats", "builds_on", "ckpt_path", "weights", "calibrate", "checkpoint_every_n_steps", "paths.runs",
               "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar",
               "datamodule.path", "datamodule.cache", "datamodule.source", "datamodule.raw", "datamodule.num_workers",
               "steps_per_call"}  # 1 in the config of an older run

@@ -114,7 +114,7 @@ def _plain(value: Any, where: str, counted: Iterator[int], level: int) -> Any:
     if value is None or isinstance(value, bool): return value
     if isinstance(value, (str, os.PathLike)): return str(os.fspath(value))
     if isinstance(value, Integral) and abs(value) < 2**64: return int(value)
-    if isinstance(value, Integral): raise UserError(f"`{where}`: {value:.1e} is too large a number for a config.", key=where)
+    if isinstance(value, Integral): raise UserError(f"`{where}` is too large a number for a config.", key=where)
     if isinstance(value, Real): return float(value)
     inside = partial(_plain, counted=counted, level=level + 1)
     if isinstance(value, Mapping) and all(isinstance(k, Hashable) and not isinstance(k, (tuple, Set)) for k in value):

@@ -215,6 +215,7 @@ def children_repeat(run: Run) -> Iterator[None]:
     main = sys.modules["__main__"]
     argv, spec, environment = sys.argv, main.__spec__, dict(os.environ)
     resumed = [as_word("resume", str(run.path))] if run.provenance.get("resumed") else [str(run.config_file)]
+    resumed.append("trust=true")  # this process has looked at the settings
     sys.argv, main.__spec__ = ["train", *resumed], importlib.util.find_spec("dlops_mnist.train")
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     try: yield

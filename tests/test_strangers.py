@@ -1,0 +1,192 @@
+"""What a file of somebody else may decide, and what it may not: code, places, connections, processes.
+
+Every attack here was seen to work before there was a test of it.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dlops_mnist.config import load_config
+from dlops_mnist.parts.core import UserError, plain
+from dlops_mnist.parts.settings import strangers_settings
+from dlops_mnist.parts.yamlfile import to_yaml
+
+EVIL = """
+from pathlib import Path
+from torch import nn
+Path("SENTINEL").touch()
+
+class Net(nn.Module):
+    def __init__(self, image_shape, classes): super().__init__()
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    "A working folder in which somebody has put a module."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evilmod.py").write_text(EVIL)
+    (tmp_path / "evilspace").mkdir()  # a package without an __init__.py
+    shutil.copy("evilmod.py", "evilspace/net.py")
+    yield tmp_path
+    for name in ("evilmod", "evilspace", "evilspace.net"): sys.modules.pop(name, None)
+
+
+def a_checkpoint(changes: dict, name: str = "theirs.ckpt") -> str:
+    "A file as Lightning saves it, with settings that somebody has changed."
+    torch.save({"hyper_parameters": plain(load_config(None)) | changes, "state_dict": {}}, name)
+    return name
+
+
+def a_run(changes: dict, name: str = "theirs") -> str:
+    "A run's folder, of which only the settings matter here."
+    Path(name).mkdir()
+    Path(name, "config.yaml").write_text(to_yaml(plain(load_config(None)) | changes))
+    Path(name, "provenance.json").write_text("{}")
+    return name
+
+
+def a_config(changes: dict) -> str:
+    os.remove(Path(a_run(changes), "provenance.json"))
+    return "theirs/config.yaml"
+
+
+CODE = {
+    "network": {"model": {"_target_": "evilmod.Net"}},
+    "package without init": {"model": {"_target_": "evilspace.net.Net"}},
+    "dotted": {"model._target_": "evilmod.Net"},
+    "inside another": {"model": {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "evilmod.Net"}]}},
+    "callback": {"callbacks": {"x": {"_target_": "evilmod.Net"}}},
+    "the blog's spelling": {"callbacks": [{"name": "Net", "lib": "evilmod"}]},
+    "data module": {"datamodule": {"_target_": "evilmod.Net"}},
+}
+
+
+@pytest.mark.parametrize("kind", [a_checkpoint, a_run, a_config])
+@pytest.mark.parametrize("case", CODE)
+def test_code_of_the_working_folder_is_not_imported(work, kind, case):
+    with pytest.raises(UserError, match="names code that isn't installed.*trust=true"): load_config(kind(CODE[case]))
+    assert "evilmod" not in sys.modules and not Path("SENTINEL").exists()
+
+
+def test_training_a_strangers_checkpoint_runs_nothing(work, program):
+    result = program("train", a_checkpoint(CODE["network"]), cwd=work)
+    assert result.returncode == 2 and "trust=true" in result.stderr and result.stderr.count("\n") == 1
+    assert not Path("SENTINEL").exists() and not Path("runs").exists()
+
+
+def test_what_a_person_types_or_trusts_is_taken(work):
+    file = a_checkpoint(CODE["network"])
+    for words in (["trust=true"], ["model._target_=evilmod.Net"]):
+        assert load_config(file, *words).model._target_ == "evilmod.Net"
+    assert load_config(file, "model=mlp").model._target_ == "dlops_mnist.models.MLP"
+    Path("mine.yml").write_text("model: {_target_: evilmod.Net}\n")
+    assert load_config("mine.yml").model._target_ == "evilmod.Net", "an experiment of one's own"
+    with pytest.raises(UserError): load_config(file, "trust=1")
+
+
+PLACES = {
+    "paths.runs": "/tmp/elsewhere",
+    "datamodule.cache": "../../elsewhere",
+    "trainer.default_root_dir": "~/elsewhere",
+    "logger.x": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "save_dir": "/tmp/elsewhere"},
+    "logger.y": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "http://elsewhere.example"},
+    "logger.z": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "sqlite:////tmp/elsewhere.db"},
+    "callbacks.x": {"_target_": "pytorch_lightning.callbacks.LearningRateMonitor", "logging_interval": "../elsewhere"},
+    "trainer.profiler": {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": "C:\\elsewhere"},
+    "datamodule.num_workers": 1_000_000,
+    "trainer.num_nodes": 50,
+}
+
+
+@pytest.mark.parametrize("key", PLACES)
+def test_places_connections_and_processes_are_left_out(work, capsys, key):
+    *section, name = key.split(".")
+    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]}})
+    config = load_config(file)
+    assert "elsewhere" not in to_yaml(config) and config.datamodule.num_workers == 0 and config.trainer.get("num_nodes", 1) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"Left out of {file}: `{key}") and "trust=true" in said and said.count("\n") == 1
+    kept = load_config(file, "trust=true") if isinstance(PLACES[key], str) else None
+    assert kept is None or to_yaml(kept).count("elsewhere") == 1
+
+
+def test_a_tracker_that_needs_a_folder_is_refused_without_one(work, capsys):
+    theirs = {"logger": {"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "/tmp/elsewhere"}}}
+    with pytest.raises(UserError, match="`logger.csv` lacks `save_dir`"): load_config(a_checkpoint(theirs))
+    assert "/tmp/elsewhere" in capsys.readouterr().err
+    assert load_config("theirs.ckpt", "logger.csv.save_dir=logs").logger.csv.save_dir == "logs"
+
+
+def test_own_runs_are_repeated_without_a_word(work, capsys):
+    Path("data").mkdir()
+    theirs = {"datamodule": {"path": str(work / "data"), "num_workers": 2, "classes": ["/", "~"]}, "paths": {"runs": "my/runs"}}
+    assert strangers_settings(theirs, "run") == theirs and not capsys.readouterr().err
+
+
+def test_a_machine_is_not_swamped_by_what_is_typed(work):
+    with pytest.raises(UserError, match="`datamodule.num_workers: 1000000` would start as many processes"):
+        load_config(None, "datamodule.num_workers=1000000")
+
+
+# --- experiments that build on one another ---
+
+def write(**files: str) -> None:
+    for name, text in files.items(): Path(f"{name}.yml").write_text(text)
+
+
+def test_an_experiment_builds_on_another(work):
+    write(cnn="model: cnn\nmodel.filters: [8]\nseed: 1\n", wide="base: cnn\nmodel.filters: [64, 64]\n",
+          slow="optimizer.lr: 1e-5\nseed: 2\n", both="base: [wide, slow, cnn]\nlabel_smoothing: 0.1\n",
+          other="base: cnn\nmodel: mlp\n")
+    config = load_config("both")
+    assert (config.experiment, config.seed, config.model.filters, config.optimizer.lr) == ("both", 2, [64, 64], 1e-5)
+    assert config.builds_on == ["cnn.yml", "wide.yml", "slow.yml"] and load_config("cnn").builds_on is None
+    assert "filters" not in load_config("other").model, "another alternative drops what the base had set for its own"
+    assert load_config({"base": "wide", "seed": 5}).model.filters == [64, 64]
+    Path("deep").mkdir()
+    Path("deep/here.yml").write_text("base: ../cnn\n"), Path("deep/there.yml").write_text("base: here\n")
+    assert load_config("deep/there.yml").model.filters == [8], "a base is looked for beside the file first"
+
+
+def test_what_is_wrong_with_a_base_is_told(work):
+    write(a="base: b\n", b="base: [c]\n", c="base: a\n", lost="base: nowhere\n", number="base: 3\n", wrong="base: bad\n",
+          bad="sead: 1\n")
+    for name, told in {"a": "a.yml builds on b.yml builds on c.yml builds on a.yml: a circle", "lost": "There is no experiment nowhere",
+                       "number": "`base` must be the name of an experiment, or a list of names, not 3",
+                       "wrong": "bad.yml: Unknown setting `sead`. Did you mean `seed`?"}.items():
+        with pytest.raises(UserError) as error: load_config(name)
+        assert told in str(error.value)
+
+
+def test_where_each_value_comes_from(work, program):
+    write(cnn="model: cnn\nseed: 1\n", wide="base: cnn\nmodel.filters: [64, 64]\n")
+    result = program("train", "wide", "--cfg", "sources", "optimizer.lr=1", cwd=work)
+    lines = {line.split()[1]: line for line in result.stdout.splitlines()}
+    for key, place in {"seed:": "cnn.yml", "model.filters:": "wide.yml", "optimizer.lr:": "typed", "model.dropout:": "cnn.yml",
+                       "datamodule.val:": "base"}.items(): assert lines[key].startswith(place), lines[key]
+
+
+def test_yaml_as_people_write_it(work):
+    write(merged="x-common: &common {lr: 1e-3, weight_decay: 0.1}\noptimizer: adamw\noptimizer.lr: 1.0\n"
+                 "x-more: &more\n  <<: *common\n  lr: 0.5\nmodel: mlp\n",
+          used="x-c: &c {max_epochs: 3, devices: 2}\ntrainer:\n  <<: *c\n  devices: 1\n", quotes="paths: {runs: ${oc.env:HOME}}\n")
+    assert load_config("merged").optimizer.lr == 1.0
+    assert (load_config("used").trainer.max_epochs, load_config("used").trainer.devices) == (3, 1)
+    with pytest.raises(UserError, match=r"line 1, column 16.*Text that holds `\$\{` needs quotes"): load_config("quotes")
+
+
+def test_hydras_own_settings_do_something_or_are_refused(work, program):
+    for words, told in {"hydra.run.dir=x": "paths.runs", "-m hydra.sweep.dir=x": "paths.runs",
+                        "-m +hydra/callbacks=x": "paths.runs",
+                        "hydra/launcher=joblib": "needs --multirun", "--version-of-hydra": "Unknown option",
+                        "--experimental-rerun x": "Unknown option"}.items():
+        result = program("train", *words.split(), cwd=work)
+        assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, words
+    assert not Path("x").exists()
