@@ -11,7 +11,7 @@ import tiny
 import torch
 from test_evaluate import make_dataset, make_run
 
-from dlops_mnist.export import export, print_export
+from dlops_mnist.export import PARTS, export, print_export, write_page
 from dlops_mnist.models import load
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
@@ -116,3 +116,32 @@ def test_a_damaged_file_is_one_sentence(place, tmp_path):
     for number, content in enumerate([b"", b"no model", whole[:len(whole) // 2], json.dumps({}).encode()]):
         (tmp_path / f"{number}.onnx").write_bytes(content)
         with pytest.raises(UserError, match="damaged"): ExportedModel(tmp_path / f"{number}.onnx")
+
+
+def test_other_formats_answer_alike(place, tmp_path):
+    images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), np.uint8)
+    wanted = ExportedModel(place / "model.onnx")(images)
+    export(place / "run", tmp_path / "model.pt2", format="torch")
+    answers = torch.export.load(tmp_path / "model.pt2").module()(torch.tensor(images))
+    np.testing.assert_allclose(answers.detach(), wanted, atol=1e-5)
+
+
+def test_int8_is_kept_where_no_difference_can_be_told(place, tmp_path):
+    model = export(place / "run", tmp_path / "small.onnx", quantize="int8")
+    known = ExportedModel(tmp_path / "small.onnx").metadata["quantized"]
+    assert model.path.stat().st_size < 0.5 * (place / "model.onnx").stat().st_size and known["p_value"] >= 0.05
+    images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), np.uint8)
+    assert 0 < abs(ExportedModel(model.path)(images) - ExportedModel(place / "model.onnx")(images)).max() < 0.3
+
+
+def test_a_page_holds_the_model_and_the_runtime(place, tmp_path):
+    runtime = tmp_path / "dist"
+    runtime.mkdir()
+    model = ExportedModel(tiny.onnx_model(tmp_path / "x.onnx", classes=("</script>", "b")))
+    with pytest.raises(UserError, match=r"holds no `ort.wasm.min.js`"): write_page(model, tmp_path / "page", runtime)
+    for name in PARTS: (runtime / name).write_text(name)
+    write_page(model, tmp_path / "page", runtime)
+    assert {path.name for path in (tmp_path / "page").iterdir()} == {*PARTS, "model.onnx", "index.html"}
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "window.classify = async" in page and "<!-- classify -->" not in page and r"\u003c/script>" in page
+    assert (tmp_path / "page" / "model.onnx").read_bytes() == model.path.read_bytes()
