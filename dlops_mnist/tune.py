@@ -90,7 +90,9 @@ def trial_words(study: Study, trial: Any) -> list[str]:
     "The words of a trial: its settings, and the callback that reports on it."
     words = [parameter.typed(key, trial.params[key]) for key, parameter in study.space.items()]
     if len(study.about["monitor"]) > 1: return words  # of several metrics, none says who may go on
-    callback = {"_target_": "dlops_mnist.parts.pruning.Pruning", "study": str(study.folder), "trial": trial.number}
+    from dlops_mnist.parts import pruning  # with PyTorch: not before there is a trial
+
+    callback = {"_target_": f"{pruning.__name__}.Pruning", "study": str(study.folder), "trial": trial.number}
     return [*words, f"+callbacks.pruning={quote(callback)}"]
 
 

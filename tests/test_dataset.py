@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dlops_mnist.inspection import contradictions, duplicates, leaks
-from dlops_mnist.parts import pictures
-from dlops_mnist.parts import sources
+from dlops_mnist.parts import pictures, sources
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.folder import fingerprint, scan
 from dlops_mnist.parts.images import open_images

@@ -30,8 +30,8 @@ from dlops_mnist.parts import images as images_module
 from dlops_mnist.parts.compose import compose_jobs
 from dlops_mnist.parts.core import UserError, flatten, plain
 from dlops_mnist.parts.images import open_images
-from dlops_mnist.parts.pictures import SIGNATURE, BadImage, Look, decode, encode_png
 from dlops_mnist.parts.launch import split_command
+from dlops_mnist.parts.pictures import SIGNATURE, BadImage, Look, decode, encode_png
 from dlops_mnist.parts.runfolder import Run, check_name, find_runs, new_run
 from dlops_mnist.parts.settings import GROUPS
 from dlops_mnist.parts.yamlfile import to_yaml

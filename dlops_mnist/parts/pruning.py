@@ -49,12 +49,10 @@ def find_trial(
     number: int,
 ) -> tuple[Any, int | None]:
     "Optuna's trial, or None where it is over and this is a repetition; and the epoch after which it was ended, if it was."
-    from optuna import Trial
-
     known = next((trial for trial in study.trials if trial.number == number), None)
     if known is None: return None, None
     last = known.user_attrs.get("pruned")
-    return None if known.state.is_finished() else Trial(study.record, known._trial_id), last
+    return None if known.state.is_finished() else study.live(known), last
 
 
 def report(

@@ -9,6 +9,7 @@ __all__ = ['MOST_CHECKS', 'SAMPLERS', 'PRUNERS', 'Parameter', 'read_parameter', 
 # %% ../../nbs/parts/study.ipynb #77a5267a
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -101,7 +102,9 @@ def make_sampler(
     from optuna import samplers
 
     seed = zlib.crc32(repr(place).encode())
-    if fixed: return samplers.PartialFixedSampler(fixed, samplers.RandomSampler(seed=seed))
+    if fixed:
+        with warnings.catch_warnings(action="ignore"):  # Optuna calls it experimental, since version 2.4
+            return samplers.PartialFixedSampler(fixed, samplers.RandomSampler(seed=seed))
     if name == "tpe": return samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True, n_startup_trials=8)
     if name == "cmaes": return samplers.CmaEsSampler(seed=seed)
     return samplers.RandomSampler(seed=seed)
@@ -175,6 +178,12 @@ class Study:
         "All trials so far, by number."
         return self.record.get_trials(deepcopy=False)
 
+    def live(self, trial: Any) -> Any:
+        "A trial that was read from the record, as one that can go on."
+        from optuna import Trial
+
+        return Trial(self.record, trial._trial_id)  # Optuna has no public way from one to the other
+
     def lock(self, name: str) -> Any:
         "A lock that goes with its process."
         from filelock import FileLock
@@ -228,7 +237,6 @@ def take(
 ) -> tuple[Any, Any] | None:
     "A trial and its lock: one that was left by somebody who died, else a new one; None where there is nothing to do."
     from filelock import Timeout
-    from optuna import Trial
 
     with study.lock("ask"):
         record, trials, about = study.record, study.trials, study.about
@@ -238,7 +246,7 @@ def take(
             if left.state.is_finished() or study.run(left.number).status == "running": continue
             try: lock.acquire(timeout=0)
             except Timeout: continue
-            return draw(study, Trial(record, left._trial_id)), lock
+            return draw(study, study.live(left)), lock
         if about["sampler"] == "grid": most = min(most, len(grid(study.space)))
         if len(trials) >= most: return None
         lock = study.lock(f"{len(trials):04}")
