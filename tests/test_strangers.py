@@ -92,12 +92,12 @@ def test_what_a_person_types_or_trusts_is_taken(work):
 
 
 PLACES = {
-    "paths.runs": "/tmp/elsewhere",
+    "paths.runs": "/elsewhere",
     "datamodule.cache": "../../elsewhere",
     "trainer.default_root_dir": "~/elsewhere",
-    "logger.x": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "save_dir": "/tmp/elsewhere"},
+    "logger.x": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "save_dir": "/elsewhere"},
     "logger.y": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "http://elsewhere.example"},
-    "logger.z": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "sqlite:////tmp/elsewhere.db"},
+    "logger.z": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "sqlite:////elsewhere.db"},
     "callbacks.x": {"_target_": "pytorch_lightning.callbacks.LearningRateMonitor", "logging_interval": "../elsewhere"},
     "trainer.profiler": {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": "C:\\elsewhere"},
     "datamodule.num_workers": 1_000_000,
@@ -118,9 +118,9 @@ def test_places_connections_and_processes_are_left_out(work, capsys, key):
 
 
 def test_a_tracker_that_needs_a_folder_is_refused_without_one(work, capsys):
-    theirs = {"logger": {"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "/tmp/elsewhere"}}}
+    theirs = {"logger": {"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "/elsewhere"}}}
     with pytest.raises(UserError, match="`logger.csv` lacks `save_dir`"): load_config(a_checkpoint(theirs))
-    assert "/tmp/elsewhere" in capsys.readouterr().err
+    assert "/elsewhere" in capsys.readouterr().err
     assert load_config("theirs.ckpt", "logger.csv.save_dir=logs").logger.csv.save_dir == "logs"
 
 

@@ -284,8 +284,8 @@ def check_room(folder: Path, size: int) -> None:
     free, twice = shutil.disk_usage(folder).free, size * (1 + (size > 2**30))  # large ones lie on the disk while they are decoded
     if size > 2**30: print(f"The decoded images take {size / 1e9:.1f} GB in {folder.parent}.", file=sys.stderr)
     if twice > free:
-        raise UserError(f"The decoded images take {twice / 1e9:.1f} GB, and {folder.parent} has {free / 1e9:.1f} GB left. Choose a "
-                        "smaller size, such as datamodule.resize=[64,64], or a folder with more room: datamodule.cache=DIR.", key="cache")
+        raise UserError(f"The decoded images take {twice / 1e6:,.1f} MB of space, and {folder.parent} has {free / 1e6:,.1f} MB left. "
+                        "Choose a smaller size, such as datamodule.resize=[64,64], or a folder with more space: datamodule.cache=DIR.", key="cache")
 
 # %% ../../nbs/parts/images.ipynb #8663484e
 @dataclass

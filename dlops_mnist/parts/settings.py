@@ -88,7 +88,7 @@ SETTINGS = {
     "sweep": Setting("str | None", None, "what the runs of one multirun have in common; set by --multirun"),
     "builds_on": Setting("list[str] | None", None, "the experiment files below this one; set by the program, from `base`"),
 }
-SET_BY_PROGRAM = ("sweep", "resume", "repeats")
+SET_BY_PROGRAM = ("sweep", "resume", "repeats", "search")  # the last is a section for `tune`
 
 # %% ../../nbs/parts/settings.ipynb #40856586
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer",
