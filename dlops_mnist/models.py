@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'Classifier', 'measure', 'save_running', 'load_running', 'temperature_in',
            'full_target', 'build_model', 'build_optimizer', 'build_scheduler', 'complete', 'to_probabilities',
-           'predict', 'MNISTModule', 'fitting_images', 'fitting_logits', 'load_module', 'Trained', 'best_device',
-           'load', 'calibrate']
+           'predict', 'criterion_of', 'optimizers_of', 'MNISTModule', 'fitting_images', 'fitting_logits', 'load_module',
+           'Trained', 'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import inspect
@@ -234,6 +234,19 @@ def predict(
     finally:
         for part, mode in modes.items(): part.training = mode
 
+# %% ../nbs/05_models.ipynb #74710929
+def criterion_of(module: "MNISTModule") -> Any:
+    "The loss that a config asks for; None where it asks for none. A model that only answers doesn't need it."
+    loss, names = module.hparams["loss"], [str(name) for name in module.classes or (0, 1)]
+    return build_loss(loss, module.label_smoothing, names) if any(loss.values()) else None
+
+
+def optimizers_of(module: "MNISTModule") -> Any:
+    "The optimizer of a config, with its schedule, as Lightning wants them."
+    settings, optimizer = module.hparams, build_optimizer(module.hparams["optimizer"], module.parameters())
+    if not settings["scheduler"]: return optimizer
+    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
+
 # %% ../nbs/05_models.ipynb #26327856
 class MNISTModule(Classifier):
     "Trains the network that a config describes, and travels with that config in every checkpoint."
@@ -249,13 +262,9 @@ class MNISTModule(Classifier):
             self.register_buffer(name, torch.tensor(data.get(name) or usual).reshape(-1, 1, 1), persistent=False)
         self.model = build_model(self.hparams["model"], self.image_shape, self.class_count)
         self.augment = build(augment, "augment", "model") if augment else None
-        self.label_smoothing = self.hparams["label_smoothing"]
-        self.metrics = build_metrics(self.hparams["metrics"], self.class_count)
+        self.label_smoothing, self.metrics = self.hparams["label_smoothing"], build_metrics(self.hparams["metrics"], self.class_count)
 
-    def setup(self, stage: str) -> None:
-        # a model that only answers needs no loss, which may be of a package that isn't here
-        loss, names = self.hparams["loss"], [str(name) for name in self.classes or (0, 1)]
-        if any(loss.values()): self.criterion = build_loss(loss, self.label_smoothing, names)
+    def setup(self, stage: str) -> None: self.criterion = criterion_of(self) or self.criterion
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."
@@ -268,10 +277,7 @@ class MNISTModule(Classifier):
         self.setup("fit")
         build_optimizer(self.hparams["optimizer"], self.parameters())
 
-    def configure_optimizers(self) -> Any:
-        settings, optimizer = self.hparams, build_optimizer(self.hparams["optimizer"], self.parameters())
-        if not settings["scheduler"]: return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, self.trainer)}
+    def configure_optimizers(self) -> Any: return optimizers_of(self)
 
 # %% ../nbs/05_models.ipynb #74660a1e
 def fitting_images(images: Tensor, expected: tuple[int, ...]) -> Tensor:

@@ -241,10 +241,11 @@ def bind(
     parameters = inspect.signature(function).parameters
     kinds = {p.kind for p in parameters.values()}
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_words = inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.VAR_KEYWORD not in kinds
     positional, settings = [], {}
     for word in (_without_dashes(word, parameters) for word in words):
         key = _setting_name(word)
-        if not key or key not in names and inspect.Parameter.VAR_POSITIONAL in kinds: positional.append(word)
+        if not key or key not in names and takes_words: positional.append(word)
         elif key in names: settings[key] = _checked(parameters[key], word)
         elif inspect.Parameter.VAR_KEYWORD in kinds: settings |= [parse_value(word)]
         else: raise unknown(key, names)

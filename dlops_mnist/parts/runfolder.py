@@ -393,7 +393,7 @@ def find_runs(
     "All runs below a folder, sorted by experiment and name; folders that are no runs are left out."
     # unlike Path.glob, at ease with a folder that vanishes while it looks
     found = glob.glob(os.path.join(glob.escape(str(folder)), "*", "*", "provenance.json"))
-    yield from map(Run, sorted(Path(file).parent for file in found))
+    yield from map(Run, sorted(Path(file).parent for file in found if os.path.exists(file)))
 
 # %% ../../nbs/parts/runfolder.ipynb #9ab7959d
 def find_checkpoint(
