@@ -81,7 +81,8 @@ def train_trial(
     if run.status == "finished": return run
     if run.status == "failed": raise Failed(run.provenance.get("error") or "unknown")
     sweep = as_word("sweep", study.folder.name)
-    if run.last_checkpoint.is_file(): return train(load_config(None, as_word("resume", str(run.path)), sweep))
+    # its settings are ours: the study's folder may be anywhere
+    if run.last_checkpoint.is_file(): return train(load_config(None, as_word("resume", str(run.path)), sweep, "trust=true"))
     if run.path.exists(): discard_run(run)  # it never began to train
     return train(trial_config(study.about, [*words, sweep]), run.path.name)
 
