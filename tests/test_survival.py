@@ -154,7 +154,7 @@ def killed_and_continued(case, go, undisturbed, chance: random.Random, kills: in
         assert_nothing_is_half_written(run)
         kills -= 1
         again = {"number": signal.SIGKILL, "after": chance.uniform(0, seconds)} if kills > 0 else {}
-        result, _ = go(f"resume={run.path}", **again)
+        result, _ = go(f"resume={run.path}", "trust=true", **again)
         killed = result["status"] == -signal.SIGKILL and run.status != "finished"
     assert run.status == "finished", result["log"]
     assert_same(run, expected)
