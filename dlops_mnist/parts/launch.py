@@ -159,10 +159,10 @@ def run_all(job: Job, hydras: list[str], after: Callable | None) -> None:
     for config in job.configs: config["sweep"] = sweep
     quiet = [{f"override hydra/{name}": "none"} for name in ("job_logging", "hydra_logging")]
     own = {"output_subdir": None, "sweep": {"dir": f"{folder}/.sweeps/{sweep}", "subdir": "."}, "job": {"name": "train", "chdir": False}}
-    ConfigStore.instance().store("dlops_mnist_jobs", {"defaults": ["_self_", *quiet], "number": 0, "hydra": own})
+    ConfigStore.instance().store("train_jobs", {"defaults": ["_self_", *quiet], "number": 0, "hydra": own})
     os.environ["HYDRA_FULL_ERROR"] = "1"  # a failing job raises here, where its message is made readable
     sys.argv = ["train", "--multirun", f"number=range({len(job.configs)})", *hydras]
-    try: hydra.main(version_base="1.3", config_path=None, config_name="dlops_mnist_jobs")(job)()
+    try: hydra.main(version_base="1.3", config_path=None, config_name="train_jobs")(job)()
     except Exception as error:
         print(f"Not all of these {len(job.configs)} runs ended well; the first that did not: {error}", file=sys.stderr)
         sys.exit(1)
