@@ -13,7 +13,9 @@ import torch
 
 from dlops_mnist.config import load_config
 from dlops_mnist.parts.core import UserError, plain
+from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.settings import strangers_settings
+from dlops_mnist.parts.signals import how_to_go_on
 from dlops_mnist.parts.yamlfile import to_yaml
 
 EVIL = """
@@ -122,6 +124,14 @@ def test_a_tracker_that_needs_a_folder_is_refused_without_one(work, capsys):
     with pytest.raises(UserError, match="`logger.csv` lacks `save_dir`"): load_config(a_checkpoint(theirs))
     assert "/elsewhere" in capsys.readouterr().err
     assert load_config("theirs.ckpt", "logger.csv.save_dir=logs").logger.csv.save_dir == "logs"
+
+
+@pytest.mark.parametrize("name, words", [("evilmod.Net", " trust=true"), ("dlops_mnist.models.MLP", "")])
+def test_the_command_that_goes_on_says_trust_where_it_must(work, name, words):
+    run = Run(work / "run")
+    run.path.mkdir()
+    run.config_file.write_text(to_yaml({"model": {"_target_": name}}))
+    assert how_to_go_on(run) == f"python -m dlops_mnist.train resume={run.path}{words}"
 
 
 def test_own_runs_are_repeated_without_a_word(work, capsys):

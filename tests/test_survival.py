@@ -410,7 +410,7 @@ def test_two_processes_with_a_ragged_batch_go_on(moment, ragged, tmp_path, monke
     (run,) = find_runs(tmp_path / "runs")
     epoch, batch = map(int, moment.split())
     assert torch.load(run.last_checkpoint, weights_only=True)["global_step"] == 9 * epoch + batch
-    output(start(tmp_path, f"resume={run.path}"))
+    output(start(tmp_path, f"resume={run.path}", "trust=true"))
     assert_same(run, ragged)
 
 

@@ -145,15 +145,15 @@ def parallel(
     if processes < 2:
         yield from map(function, jobs)
         return
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (function,)) as pool:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # the children use no thread of ours
-                answers = pool.map(_work, jobs)
-            yield from answers
-        except BrokenProcessPool as error:
-            raise UserError("A helper process was killed by the system; is there enough memory?") from error
-        finally: pool.shutdown(wait=False, cancel_futures=True)  # stopped while jobs were handed out, nobody waits for them
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (function,))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the children use no thread of ours
+            answers = pool.map(_work, jobs)
+        yield from answers
+    except BrokenProcessPool as error:
+        raise UserError("A helper process was killed by the system; is there enough memory?") from error
+    finally: pool.shutdown(cancel_futures=True)  # once: leaving a `with` would take the cancelling back, and wait for all jobs
 
 # %% ../../nbs/parts/images.ipynb #99a6a736
 def progress(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'signal_of', 'agree', 'StopSignals', 'Interrupted',
-           'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops', 'signals_wait',
-           'children_repeat']
+           'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops',
+           'signals_wait', 'children_repeat']
 
 # %% ../../nbs/parts/signals.ipynb #e87c937a
 import importlib.util
@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from io import StringIO
 from typing import Any
 
 from .command import as_typed, as_word
 from .core import UserError
 from .runfolder import Run, discard_run, is_helper, mark_ended
+from .settings import strangers_settings
 
 # %% ../../nbs/parts/signals.ipynb #3668c618
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # stop a run
@@ -123,9 +125,17 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + number  # as shells count a signal
 
 
+def needs_trust(run: Run) -> bool:
+    "Whether its own config names code of this folder, which is run again only with `trust=true`."
+    try:
+        with redirect_stderr(StringIO()): strangers_settings(run.config, run.path)
+    except UserError: return True
+    return False
+
+
 def how_to_go_on(run: Run) -> str:
     "The command that continues a run."
-    return f"python -m dlops_mnist.train {as_typed('resume', str(run.path))}"
+    return f"python -m dlops_mnist.train {as_typed('resume', str(run.path))}" + " trust=true" * needs_trust(run)
 
 
 def has_begun(run: Run) -> bool:
