@@ -71,7 +71,8 @@ def test_names_of_models(work, capsys):
     for word, said in {"models:/tinny@champion": "Did you mean `tiny`", "models:/tiny/9": "no version 9",
                        "models:/tiny": "is named", "models:/../x/1": "is named"}.items():
         with pytest.raises(UserError, match=said): model_file(word)
-    for words, said in {"promote tinny 1": "Did you mean `tiny`", "promote tiny 8": "no version 8", "promote tiny x": "no version x",
+    for words, said in {"promote tinny 1": "Did you mean `tiny`", "promote tiny 8": "no version 8",
+                        "promote tiny x": "no version x",
                         "promote tiny 2 forse=x": "forse", "register nothing": "no checkpoint or run"}.items():
         with pytest.raises(SystemExit) as stop: run_command(COMMANDS, words.split())
         err = capsys.readouterr().err

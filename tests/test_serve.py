@@ -154,7 +154,8 @@ def test_the_other_paths(service, model):
     assert ask(service, "elsewhere")[0] == 404 and ask(service, "predict")[0] == 405
     assert ask(service, "../../etc/passwd")[0] == 404
     api = json.loads(ask(service, "openapi.json")[2])
-    assert set(api["paths"]) == {"/predict", "/health", "/ready", "/model", "/metrics", "/docs", "/", "/review", "/waiting", "/label"}
+    paths = {"", "predict", "health", "ready", "model", "metrics", "docs", "review", "waiting", "label"}
+    assert set(api["paths"]) == {f"/{path}" for path in paths}
     for path, methods in api["paths"].items(): assert methods.keys() <= {"get", "post"}, path
 
 
@@ -193,9 +194,14 @@ def test_mistakes_are_one_sentence(model, tmp_path, capsys, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.onnx").write_text("no model")
+    (tmp_path / "best.ckpt").write_bytes(b"PK, as a checkpoint begins")
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/best.ckpt").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        wrong = {("missing.onnx",): "missing.onnx", ("notes.onnx",): "notes.onnx", (str(model), f"port={port}"): f"port={port + 1}",
+        wrong = {("missing.onnx",): "missing.onnx", ("note.onnx",): "Did you mean `notes.onnx`?", ("notes.onx",): "Did you mean `notes.onnx`?",
+                 ("run",): "python -m dlops_mnist.export run", ("best.ckpt",): "python -m dlops_mnist.export best.ckpt",
+                 ("notes.onnx",): "notes.onnx", (str(model), f"port={port}"): f"port={port + 1}",
                  (str(model), "prot=1"): "`port`", (str(model), "workers=0"): "workers", (str(model), "port=99999"): "99999"}
         for words, part in wrong.items():
             with pytest.raises(SystemExit) as end: run_command(serve, ["port=0", *words][-len(words) - ("port" not in words[-1]):])
@@ -429,7 +435,8 @@ def test_doubtful_pictures_wait_for_a_label(model, tmp_path):
         def label(**said): return ask(one.address, "label", json.dumps(said).encode(), **json_type)
 
         name = waits["name"]
-        for wrong in ({"label": "dark"}, {"name": name, "label": "drak"}, {"name": "../../x", "label": "dark"}, {"name": 3, "label": 3}):
+        wrongs = {"label": "dark"}, {"name": name, "label": "drak"}, {"name": "../../x", "label": "dark"}, {"name": 3, "label": 3}
+        for wrong in wrongs:
             status, _, body = label(**wrong)
             assert status == 422 and json.loads(body)["error"], wrong
         elsewhere = json.dumps({"name": name, "label": "dark"}).encode()  # as a form of another host's page could send it

@@ -144,7 +144,8 @@ def same_weights(a: Path, b: Path) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-STYLE = """:root { color-scheme: light dark } body { font: 15px/1.45 system-ui, sans-serif; max-width: 50rem; margin: 0 auto; padding: 1rem }
+STYLE = """:root { color-scheme: light dark }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 50rem; margin: 0 auto; padding: 1rem }
 svg { width: 100% } text { fill: CanvasText; font-size: 12px; text-anchor: middle } .name { font-weight: 700; font-size: 13px }
 rect { fill: Canvas; stroke: color-mix(in srgb, CanvasText 40%, Canvas) }
 .ring { fill: none; stroke: light-dark(#1d5fbf, #82b4ff); stroke-width: 3 }
