@@ -283,10 +283,10 @@ def _status(process: Path) -> str:
     except OSError: return ""
 
 
-def wait_until(condition, seconds: float = 10) -> bool:
+def wait_until(condition, seconds: float = 10):
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end: time.sleep(0.05)
-    return bool(found)
+    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -296,13 +296,11 @@ def test_several_workers_share_and_end_with_their_parent(model):
 
         def count(): return int(float(re.search(rb"serve_images_total{.*} (\S+)", ask(process.address, "metrics")[2])[1]))
 
-        assert wait_until(workers)
+        [worker] = wait_until(workers)
         for _ in range(20): assert ask(process.address, "predict", png(LIGHT))[0] == 200
         assert count() == 20  # of both together
-        [worker] = workers()
         os.kill(worker, signal.SIGKILL)
-        assert wait_until(lambda: workers() and workers() != [worker])  # another one took its place
-        [worker] = workers()
+        [worker] = wait_until(lambda: [pid for pid in workers() if pid != worker])  # another one took its place
         process.kill()
         assert wait_until(lambda: not Path(f"/proc/{worker}").exists())
 
