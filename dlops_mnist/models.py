@@ -9,7 +9,6 @@ __all__ = ['RunningMetrics', 'own_share', 'Classifier', 'measure', 'save_running
            'Trained', 'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
-import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,7 +29,8 @@ from .parts.core import UserError, atomic, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
-from .parts.targets import build, read_class
+from .parts.settings import GIVEN
+from .parts.targets import build, build_told, open_lengths
 
 # %% ../nbs/05_models.ipynb #c105db37
 class RunningMetrics:
@@ -151,13 +151,11 @@ def build_model(
     image_shape: Sequence[int],  # [H, W] or [C, H, W]
     classes: int,  # number of classes
 ) -> nn.Module:
-    "The network that a section describes; its class is told `image_shape` and `classes` if it takes them."
+    "The network that a section describes; its class is told of the images and classes what it has parameters for."
     section = _DEFAULTS["model"] | full_target(section, "model", _HOME)
-    # a partial object says which class it is; `build` checked that it is a network before importing it
-    cls = build({"_target_": section["_target_"], "_partial_": True}, "model", "model").func
-    known = {"image_shape": list(image_shape), "classes": classes}
-    given = {name: value for name, value in known.items() if name in inspect.signature(cls).parameters}
-    return build(section, "model", "model", **given)
+    facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes,
+             "in_channels": image_shape[0] if len(image_shape) == 3 else 1}
+    return build_told(section, "model", "model", facts, fixed=GIVEN["model"])
 
 # %% ../nbs/05_models.ipynb #adf853b4
 def build_optimizer(
@@ -180,7 +178,7 @@ def build_scheduler(
     when |= {key: section.pop(key) for key in when if key in section}
     if when["interval"] not in ("step", "epoch"):
         raise UserError(f"`scheduler.interval: {when['interval']}` must be step or epoch.", key="scheduler.interval")
-    for name in _open_durations(section):
+    for name in open_lengths(section):
         length = trainer.estimated_stepping_batches if when["interval"] == "step" else trainer.max_epochs
         if not 0 < (length or 0) < math.inf:
             raise UserError(f"`scheduler.{name}` can't be derived from an endless training: set it, or "
@@ -189,15 +187,6 @@ def build_scheduler(
     if isinstance(peak := section.get("max_lr"), (int, float)):  # groups of their own speed keep it
         section["max_lr"] = [peak * group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
     return {"scheduler": build(section, "scheduler", "scheduler", args=(optimizer,)), **when}
-
-# %% ../nbs/05_models.ipynb #e41147b5
-def _open_durations(section: Mapping[str, Any]) -> list[str]:
-    source = read_class(str(section.get("_target_")))
-    if source is None or "epochs" in section: return []  # OneCycleLR also takes epochs and steps_per_epoch
-    known = source.parameters
-    # null in the config, or not in it and without a default that would do
-    return [name for name in ("total_steps", "T_max", "total_iters") if name in known and section.get(name) is None
-            and (name in section or known[name].required or name == "total_steps")]
 
 # %% ../nbs/05_models.ipynb #5a6cbacf
 def complete(
@@ -289,13 +278,14 @@ def fitting_images(images: Tensor, expected: tuple[int, ...]) -> Tensor:
 
 
 def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
-    "The logits, if there are as many as the classes need; raises `UserError`."
+    "The logits, if there are as many as the classes need; one of two that are given for two classes. Raises `UserError`."
     count = module.class_count
+    if count == 2 and logits.shape[1:] == (2,): return logits[:, 1] - logits[:, 0]  # the same probabilities
     if logits.shape[1:] == (() if count == 2 else (count,)): return logits
     shape = f"[B{''.join(f', {size}' for size in logits.shape[1:])}]"
     raise UserError(f"{type(module.model).__name__} gives outputs of shape {shape}; {count} classes need "
-                    f"{'[B] or [B, 1]' if count == 2 else f'[B, {count}]'}. "
-                    "Let it take the number from a parameter called `classes`.")
+                    f"{'[B], [B, 1] or [B, 2]' if count == 2 else f'[B, {count}]'}. "
+                    "Let it take the number from a parameter called `classes` or `num_classes`.")
 
 # %% ../nbs/05_models.ipynb #5d04da59
 def load_module(

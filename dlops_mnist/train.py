@@ -26,7 +26,7 @@ from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_h
 from .parts.runfolder import update_provenance, write_config
 from .parts.settings import DEFAULT_CLASS, base_config, deep_update
 from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
-from .parts.targets import build
+from .parts.targets import build, open_lengths
 
 # %% ../nbs/07_train.ipynb #2b565f60
 def weights_from(
@@ -94,7 +94,7 @@ def check_changes(
         raise UserError(f"`{fixed}` was {changed[fixed][0]!r} when this run began, and can't change halfway. "
                         f"{begin_anew(run, f'{fixed}=... ')}", key=fixed)
     longer = {"trainer.max_epochs", "trainer.max_steps"} & set(changed)
-    if longer and any(config["scheduler"].get(name, 0) is None for name in ("total_steps", "T_max", "total_iters")):
+    if longer and open_lengths(config["scheduler"]):
         raise UserError("The learning-rate schedule of this run was laid out for its whole length, so the length can't change: "
                         f"leave {' and '.join(sorted(longer))} as it was.", key=min(longer))
     if run.status == "finished" and not longer and "calibrate" not in changed:

@@ -17,7 +17,7 @@ from dlops_mnist.parts.command import parse_value
 from dlops_mnist.parts.compose import compose, file_layer
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.settings import GROUPS, deep_update
-from dlops_mnist.parts.targets import check_section
+from dlops_mnist.parts.targets import check_section, open_lengths
 from dlops_mnist.parts.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +200,30 @@ def test_the_series_spelling(tmp_path):
     assert config.optimizer == {"_target_": "torch.optim.SGD", "lr": 0.0003}
     assert config.logger.CSVLogger == {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "logs", "name": "003"}
     assert list(config.callbacks) == ["EarlyStopping", "EarlyStopping_2"]
+
+
+def test_the_series_spelling_means_the_same_typed():
+    said = {"optimizer": "{name: NAdam, lr: 0.01}", "scheduler": "{name: CosineAnnealingLR}", "logger": "CSVLogger",
+            "logger_params": "{save_dir: logs}", "callbacks": "[{name: EarlyStopping, params: {monitor: val_loss}}]"}
+    config = load_config(None, *(f"{key}={value}" for key, value in said.items()))
+    written = load_config({key: yaml.safe_load(value) for key, value in said.items()})
+    assert config.optimizer == {"_target_": "torch.optim.NAdam", "lr": 0.01} and config == {**written, "experiment": "base"}
+    both = load_config({"callbacks": ["early_stopping", "lr_monitor"]}), load_config(None, "callbacks=[early_stopping,lr_monitor]")
+    assert list(both[0].callbacks) == ["early_stopping", "lr_monitor"] and both[0].callbacks == both[1].callbacks
+    with pytest.raises(UserError, match="names no class.*Did you mean `NAdam`"): load_config(None, "optimizer={name: NAdm}")
+
+
+def test_a_length_that_is_left_open_needs_no_value(tmp_path, monkeypatch):
+    (tmp_path / "own_rates.py").write_text("from torch.optim.lr_scheduler import LambdaLR\nclass Rates(LambdaLR):\n"
+                                           "    def __init__(self, optimizer, max_steps: int, T_max: int = 3): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for section in ({"name": "CosineAnnealingLR"}, {"name": "OneCycleLR", "max_lr": 0.1}, {"_target_": "own_rates.Rates"}):
+        load_config({"scheduler": section})
+    assert open_lengths({"_target_": "own_rates.Rates"}) == ["max_steps"], "3 is a value"
+    assert open_lengths({"_target_": "own_rates.Rates", "max_steps": 9, "T_max": None}) == ["T_max"]
+    with pytest.raises(UserError, match="lacks `step_size`"): load_config({"scheduler": {"name": "StepLR"}})
+    with pytest.raises(UserError, match="not a setting"):
+        load_config({"scheduler": {"name": "StepLR", "step_size": 1, "T_max": None}})
 
 
 def test_another_alternative_drops_the_files_values_for_the_old_one(tmp_path):

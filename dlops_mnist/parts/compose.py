@@ -30,7 +30,8 @@ def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise UserError("`logger_params` is a mapping that belongs to a `logger` chosen by name in the same file, such as "
                             "`logger: CSVLogger`.", key="logger_params")
         settings |= {f"logger.{chosen}.{key}": value for key, value in params.items()}
-    if isinstance(settings.get("callbacks"), list): settings["callbacks"] = _callbacks_by_name(settings["callbacks"])
+    entries = settings.get("callbacks")
+    if isinstance(entries, list) and any(isinstance(entry, Mapping) for entry in entries): settings["callbacks"] = _callbacks_by_name(entries)
     for group in ("optimizer", "scheduler"):
         section = settings.get(group)
         if isinstance(section, Mapping) and "name" in section and "_target_" not in section:
@@ -252,7 +253,7 @@ def compose_jobs(
                         "comma key='a,b'. The command line runs several, one after the other, with --multirun (-m).")
     jobs = []
     for values in product(*said.values()):
-        layers = [*written, make_layer("", zip(said, values))]
+        layers = [*written, make_layer("", _from_the_blog(dict(zip(said, values))).items())]
         try: jobs.append(checked_config(compose(*layers)))
         except UserError as error: raise located(error, layers) from error
     return jobs
@@ -276,7 +277,7 @@ def sources(
     "A line for each setting of a config, with the layer that its value comes from; raises `UserError`."
     said = read_words(typed)
     layers = [Layer("base", {}, []), *file_layers(experiment, said)]
-    layers.append(make_layer("typed", ((path, values[0]) for path, values in said.items())))
+    layers.append(make_layer("typed", _from_the_blog({path: values[0] for path, values in said.items()}).items()))
     before, found = {}, {}
     for i, layer in enumerate(layers, 1):
         now = flatten(compose(*layers[:i]))

@@ -399,7 +399,10 @@ def _decode(path: Path, found: Scan, look: Look, skip: bool, folder: Path) -> Im
                 if made != asked:  # what the images decided goes by the name of the decision
                     remove(made)
                     os.replace(part, made)
-                    part.write_text(made.name)
+                    try: part.write_text(made.name)
+                    except OSError:  # a full disk: what nothing points to would never be found again
+                        remove(made)
+                        raise
         except OSError as error:
             raise UserError(f"The decoded images of `{path}` can't be written to `{folder}`: {error.strerror or error}. "
                             "Name a folder with more room: datamodule.cache=DIR.", key="cache") from error

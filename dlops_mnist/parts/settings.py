@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MONITOR', 'MONITOR_MODE', 'SETTINGS', 'SET_BY_PROGRAM', 'DEFAULT_CLASS', 'OWN_DEFAULTS', 'MODELS', 'AUGMENT',
            'AUGMENTS', 'OPTIMIZERS', 'LIBRARY', 'SCHEDULES', 'TRACKERS', 'METRICS', 'HOOKS', 'HARDWARE', 'DEBUG',
-           'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'OPEN_LENGTHS', 'GIVEN', 'TOLD', 'deep_update', 'Setting',
-           'base_config', 'Option', 'option', 'check_config', 'sections_of', 'check_checkpointing', 'Config',
-           'checked_config', 'find_experiment', 'literal', 'read_experiment', 'experiment_files', 'resumed']
+           'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'deep_update', 'Setting', 'base_config',
+           'Option', 'option', 'check_config', 'sections_of', 'check_checkpointing', 'Config', 'checked_config',
+           'find_experiment', 'literal', 'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import ast
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from .command import fits, in_words, mistyped, unknown
 from .core import UserError, check_name, flatten, nearest, plain, read_checkpoint, usable_cores
 from .strangers import strangers_settings
-from .targets import check_section, read_class
+from .targets import check_section, open_lengths, read_class
 from .yamlfile import read_yaml, to_yaml
 
 # %% ../../nbs/parts/settings.ipynb #c2e1c258
@@ -217,9 +217,9 @@ SEVERAL = ("logger", "callbacks", "metrics")  # groups from which several altern
 
 # %% ../../nbs/parts/settings.ipynb #3d2fade2
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
-OPEN_LENGTHS = ("total_steps", "T_max", "total_iters")  # what schedulers call the length of a training
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",), "model": ("image_shape", "classes")}
-TOLD = {"num_classes": 2, "task": "binary"}  # what a metric is told where it isn't said; here any value will do
+# what a class is told where no value stands in the config; to check it, any will do
+TOLD = {"model": {"num_classes": 2, "in_channels": 1}, "metric": {"num_classes": 2, "task": "binary"}}
 
 
 def check_config(
@@ -249,19 +249,22 @@ def sections_of(
     config: Mapping[str, Any],  # complete
 ) -> Iterator[tuple[str, Any, str]]:
     "Each section that describes an object: its path, what is in it, and the kind of object."
-    for name in ("datamodule", "model", "optimizer", "trainer"): yield name, config[name], name
+    for name in ("datamodule", "model", "optimizer", "trainer"): yield name, _told(config[name], name), name
     for name in ("augment", "loss"):
         if config[name]: yield name, config[name], "model"
     # the length of the training, where it is left open, is filled in when it is known
-    schedule = {key: 1 if value is None and key in OPEN_LENGTHS else value for key, value in config["scheduler"].items()}
+    schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
         yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items() if section is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
-    source = read_class(str(section.get("_target_"))) if kind == "metric" and isinstance(section, Mapping) else None
-    return {key: value for key, value in TOLD.items() if source and key in source.parameters} | section if source else section
+    source = read_class(str(section.get("_target_"))) if kind in TOLD and isinstance(section, Mapping) else None
+    if source is None: return section
+    known = {key: value for key, value in TOLD[kind].items() if key in source.parameters}
+    asked = {*known, *GIVEN.get(kind, ())}  # by null
+    return known | {key: value for key, value in section.items() if value is not None or key not in asked}
 
 # %% ../../nbs/parts/settings.ipynb #96ae0122
 def _elsewhere(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
