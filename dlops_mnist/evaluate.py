@@ -24,6 +24,7 @@ from .parts.runfolder import find_checkpoint, nearest_path
 from .parts.command import run_command, say, show_table
 from .parts.compare import Comparison, compare_all, compare_recipes, plot_disagreements
 from .parts.core import UserError, atomic, nearest
+from .parts.exported import ExportedModel
 from dlops_mnist.parts.metrics import (
     OVERALL,
     Answers,
@@ -240,7 +241,7 @@ def check_arguments(checkpoints: tuple, split: str, draws: int, datamodule: Mapp
 
 # %% ../nbs/09_evaluate.ipynb #9d0b1e4a
 def measure_all(
-    *checkpoints: str | os.PathLike | Run,  # a checkpoint file each, or a run or its folder (its best checkpoint)
+    *checkpoints: str | os.PathLike | Run,  # a checkpoint or an exported file each, or a run or its folder (its best checkpoint)
     split: str = "test",  # test, val or train
     draws: int = 1000,  # resamples for the 95% intervals
     datamodule: Mapping[str, Any] = {},  # settings that replace those of the first checkpoint
@@ -250,9 +251,10 @@ def measure_all(
     from dlops_mnist.dataset import open_dataset
     from dlops_mnist.models import load
 
-    first, *others = models = [load(checkpoint) for checkpoint in checkpoints]
+    exported = [str(checkpoint).lower().endswith(".onnx") for checkpoint in checkpoints]
+    first, *others = models = [ExportedModel(name) if file else load(name) for name, file in zip(checkpoints, exported)]
     for other in others:
-        a, b = (list(model.module.classes or []) for model in (first, other))
+        a, b = (list(getattr(model, "module", model).classes or []) for model in (first, other))
         if a != b: raise UserError(f"`{first.name}` knows the classes {a}, `{other.name}` knows {b}: they can't be compared.")
     # the same images, each time as the model wants them
     looks = [{key: model.config["datamodule"][key] for key in LOOK if key in model.config["datamodule"]} for model in models]
@@ -353,7 +355,7 @@ def show_several(
 
 # %% ../nbs/09_evaluate.ipynb #50414bf4
 def print_evaluation(
-    checkpoint: str,  # a checkpoint file, or the folder of a run (its best checkpoint)
+    checkpoint: str,  # a checkpoint or an exported file, or the folder of a run (its best checkpoint)
     *others: str,  # others to compare with it on the same images; a pattern such as 'runs/A/*' names several runs
     split: str = "test",  # test, val or train
     out: str | None = None,  # folder for the files; null: the run's own, and none without a run

@@ -62,6 +62,26 @@ def test_every_network_passes_for_two_classes_and_more(tmp_path, name, classes):
     assert exported.path == tmp_path / "run" / "model.onnx" and exported.metadata["parity"]["largest"] <= 1e-5
 
 
+def test_an_exported_file_is_evaluated_as_a_checkpoint_is(place, tmp_path):
+    from dlops_mnist.evaluate import compare, evaluate
+
+    file = place / "model.onnx"
+    with_torch, without = evaluate(place / "run", draws=20, out=tmp_path / "a"), evaluate(file, draws=20, out=tmp_path / "b")
+    assert with_torch.warnings == without.warnings and with_torch.dataset == without.dataset and with_torch.paths == without.paths
+    np.testing.assert_allclose(with_torch.metrics, without.metrics, atol=1e-5)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in (tmp_path / "b").iterdir()}
+    both = compare(place / "run", file, draws=20, out=tmp_path / "c")
+    assert (both.only_a, both.only_b) == (0, 0) and not (place / "evaluation").exists()
+
+
+def test_a_strangers_file_chooses_no_place_to_write_and_builds_nothing(tmp_path):
+    model = onnx.load(tiny.onnx_model(tmp_path / "x.onnx"))
+    known = {"classes": ["a", "b"], "image_shape": [28, 28], "datamodule": {"cache": "/tmp/x", "source": "digits", "val": 0.3}}
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in known.items()})
+    onnx.save(model, tmp_path / "x.onnx")
+    assert ExportedModel(tmp_path / "x.onnx").datamodule == {"val": 0.3, "image_shape": [28, 28], "classes": ["a", "b"]}
+
+
 def test_it_is_run_without_pytorch(place):
     code = ("import sys, numpy as np; from dlops_mnist.parts.exported import ExportedModel\n"
             "model = ExportedModel(sys.argv[1]); model(np.zeros((2, 28, 28), np.uint8))\n"
