@@ -24,7 +24,7 @@ from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
 
 SHIPPED = Path(__file__).parent.parent / "dataset"
-FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "report.html"}
+FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "answered.png", "report.html"}
 
 
 def make_dataset(path: Path, classes, size=(28, 28), per_class=6, seed=0) -> Path:
