@@ -12,6 +12,7 @@ import copy
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import MISSING
 from itertools import chain
 from math import nan
 from typing import Any
@@ -91,7 +92,8 @@ def check_changes(
     changed = diff(deep_update({"datamodule": base_config()["datamodule"]}, run.config), config)
     fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
     if fixed:
-        raise UserError(f"`{fixed}` was {changed[fixed][0]!r} when this run began, and can't change halfway. "
+        before = "open" if changed[fixed][0] is MISSING else repr(changed[fixed][0])
+        raise UserError(f"`{fixed}` was {before} when this run began, and can't change halfway. "
                         f"{begin_anew(run, f'{fixed}=... ')}", key=fixed)
     longer = {"trainer.max_epochs", "trainer.max_steps"} & set(changed)
     if longer and open_lengths(config["scheduler"]):

@@ -137,10 +137,16 @@ def test_a_mistake_is_one_line(tmp_path, program, words, told):
     assert not (tmp_path / "runs").exists() and not (tmp_path / "new").exists()
 
 
-def test_from_another_folder_it_is_said_that_there_are_no_experiments(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="There is no experiment 001. There is no folder `experiments` here, either."):
-        load_config("001")
+def test_from_another_folder_it_is_said_that_there_are_no_experiments_and_how_to_get_them(tmp_path, program):
+    refused = program("train", "001", cwd=tmp_path)
+    assert refused.returncode == 2 and not any(tmp_path.iterdir())
+    assert "There is no experiment 001. There is no folder `experiments` here, either." in refused.stderr
+    assert refused.stderr.endswith("To unpack what comes with the package: python -m dlops_mnist unpack\n")
+    assert "python -m dlops_mnist unpack" in program("train", cwd=tmp_path).stderr, "nor is there a dataset"
+    assert "Unpacked dataset/" in program("__main__", "unpack", cwd=tmp_path).stdout
+    assert "dataset/ is here already" in program("__main__", "unpack", cwd=tmp_path).stdout
+    assert program("train", "001", "--cfg", "job", cwd=tmp_path).returncode == 0 and (tmp_path / "dataset/train").is_dir()
+    assert "unpack" not in program("train", "other/001.yml", cwd=tmp_path).stderr
 
 
 def test_a_callback_of_the_program_itself_is_a_callback(tmp_path):

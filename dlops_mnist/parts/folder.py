@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import UserError
+from .core import UserError, offered
 from .layouts import SPLITS, Places, by_folders, by_table
 
 # %% ../../nbs/parts/folder.ipynb #dc5ccf99
@@ -165,7 +165,7 @@ def scan(
 ) -> Scan:
     "The classes, files and stamp of a dataset; raises `UserError` for what is missing."
     path = Path(path)
-    if not path.is_dir(): raise UserError(f"There is no folder `{path}`. {LAYOUT}", key="path")
+    if not path.is_dir(): raise UserError(f"There is no folder `{path}`. {LAYOUT}{offered(path)}", key="path")
     folders, unused = walk(path)
     places, table = _places(path, folders, unused, labels, columns, skip)
     files, numbers = {}, b"".join(found.numbers.tobytes() for found in folders.values())

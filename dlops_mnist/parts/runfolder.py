@@ -323,7 +323,7 @@ def update_provenance(run: Run, **changes: Any) -> None:
 
 def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
-    now, before = datetime.now().astimezone().isoformat(timespec="seconds"), run.provenance
+    now, before = datetime.now().astimezone().isoformat(timespec="milliseconds"), run.provenance
     run.noted = before
     if before: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
     seconds = before.get("seconds")

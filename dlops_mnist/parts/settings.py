@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from .command import fits, in_words, mistyped, unknown
-from .core import FEW_PROCESSES, UserError, check_name, flatten, nearest, plain, read_checkpoint, usable_cores
+from .core import FEW_PROCESSES, UserError, check_name, flatten, nearest, offered, plain, read_checkpoint, usable_cores
 from .targets import check_installed, check_section, open_lengths, read_class
 from .yamlfile import read_yaml, to_yaml
 
@@ -329,7 +329,7 @@ def find_experiment(
     files = [Path(folder, f"{path}{end}") for folder in (beside, "", "experiments") for end in ("", ".yml", ".yaml")]
     if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
-    if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.")
+    if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
     there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     raise UserError(f"There is no experiment {path}.{nearest(path.name, there)}")
 
