@@ -10,6 +10,7 @@ LitServe is installed; its row is left out otherwise. Exit status 1 if a target 
 import asyncio
 import json
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -94,8 +95,9 @@ def litserve(python: str, folder: str, model: str, port: int = 18765):
     process = subprocess.Popen([python, script, model, str(port), ROOT], cwd=folder, stderr=subprocess.DEVNULL)
     try:
         for _ in range(60):
-            with suppress(OSError): asyncio.run(asyncio.open_connection("127.0.0.1", port)); time.sleep(2); break
             time.sleep(1)
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)): break
+        time.sleep(2)
         yield port
     finally:
         process.terminate()
@@ -112,7 +114,8 @@ def line(name: str, taken: np.ndarray, seconds: float) -> tuple[float, float, fl
 def told(name: str, value: float, bound: float, at_least: bool = False) -> bool:
     "Print whether a target is reached."
     reached = value >= bound if at_least else value <= bound
-    print(f"  {name}: {value:.3g}; wanted: {'at least' if at_least else 'at most'} {bound:g}: {'reached' if reached else 'MISSED'}", flush=True)
+    wanted = f"{'at least' if at_least else 'at most'} {bound:g}"
+    print(f"  {name}: {value:.3g}; wanted: {wanted}: {'reached' if reached else 'MISSED'}", flush=True)
     return reached
 
 
@@ -127,16 +130,20 @@ def bare(network, image: np.ndarray, seconds: float) -> np.ndarray:
 
 def one_connection(model: str, network, image: np.ndarray, raw: bytes, seconds: float, rounds: int = 5) -> list[bool]:
     "A bare call, the service without batches and with them, in turn: what the way costs, and what batching costs nobody."
-    found = {name: [] for name in ("onnxruntime, no service", "serve, batch=1, 1 connection, PNG", "serve, batch=64, 1 connection, PNG")}
+    names = ("onnxruntime, no service", *(f"serve, batch={batch}, 1 connection, PNG" for batch in (1, 64)))
+    found = {name: [] for name in names}
     with running(model, "batch=1") as without, running(model) as batching:
         for process in (without, batching): asyncio.run(load(process.port, raw, 0.5, 1))
         for _ in range(rounds):
-            calls = (lambda t: bare(network, image, t), *(lambda t, p=p: asyncio.run(load(p.port, raw, t, 1)) for p in (without, batching)))
-            for name, call in zip(found, calls): found[name].append(call(seconds / rounds))
+            for name, process in zip(names, (None, without, batching)):
+                t = seconds / rounds
+                found[name].append(asyncio.run(load(process.port, raw, t, 1)) if process else bare(network, image, t))
     rows = [line(name, np.concatenate(parts), seconds) for name, parts in found.items()]
     each = [[1000 * np.percentile(part, 50) for part in parts] for parts in found.values()]
-    return [told("p50 above a bare call, ms", rows[2][0] - rows[0][0], 0.5), told("p99 above a bare call, ms", rows[2][1] - rows[0][1], 1.0),
-            told("batching at one connection slower by, ms (median of rounds)", statistics.median(b - a for a, b in zip(*each[1:])), 0.1)]
+    slower = statistics.median(b - a for a, b in zip(*each[1:]))
+    return [told("p50 above a bare call, ms", rows[2][0] - rows[0][0], 0.5),
+            told("p99 above a bare call, ms", rows[2][1] - rows[0][1], 1.0),
+            told("batching at one connection slower by, ms (median of rounds)", slower, 0.1)]
 
 
 def many_connections(model: str, image: np.ndarray, raw: bytes, seconds: float, folder: str, python: str | None) -> list[bool]:
@@ -158,7 +165,7 @@ def memory(process: subprocess.Popen) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1000
 
 
-async def flood(port: int, bodies: list[tuple[bytes, int, dict | None]], seconds: float, counts: dict, places: int = 32) -> None:
+async def flood(port: int, bodies: list[tuple[bytes, int, dict | None]], seconds: float, counts: dict) -> None:
     "Send bodies over many connections without a pause; count the answers by status, and those that are not as they should be."
     end = time.perf_counter() + seconds
 
@@ -168,10 +175,11 @@ async def flood(port: int, bodies: list[tuple[bytes, int, dict | None]], seconds
             if time.perf_counter() > end: break
             status, body = await exchange(reader, writer, data)
             counts[status] = counts.get(status, 0) + 1
-            if status != 503 and (status != wanted or answer and json.loads(body) != answer): counts["wrong"] = counts.get("wrong", 0) + 1
+            right = status == 503 or status == wanted and (not answer or json.loads(body) == answer)
+            counts["wrong"] = counts.get("wrong", 0) + (not right)
         writer.close()
 
-    await asyncio.gather(*(person(number) for number in range(places)))
+    await asyncio.gather(*(person(number) for number in range(32)))
 
 
 def soak(model: str, network, seconds: float) -> list[bool]:
@@ -182,7 +190,8 @@ def soak(model: str, network, seconds: float) -> list[bool]:
     images = np.random.default_rng(1).integers(0, 256, (16, *network.image_shape), dtype=np.uint8)
     good = [(request("/predict", encode_png(i), "image/png"), 200, describe(network, network(i[None])[0], 0.8)) for i in images]
     bad = [(request("/predict", body, kind), 422, None) for body, kind in (
-        (b"no picture", "image/png"), (b"[1, 2]", "application/json"), (b"{", "application/json"), (encode_png(images[0])[:60], "image/png"))]
+        (b"no picture", "image/png"), (b"[1, 2]", "application/json"), (b"{", "application/json"),
+        (encode_png(images[0])[:60], "image/png"))]
     counts, sizes = {}, []
     # a queue of 16 images and 32 people who never pause: twice what it can take
     with running(model, "waiting=16", "batch=8") as process:
@@ -191,9 +200,10 @@ def soak(model: str, network, seconds: float) -> list[bool]:
             sizes.append(memory(process))
             asyncio.run(flood(process.port, good + bad, seconds / 4, counts))
         sizes.append(memory(process))
-    errors = sum(count for status, count in counts.items() if status != "wrong" and status >= 500 and status != 503)
-    print(f"soak, {seconds:.0f} s: answers by status {dict(sorted((k, v) for k, v in counts.items() if k != 'wrong'))}; MB {[round(s, 1) for s in sizes]}")
-    return [told("5xx besides 503", errors, 0), told("answers that are not right", counts.get("wrong", 0), 0),
+    wrong = counts.pop("wrong")
+    errors = sum(count for status, count in counts.items() if status >= 500 and status != 503)
+    print(f"soak, {seconds:.0f} s: answers by status {dict(sorted(counts.items()))}; MB {[round(size, 1) for size in sizes]}")
+    return [told("5xx besides 503", errors, 0), told("answers that are not right", wrong, 0),
             told("refused with 503", counts.get(503, 0), 1, at_least=True), told("memory grows by, MB", sizes[-1] - sizes[0], 5)]
 
 

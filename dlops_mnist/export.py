@@ -252,13 +252,14 @@ def build_onnx(
     path: Path,  # the file to write
     settings: Mapping[str, Any],  # of the data module, that replace those of the checkpoint
     quantize: str | None = None,  # int8: smaller weights
+    trust: bool = False,  # take code and places of the checkpoint, too
 ) -> ExportedModel:
     "Write a run's best checkpoint as one ONNX file, with what it knows; raises `UserError` unless it answers alike."
     from dlops_mnist.dataset import open_dataset
     from dlops_mnist.evaluate import measure
     from dlops_mnist.models import load
 
-    trained = load(subject)
+    trained = load(subject, trust)
     trained.module.cpu()
     images = open_dataset(trained.config["datamodule"], settings)
     test, val = (measure(trained, images, split) for split in ("test", "val"))
@@ -296,17 +297,18 @@ def export(
     format: str = "onnx",  # or torch (`torch.export`), or page
     quantize: str | None = None,  # int8: smaller weights
     runtime: str | os.PathLike | None = None,  # for a page: a folder with onnxruntime-web; None: npm fetches it
+    trust: bool = False,  # take code and places of the checkpoint, too
     **datamodule: Any,  # settings that replace those of the checkpoint, such as path='other'
 ) -> ExportedModel:
     "Write a checkpoint as one file that answers as it does; raises `UserError`, and then nothing is written."
     target = target_of(subject, to, format, quantize)
     with tempfile.TemporaryDirectory() as place:
-        model = build_onnx(subject, Path(place, "model.onnx"), datamodule, quantize)
+        model = build_onnx(subject, Path(place, "model.onnx"), datamodule, quantize, trust)
         if format == "page": write_page(model, target, runtime)
         else:
             with atomic(target) as part:
                 if format == "onnx": shutil.copyfile(model.path, part)
-                else: write_torch(subject, part)
+                else: write_torch(subject, part, trust)
     model.path = target
     return model
 
@@ -314,12 +316,13 @@ def export(
 def write_torch(
     subject: Any,  # a checkpoint file, or a run or its folder
     path: Path,  # the file
+    trust: bool = False,  # as for `export`
 ) -> None:
     "Write the network for programs that have PyTorch and nothing of ours: `torch.export.load(path).module()(images)`."
     import torch
     from dlops_mnist.models import load
 
-    module = load(subject).module.cpu()
+    module = load(subject, trust).module.cpu()
     images, batch = torch.zeros(2, *module.image_shape, dtype=torch.uint8), torch.export.Dim("batch", min=1, max=2**20)
     with _silence(), path.open("wb") as file:
         torch.export.save(torch.export.export(with_probabilities(module), (images,), dynamic_shapes=({0: batch},)), file)
@@ -344,13 +347,14 @@ def print_export(
     format: str = "onnx",  # or torch, for torch.export.load; or page: a folder that any web server can hand out
     quantize: str | None = None,  # int8: smaller weights, kept only if no difference can be told
     runtime: str | None = None,  # for a page: a folder with onnxruntime-web; null: npm fetches it, once
+    trust: bool = False,  # the checkpoint is yours, or read: take its code and its places, too
     **settings: Any,  # datamodule.KEY=value: other images to compare on, such as datamodule.path=DIR
 ) -> None:
     "Write a model as one file that runs without PyTorch, once it has answered as the checkpoint does."
     for key in settings:
-        if not key.startswith("datamodule."): raise UserError(f"Unknown setting `{key}`.{nearest(key, ['to', 'format', 'quantize', 'datamodule.path'])}", key=key)
+        if not key.startswith("datamodule."): raise UserError(f"Unknown setting `{key}`.{nearest(key, ['to', 'format', 'quantize', 'trust', 'datamodule.path'])}", key=key)
     overrides = {key.removeprefix("datamodule."): value for key, value in settings.items()}
-    show(export(checkpoint, to, format, quantize, runtime, **overrides))
+    show(export(checkpoint, to, format, quantize, runtime, trust, **overrides))
 
 # %% ../nbs/14_export.ipynb #0506cbff
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(print_export)

@@ -27,6 +27,7 @@ from .parts.runfolder import find_checkpoint
 from .parts.command import mistyped
 from .parts.core import UserError, atomic, plain, read_checkpoint
 from .parts.runfolder import Run
+from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
 from .parts.settings import GIVEN
 from .parts.targets import build, build_told, open_lengths
@@ -290,15 +291,18 @@ def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
 def load_module(
     path: str | os.PathLike,  # a checkpoint of `MNISTModule`
     map_location: str | torch.device = "cpu",  # the device to load it to
+    trust: bool = False,  # take a class, too, that isn't installed
 ) -> MNISTModule:
     "The module of a checkpoint, in eval mode; runs no code out of the file. Raises `UserError` if it can't be loaded."
-    return _module_of(read_checkpoint(path, map_location), path).to(map_location).eval()
+    return _module_of(read_checkpoint(path, map_location), path, trust).to(map_location).eval()
 
 # %% ../nbs/05_models.ipynb #89750ac7
-def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> MNISTModule:
+def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike, trust: bool) -> MNISTModule:
     settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):
         raise UserError(f"`{path}` is no checkpoint of MNISTModule: settings or weights are missing.")
+    used = {name: settings[name] for name in _DEFAULTS if name in settings}
+    settings = {**settings, **strangers_settings(used, path, trust)}
     try:
         with torch.device("meta"): parameters = MNISTModule(settings).parameters()  # no memory is taken for these
         # a settings line may ask for any size; the weights must really be in the file before we make room for them
@@ -338,11 +342,12 @@ def best_device() -> torch.device:
 
 def load(
     subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder
+    trust: bool = False,  # take its code and its places, too
 ) -> Trained:
     "Load a checkpoint, to the GPU if there is one; raises `UserError`."
     path, run = find_checkpoint(subject)
     checkpoint = read_checkpoint(path, device := best_device())
-    module, record = _module_of(checkpoint, path).to(device).eval(), checkpoint.get("dlops_mnist")
+    module, record = _module_of(checkpoint, path, trust).to(device).eval(), checkpoint.get("dlops_mnist")
     # the run's own provenance, and what travels with a checkpoint that has left its run
     known = (run.provenance.get("fingerprint") if run else None, record.get("fingerprint") if isinstance(record, Mapping) else None)
     return Trained(path, run, module, dict(module.hparams), known[0] or known[1])
@@ -354,7 +359,7 @@ def calibrate(
 ) -> float:
     "Fit the temperature of a checkpoint's logits on images that it has not learnt from, and keep it there; returns it."
     checkpoint = read_checkpoint(path)
-    module = _module_of(checkpoint | {"temperature": 1.0}, path).to(best_device())
+    module = _module_of(checkpoint | {"temperature": 1.0}, path, trust=True).to(best_device())
     answers = [(predict(module, images), labels) for images, labels in datamodule.val_dataloader()]
     checkpoint["temperature"] = fit_temperature(*(torch.cat(column) for column in zip(*answers)))
     with atomic(path) as part: torch.save(checkpoint, part)

@@ -36,11 +36,12 @@ class Checkpoint:
     def __init__(
         self,
         subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder
+        trust: bool = False,  # take its code and its places, too
     ):
         find_checkpoint(subject)  # a mistake is told at once
         from dlops_mnist.models import load
 
-        self.trained = load(subject)
+        self.trained = load(subject, trust)
         self.path, self.datamodule = self.trained.path, self.trained.config["datamodule"]
         self.image_shape = self.trained.module.image_shape
         self.classes = [str(name) for name in self.trained.module.classes or range(self.trained.module.class_count)]
@@ -52,10 +53,11 @@ class Checkpoint:
 # %% ../nbs/13_predict.ipynb #88aa1fa2
 def open_model(
     subject: Any,  # an exported file, a checkpoint file, a run or its folder; or what this function gave
+    trust: bool = False,  # take code and places of a checkpoint, too
 ) -> ExportedModel | Checkpoint:
     "What answers; raises `UserError`. PyTorch is imported for checkpoints only."
     if isinstance(subject, ExportedModel | Checkpoint): return subject
-    return ExportedModel(subject) if str(subject).lower().endswith(".onnx") else Checkpoint(subject)
+    return ExportedModel(subject) if str(subject).lower().endswith(".onnx") else Checkpoint(subject, trust)
 
 # %% ../nbs/13_predict.ipynb #612243a0
 def find_pictures(
@@ -131,11 +133,12 @@ def predict(
     images: Any,  # uint8 [N, ...] (an array or a tensor), one image, or paths
     top: int = 1,  # so many classes, the best first
     threshold: float = 0.0,  # whoever is less sure is marked as doubtful
+    trust: bool = False,  # take code and places of a checkpoint, too
 ) -> Any:
     "A DataFrame with a row for each image; raises `UserError`."
     import pandas as pd
 
-    model = open_model(subject)
+    model = open_model(subject, trust)
     if isinstance(images, str | os.PathLike): images = [images]
     if not hasattr(images, "shape") and all(isinstance(image, str | os.PathLike) for image in images):
         return pd.DataFrame([row for row, _ in answers(model, find_pictures(images), top, threshold)])
@@ -230,13 +233,14 @@ def print_predictions(
     threshold: float = 0.0,  # a probability: mark what is less sure as doubtful
     accuracy: float | None = None,  # choose the threshold: so many answers right, such as 0.99
     figures: str | None = None,  # a folder for a page of pictures, the most doubtful first
+    trust: bool = False,  # the checkpoint is yours, or read: take its code and its places, too
 ) -> None:
     "Say what pictures show: the most probable classes of each, and which answers are doubtful."
     if out and Path(out).suffix not in (".csv", ".jsonl"): raise UserError(f"`out={out}`: the name ends in .csv or .jsonl.", key="out")
     names = find_pictures(paths) if paths else (line.rstrip("\n") for line in sys.stdin if line.strip())
     first = list(islice(names, 1))  # a mistake is told before a model is loaded
     if not first: raise UserError("Which pictures? Name files or folders, or send names, one a line, to standard input.")
-    opened, tally = open_model(model), Tally(48 if figures else 0)
+    opened, tally = open_model(model, trust), Tally(48 if figures else 0)
     top, threshold = max(1, min(top, len(opened.classes))), threshold_of(opened, threshold, accuracy)
     rows = tally(answers(opened, chain(first, names), top, threshold))
     deliver(rows, out, columns(top, threshold))

@@ -26,7 +26,7 @@ from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
 from .parts.settings import DEFAULT_CLASS, base_config, deep_update
-from .parts.signals import children_repeat, record_of, signals_wait, sigterm_stops
+from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
 from .parts.targets import build, open_lengths
 
 # %% ../nbs/07_train.ipynb #2b565f60
@@ -227,7 +227,7 @@ def print_result(run: Run) -> None:
     say(f"run         {run.path}")
     if t := run.provenance.get("temperature"): say(f"calibrated  its logits are divided by {t:.3g}, fitted on val")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")
-    say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}")
+    say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}{' trust=true' * needs_trust(run)}")
 
 
 def train_and_report(config: Config) -> float | None:

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['MONITOR', 'MONITOR_MODE', 'SETTINGS', 'SET_BY_PROGRAM', 'DEFAULT_CLASS', 'OWN_DEFAULTS', 'MODELS', 'AUGMENT',
            'AUGMENTS', 'OPTIMIZERS', 'LIBRARY', 'SCHEDULES', 'TRACKERS', 'METRICS', 'HOOKS', 'HARDWARE', 'DEBUG',
-           'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'PROCESSES', 'READ_ONLY', 'deep_update',
-           'Setting', 'base_config', 'Option', 'option', 'check_config', 'sections_of', 'check_checkpointing', 'Config',
-           'checked_config', 'find_experiment', 'literal', 'read_experiment', 'experiment_files', 'strangers_settings',
-           'is_elsewhere', 'resumed']
+           'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'deep_update', 'Setting', 'base_config',
+           'Option', 'option', 'check_config', 'sections_of', 'check_checkpointing', 'Config', 'checked_config',
+           'find_experiment', 'literal', 'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import ast
@@ -18,14 +17,14 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from dataclasses import MISSING
 from math import inf
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .command import fits, in_words, mistyped, unknown
-from .core import FEW_PROCESSES, UserError, check_name, flatten, nearest, offered, plain, read_checkpoint, usable_cores
-from .targets import check_installed, check_section, open_lengths, read_class
+from .core import UserError, check_name, flatten, nearest, offered, plain, read_checkpoint, usable_cores
+from .strangers import strangers_settings
+from .targets import check_section, open_lengths, read_class
 from .yamlfile import read_yaml, to_yaml
 
 # %% ../../nbs/parts/settings.ipynb #c2e1c258
@@ -380,47 +379,6 @@ def experiment_files(
     if bases: settings["builds_on"] = list(found)
     found["" if given else str(file)] = settings
     return found
-
-# %% ../../nbs/parts/settings.ipynb #cc275a0e
-PROCESSES = ("datamodule.num_workers", "trainer.num_nodes")
-READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on"} | {f"datamodule.{name}" for name in ("path", "raw", "labels", "classes", "facts")}
-
-
-def strangers_settings(
-    config: Mapping[str, Any],  # settings out of a file that somebody else may have made
-    source: str | os.PathLike,  # that file, for messages
-    trust: bool = False,  # whether the person at the keyboard wants them all the same
-    typed: Collection[str] = (),  # settings that this person has typed, which need no trust
-) -> dict[str, Any]:
-    "The settings without places to write and processes to start; raises `UserError` for code that isn't installed."
-    left_out = []
-
-    def allowed(path: str, value: Any) -> Any:
-        if isinstance(value, Mapping) and path not in READ_ONLY:
-            inside = {key: allowed(f"{path}.{key}" if path else str(key), item) for key, item in value.items()}
-            return {key: item for key, item in inside.items() if item is not MISSING}
-        if any(path == key or path.startswith(f"{key}.") for key in READ_ONLY.union(typed)): return value
-        if isinstance(value, (list, tuple)):
-            items = [allowed(path, item) for item in value]
-            return MISSING if any(item is MISSING for item in items) else items
-        if path.endswith(("_target_", ".lib")) and isinstance(value, str): check_installed(value, path, source)
-        many = path in PROCESSES and isinstance(value, int) and value > FEW_PROCESSES
-        if not many and not (isinstance(value, str) and is_elsewhere(value)): return value
-        left_out.append(f"`{path}: {value}`")
-        return MISSING
-
-    kept = dict(config) if trust else allowed("", config)
-    if left_out:
-        print(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, connections or "
-              "processes; type what you want of them, or trust=true.", file=sys.stderr)
-    return kept
-
-
-def is_elsewhere(text: str) -> bool:
-    "Whether a text names a place outside the working folder, or an address on the net."
-    scheme, separator, rest = text.rpartition(":///" if text.startswith("sqlite:") else "://")
-    inner = PurePosixPath(rest.replace("\\", "/"))
-    return bool(separator and scheme != "sqlite") or inner.is_absolute() or ".." in inner.parts or bool(re.match(r"~|[A-Za-z]:[\\/]", text))
 
 # %% ../../nbs/parts/settings.ipynb #cb222cf1
 def resumed(

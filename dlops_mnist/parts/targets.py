@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ROOTS', 'RESERVED', 'LENGTHS', 'source_file', 'present_name', 'names_in', 'find', 'definition', 'Parameter',
-           'ClassSource', 'read_class', 'lineage', 'check_section', 'check_installed', 'build', 'build_told',
-           'open_lengths']
+           'ClassSource', 'read_class', 'lineage', 'check_section', 'build', 'build_told', 'open_lengths']
 
 # %% ../../nbs/parts/targets.ipynb #1f51998e
 import ast
@@ -13,9 +12,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import re
-import site
 import sys
-import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -265,22 +262,6 @@ def _hint(target: str) -> str:
         return f" There is no `{top}.py` in this folder, and no package of that name is installed."
     close = closest(name, [n for n in names_in(present_name(module)) if n[:1].isupper()])
     return f" Did you mean `{close}`?" if close else ""
-
-# %% ../../nbs/parts/targets.ipynb #a618ddd2
-def check_installed(
-    target: str,  # the dotted name of a class
-    key: str,  # the setting that names it
-    file: Any,  # where it stands
-) -> None:
-    "Refuse a class of a module that is not installed but lies in the working folder, say; raises `UserError`."
-    folders = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib", "platstdlib")]
-    folders += [Path(__file__).parents[1], *map(Path, [*site.getsitepackages(), site.getusersitepackages()])]
-    for module in {target.partition(".")[0], target.rpartition(".")[0]}:
-        found = source_file(present_name(module))
-        if found and not any(found.resolve().is_relative_to(folder.resolve()) for folder in folders): break
-    else: return
-    raise UserError(f"{file}: `{key}: {target}` names code that isn't installed, in {found}, and building it would run that. "
-                    f"If it is yours or you have read it: trust=true, or type {key}={target}.", key=key)
 
 # %% ../../nbs/parts/targets.ipynb #98cb4f92
 def _check_setting(key: str, value: Any, where: str, source: ClassSource, given: Collection[str]) -> None:
