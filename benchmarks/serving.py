@@ -153,7 +153,8 @@ def many_connections(model: str, image: np.ndarray, raw: bytes, seconds: float, 
     for batch in ("1", "64"):
         with running(model, f"batch={batch}") as process:
             line(f"serve, batch={batch}, 32 connections, PNG", asyncio.run(load(process.port, raw, seconds, 32)), seconds)
-            ours = line(f"serve, batch={batch}, 32 connections, JSON", asyncio.run(load(process.port, pixels, seconds, 32)), seconds)
+            taken = asyncio.run(load(process.port, pixels, seconds, 32))
+            ours = line(f"serve, batch={batch}, 32 connections, JSON", taken, seconds)
     if not python: return print("LitServe's row is left out: litserve=PYTHON names an environment that has it.") or []
     with litserve(python, folder, model) as port:
         theirs = line("LitServe, 32 connections, JSON", asyncio.run(load(port, wrapped, seconds, 32)), seconds)

@@ -11,8 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+
+import numpy as np
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -71,6 +76,24 @@ class Browser:
     def screenshot(self, file: Path) -> None:
         "The window as a PNG file."
         file.write_bytes(base64.b64decode(self.call("screenshot", method="GET")))
+
+
+@contextmanager
+def handed_out(folder: Path) -> Iterator[str]:
+    "The address at which a plain web server hands out a folder."
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def answers(page: Browser, images: np.ndarray) -> np.ndarray:
+    "What the model of an open page, which runs in the browser, says of uint8 images: probabilities [B, K]."
+    script = "return Promise.all(arguments[0].map(pixels => classify(new Uint8Array(pixels))))"
+    return np.array(page.run(script, images.reshape(len(images), -1).tolist()))
 
 
 @contextmanager
