@@ -82,7 +82,10 @@ def browser(width: int = 1100, height: int = 800, dark: bool = False) -> Iterato
     address, window = f"http://127.0.0.1:{port}", None
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={width},{height}",
                f"--user-data-dir={profile}", *(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else [])]
-    wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {"binary": CHROMIUM, "args": options},
+    # a window has at least 500 pixels; a narrower one is a phone
+    phone = {"mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 2}}} if width < 500 else {}
+    wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome",
+                                               "goog:chromeOptions": {"binary": CHROMIUM, "args": options} | phone,
                                                "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}}}
     try:
         for _ in range(200):
