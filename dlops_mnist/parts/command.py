@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUILTIN', 'RICH', 'no_alias', 'alternatives', 'fits', 'in_words', 'mistyped', 'unknown', 'parse_override', 'quote',
            'check_key', 'as_word', 'as_typed', 'parse_value', 'parameter_notes', 'describe_command', 'as_text', 'bind',
-           'clean_exit', 'run_command', 'console', 'say', 'show_table']
+           'clean_exit', 'run_command', 'versions', 'console', 'say', 'show_table']
 
 # %% ../../nbs/parts/command.ipynb #d4dac12e
 import ast
@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from types import NoneType
 from typing import Any
 
+from .. import __version__
 from .core import UserError, closest, nearest, plain
 
 # %% ../../nbs/parts/command.ipynb #6154de4c
@@ -285,6 +286,8 @@ def _checked(parameter: inspect.Parameter, word: str) -> Any:
 @contextmanager
 def clean_exit() -> Iterator[None]:
     "Turn a person's mistake into its message on stderr and exit status 2, and Ctrl-C into status 130."
+    for stream in (sys.stdout, sys.stderr):  # a terminal that can't write `±` shows a question mark
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
     try: yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -307,6 +310,7 @@ def run_command(
 ) -> Any:
     "Run a function as a program: words become its arguments, mistakes become one message and exit status 2."
     words = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in words: return print(versions())
     with clean_exit():
         if {"-h", "--help"} & set(words) or (isinstance(commands, dict) and not words):
             chosen = commands if isinstance(commands, dict) else {"": commands}
@@ -318,6 +322,13 @@ def run_command(
             commands = commands[subject]
         positional, settings = bind(commands, words)
         return commands(*positional, **settings)
+
+
+def versions() -> str:
+    "The package's version, with those of PyTorch and Lightning."
+    from importlib import metadata
+
+    return f"dlops_mnist {__version__}, PyTorch {metadata.version('torch')}, Lightning {metadata.version('pytorch_lightning')}"
 
 
 def _program() -> str:
