@@ -147,12 +147,13 @@ def measure(
 # %% ../nbs/09_evaluate.ipynb #8a907bd8
 def draw_pictures(evaluation: Evaluation) -> dict[str, Any]:
     "The pictures of an evaluation, by name."
-    from dlops_mnist.parts.figures import plot_calibration, plot_confusion_matrix, plot_mistakes, plot_roc
+    from dlops_mnist.parts.figures import plot_answered, plot_calibration, plot_confusion_matrix, plot_mistakes, plot_roc
 
     e = evaluation
     return {"confusion_matrix": plot_confusion_matrix(e.labels, e.predictions, e.classes),
             "roc": plot_roc(e.labels, e.scores, e.classes),
             "calibration": plot_calibration(e.labels, e.probabilities),
+            "answered": plot_answered(e.labels, e.probabilities),
             "mistakes": plot_mistakes(e.images, e.labels, e.probabilities, e.classes)}
 
 # %% ../nbs/09_evaluate.ipynb #ea0cf622

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'RESTORED', 'weights_from', 'with_facts', 'make_trainer', 'begin_anew', 'check_changes',
-           'check_restored', 'begin_with', 'reopen', 'prepare', 'note_data', 'train', 'print_result',
+           'check_restored', 'begin_with', 'reopen', 'check_there', 'prepare', 'note_data', 'train', 'print_result',
            'train_and_report', 'show_multirun', 'main']
 
 # %% ../nbs/07_train.ipynb #bd09fe6e
@@ -19,8 +19,9 @@ from typing import Any
 
 from .config import Config, diff, load_config
 from .parts.command import as_typed, say, show_table
-from .parts.core import UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
+from .parts.core import SHIPPED, UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
 from .parts.core import read_checkpoint, unpack, wait_briefly
+from .parts.folder import there
 from .parts.launch import launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
@@ -153,6 +154,16 @@ def reopen(
     return run
 
 # %% ../nbs/07_train.ipynb #235e8af4
+def check_there(config: Config) -> None:
+    "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
+    data = config["datamodule"]
+    comes_along = config["repeats"] and data.get("path") in SHIPPED
+    if not (comes_along or data.get("source") or data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]):
+        there(data["path"])
+    for key in ("ckpt_path", "weights"):
+        if config[key]: find_checkpoint(config[key])
+
+
 def prepare(
     config: Config,  # complete
 ) -> Any:
@@ -187,13 +198,14 @@ def train(
 ) -> Run:
     "Train what a config describes; returns the run: its folder, checkpoints and metrics. Raises `UserError`."
     wait_briefly()
+    # what was checked already is only copied: the facts of the dataset are filled in
+    config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
+    check_there(config)
     with signals_wait():
         from dlops_mnist.models import MNISTModule, calibrate
 
     quiet_lightning()
     keep_freed_memory()
-    # what was checked already is only copied: the facts of the dataset are filled in
-    config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))

@@ -1,6 +1,7 @@
 "What export writes, what it refuses, and what the file needs to be run."
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import onnx
 import pytest
 import tiny
 import torch
+from browser import MISSING, answers, browser, handed_out
 from test_evaluate import make_dataset, make_run
 
 from dlops_mnist.export import PARTS, export, print_export, write_page
@@ -165,3 +167,17 @@ def test_a_page_holds_the_model_and_the_runtime(place, tmp_path):
     page = (tmp_path / "page" / "index.html").read_text()
     assert "window.classify = async" in page and "<!-- classify -->" not in page and r"\u003c/script>" in page
     assert (tmp_path / "page" / "model.onnx").read_bytes() == model.path.read_bytes()
+
+
+def test_a_network_in_the_browser_answers_as_in_python(tmp_path):
+    if MISSING or not shutil.which("npm"): pytest.skip("needs chromium, chromedriver and npm")
+    data = make_dataset(tmp_path / "data", ["a", "b", "c"], per_class=4)
+    run = make_run(tmp_path / "run", data, 1, {"_target_": "dlops_mnist.networks.CNN", "filters": [8, 16]}, val="test")
+    export(run, tmp_path / "page", format="page")
+    images = np.random.default_rng(2).integers(0, 256, (40, 28, 28), np.uint8)
+    with handed_out(tmp_path / "page") as address, browser() as page:
+        page.open(address)
+        page.wait("return document.body.dataset.ready")
+        found = answers(page, images)
+    np.testing.assert_allclose(found, ExportedModel(tmp_path / "page" / "model.onnx")(images), atol=1e-5)
+    assert np.ptp(found, axis=0).min() > 1e-3, "it answers what it is asked"

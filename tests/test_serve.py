@@ -199,7 +199,8 @@ def test_mistakes_are_one_sentence(model, tmp_path, capsys, monkeypatch):
     Path("run/checkpoints/best.ckpt").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        wrong = {("missing.onnx",): "missing.onnx", ("note.onnx",): "Did you mean `notes.onnx`?", ("notes.onx",): "Did you mean `notes.onnx`?",
+        wrong = {("missing.onnx",): "missing.onnx",
+                 ("note.onnx",): "Did you mean `notes.onnx`?", ("notes.onx",): "Did you mean `notes.onnx`?",
                  ("run",): "python -m dlops_mnist.export run", ("best.ckpt",): "python -m dlops_mnist.export best.ckpt",
                  ("notes.onnx",): "notes.onnx", (str(model), f"port={port}"): f"port={port + 1}",
                  (str(model), "prot=1"): "`port`", (str(model), "workers=0"): "workers", (str(model), "port=99999"): "99999"}

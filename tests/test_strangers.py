@@ -6,7 +6,9 @@ Every attack here was seen to work before there was a test of it.
 import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from dlops_mnist.evaluate import compare, evaluate
 from dlops_mnist.export import export
 from dlops_mnist.models import load, load_module
 from dlops_mnist.parts.core import UserError, plain
-from dlops_mnist.parts.runfolder import Run
+from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
 from dlops_mnist.parts.strangers import strangers_settings
 from dlops_mnist.parts.yamlfile import to_yaml
@@ -268,6 +270,78 @@ def test_hydras_own_settings_do_something_or_are_refused(work, program):
         result = program("train", *words.split(), cwd=work)
         assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, words
     assert not Path("x").exists()
+
+
+# --- secrets ---
+
+TELLER = """
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Teller(Callback):
+    def __init__(self, token): Path("told").write_text(token)
+"""
+
+
+def test_a_secret_of_the_environment_is_used_and_never_written_down(trained, monkeypatch, capsys):
+    monkeypatch.setenv("MY_TOKEN", "hush-hush-42")
+    Path("teller.py").write_text(TELLER)
+    write(mine="callbacks:\n  tell: {_target_: teller.Teller, token: '${oc.env:MY_TOKEN}'}\nlogger: CSVLogger\n"
+               "logger.CSVLogger.name: ${callbacks.tell.token}\nlogger.CSVLogger.save_dir: kept\n")
+    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    run = train(config)
+    assert Path("told").read_text() == "hush-hush-42" and Path("kept/hush-hush-42/version_0/metrics.csv").is_file()
+    files = [file for folder in (run.path, Path("kept")) for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 6 and not [file for file in files if b"hush-hush-42" in file.read_bytes()]
+    assert run.config["callbacks"]["tell"]["token"] == "${oc.env:MY_TOKEN}" and "hush" not in capsys.readouterr().out
+    # in a file of somebody else it would be an order to send it somewhere
+    with pytest.raises(UserError, match="`callbacks.tell` lacks `token`"): load_config(run.path)
+    assert "`callbacks.tell.token: ${oc.env:MY_TOKEN}`" in capsys.readouterr().err
+    assert load_config(run.path, "trust=true").callbacks == config.callbacks
+    assert how_to_go_on(run).endswith(" trust=true")
+
+
+@pytest.mark.parametrize("key", ["monitor", "paths.runs", "datamodule.path", "optimizer.foreach", "experiment"])
+def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, key):
+    monkeypatch.setenv("MY_API_KEY", "hush")
+    monkeypatch.setenv("PLACE", "here")
+    with pytest.raises(UserError, match=rf"`{key}`: the value of \$MY_API_KEY sounds like a secret"):
+        load_config({key: "${oc.env:MY_API_KEY}", "optimizer": "adam"})
+    assert load_config({"paths.runs": "${oc.env:PLACE}/runs"}).paths.runs == "here/runs"
+
+
+# --- a sweep that goes on ---
+
+def test_a_sweep_goes_on_where_it_was_stopped(trained, program):
+    place, words = trained.path.cwd(), ["datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=2", "-m", "seed=0,1,2"]
+    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', 'if Path("BROKEN").exists(): raise ValueError("broken")'))
+    words += ["model._target_=nets.Net", "trainer.enable_progress_bar=false"]
+    Path("BROKEN").touch()
+    assert program("train", *words, cwd=place).returncode == 1 and not [run for run in find_runs() if run.config.get("sweep")]
+    os.remove("BROKEN")
+    assert program("train", *words, cwd=place).returncode == 0
+    first, second, third = [run for run in find_runs() if run.config.get("sweep")]
+    assert {run.config["sweep"] for run in (first, second, third)} == {first.config["sweep"]}
+    shutil.rmtree(third.path)
+    update_provenance(second, status="interrupted")  # and its last epoch is undone
+    before = first.provenance_file.read_bytes()
+    result = program("train", *words, "resume=sweep", cwd=place)
+    assert result.returncode == 0 and "1 of 3 runs are finished already" in result.stdout, result.stderr
+    assert first.provenance_file.read_bytes() == before and second.status == "finished" and second.provenance["resumed"]
+    runs = [run for run in find_runs() if run.config.get("sweep") == first.config["sweep"]]
+    assert [run.config["seed"] for run in runs] == [0, 1, 2] and all(str(run.path) in result.stdout for run in runs)
+    result = program("train", *words, "resume=sweep", cwd=place)
+    assert result.returncode == 0 and "3 of 3" in result.stdout and len([*find_runs()]) == 4
+    assert "needs --multirun" in program("train", "resume=sweep", cwd=place).stderr
+
+
+def test_what_is_missing_is_said_within_a_second(work):
+    began = time.monotonic()
+    for word in ("datamodule.path=nowhere", "ckpt_path=nowhere.ckpt", "weights=nowhere"):
+        code = "import sys\nfrom dlops_mnist.train import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+        result = subprocess.run([sys.executable, "-c", code, "datamodule.path=evilspace", word], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (2, "False\n") and "nowhere" in result.stderr, result.stderr
+    assert time.monotonic() - began < 10
 
 
 def a_study(**changes) -> str:

@@ -40,6 +40,8 @@ class UserError(Exception):
         super().__init__(message)
         self.key = key
 
+    def _render_traceback_(self) -> list[str]: return [f"UserError: {self}"]  # asked by IPython: a notebook shows the sentence
+
 # %% ../../nbs/parts/core.ipynb #484831ab
 def closest(
     name: Any,  # what was typed

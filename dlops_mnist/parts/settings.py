@@ -329,7 +329,7 @@ def find_experiment(
     if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
     if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
-    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".json"]
     raise UserError(f"There is no experiment {path}.{nearest(path.name, there)}")
 
 # %% ../../nbs/parts/settings.ipynb #70c1eaa0
@@ -351,8 +351,9 @@ def read_experiment(
     if not isinstance(settings, Mapping) or checkpoint and "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
     settings = {key: plain(value) for key, value in settings.items() if key not in SET_BY_PROGRAM and str(key)[:2] != "x-"}
-    if recorded: settings = literal(settings | {"repeats": str(file)})
+    if recorded: settings["repeats"] = str(file)
     if recorded or file.name == "config.yaml": settings = strangers_settings(settings, file, trust, typed)
+    if recorded: settings = literal(settings)
     return {"experiment": file.stem} | settings
 
 # %% ../../nbs/parts/settings.ipynb #173f38c0

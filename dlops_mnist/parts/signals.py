@@ -125,10 +125,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def needs_trust(run: Run) -> bool:
-    "Whether its own config names code of this folder, which is run again only with `trust=true`."
-    try: sift(run.config, run.path, known=())
+    "Whether its own config names code of this folder, or the environment, which are taken again only with `trust=true`."
+    try: return "${oc.env:" in str(sift(run.config, run.path, known=())[1])
     except UserError: return True
-    return False
 
 
 def how_to_go_on(run: Run) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .core import FEW_PROCESSES, UserError
-from .targets import present_name, source_file
+from .targets import FROM_ENVIRONMENT, present_name, source_file
 
 # %% ../../nbs/parts/strangers.ipynb #a08b43d5
 def check_installed(
@@ -60,7 +60,7 @@ def sift(
             return MISSING if any(item is MISSING for item in items) else items
         if path.endswith(("_target_", ".lib")) and isinstance(value, str): check_installed(value, path, source, known)
         many = path in PROCESSES and isinstance(value, int) and value > FEW_PROCESSES
-        if not many and not (isinstance(value, str) and is_elsewhere(value)): return value
+        if not many and not (isinstance(value, str) and (is_elsewhere(value) or FROM_ENVIRONMENT.search(value))): return value
         left_out.append(f"`{path}: {value}`")
         return MISSING
 
