@@ -129,8 +129,10 @@ def begin_with(module: Any, config: Config) -> None:
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
         known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
-        if odd := sorted(own.keys() ^ known.keys() or own.keys() - fitting_weights(module, known).keys()):
-            raise UserError(f"`ckpt_path: {path}` holds the state of another network: `{odd[0]}` differs. To take what fits: "
+        fitting = fitting_weights(module, known)
+        if len(fitting) < len(own) or len(known) > len(own):
+            odd = min(own.keys() - fitting.keys() or known.keys() - own.keys())
+            raise UserError(f"`ckpt_path: {path}` holds the state of another network: `{odd}` differs. To take what fits: "
                             f"{as_typed('weights', path)}", key="ckpt_path")
 
 # %% ../nbs/07_train.ipynb #b8f5f7cd
@@ -202,12 +204,14 @@ def train(
     config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_there(config)
     with signals_wait():
-        from dlops_mnist.models import MNISTModule, calibrate
+        from dlops_mnist.models import MNISTModule, calibrate, check_memory
 
     quiet_lightning()
     keep_freed_memory()
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
+    train_images = getattr(datamodule, "datasets", {}).get("train", [0])
+    check_memory(config, min(config["datamodule"].get("batch_size") or 1, len(train_images)))
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run):
