@@ -309,8 +309,12 @@ def least_memory(
     return 0
 
 
-def check_memory(config: Mapping[str, Any], images: int) -> None:
+def check_memory(
+    config: Mapping[str, Any],  # complete
+    datamodule: Any,  # after its `setup`
+) -> None:
     "Refuse a training that can't fit into memory, before any is taken; raises `UserError`."
+    images = min(config["datamodule"].get("batch_size") or 1, len(getattr(datamodule, "datasets", {}).get("train", [0])))
     there, least = memory(), least_memory(config, images)
     on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
     if on_gpu: there = torch.cuda.get_device_properties(0).total_memory

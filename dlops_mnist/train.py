@@ -159,11 +159,9 @@ def reopen(
 def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
-    comes_along = config["repeats"] and data.get("path") in SHIPPED
-    if not (comes_along or data.get("source") or data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]):
-        there(data["path"])
-    for key in ("ckpt_path", "weights"):
-        if config[key]: find_checkpoint(config[key])
+    own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]
+    if not (own or data.get("source") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
+    for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 
 def prepare(
@@ -210,8 +208,7 @@ def train(
     keep_freed_memory()
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
-    train_images = getattr(datamodule, "datasets", {}).get("train", [0])
-    check_memory(config, min(config["datamodule"].get("batch_size") or 1, len(train_images)))
+    check_memory(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run):

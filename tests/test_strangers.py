@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,8 +232,10 @@ def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
     small, large = (least_memory(config, images) for images in (25, 60_000))
     assert small < 0.1 * gigabyte < large < 12 * gigabyte
     monkeypatch.setattr("dlops_mnist.models.memory", lambda: gigabyte)
-    check_memory(config, 25)
-    with pytest.raises(UserError, match="60,000 images at a time; there are 1 GB"): check_memory(config, 60_000)
+    data = SimpleNamespace(datasets={"train": range(60_000)})
+    check_memory(config, data)
+    config.datamodule.batch_size = 10**12
+    with pytest.raises(UserError, match="60,000 images at a time; there are 1 GB"): check_memory(config, data)
     before = torch.get_rng_state()
     least_memory(config, 1)
     assert torch.equal(before, torch.get_rng_state()), "to ask draws no random numbers"
