@@ -249,7 +249,8 @@ class MNISTModule(Classifier):
         self.classes, self.image_shape = data.get("classes"), tuple(data.get("image_shape") or (28, 28))
         self.class_count = len(self.classes or (0, 1))
         for name, usual in (("mean", MEAN), ("std", STD)):
-            self.register_buffer(name, torch.tensor(data.get(name) or usual).reshape(-1, 1, 1), persistent=False)
+            value = torch.tensor(usual if data.get(name) is None else data[name], dtype=torch.float32)
+            self.register_buffer(name, value.reshape(-1, 1, 1), persistent=False)
         self.model = build_model(self.hparams["model"], self.image_shape, self.class_count)
         self.augment = build(augment, "augment", "model") if augment else None
         self.label_smoothing, self.metrics = self.hparams["label_smoothing"], build_metrics(self.hparams["metrics"], self.class_count)

@@ -26,7 +26,7 @@ from .parts.launch import launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
-from .parts.settings import DEFAULT_CLASS, base_config, deep_update
+from .parts.settings import DEFAULT_CLASS, OLDER_RUNS, base_config, deep_update
 from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
 from .parts.targets import build, open_lengths
 
@@ -54,6 +54,7 @@ def with_facts(
     config = Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule)}))
     # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
+    if known and known.get("mean", 0) is None or known.get("std", 0) is None: facts = facts | datamodule.measured()
     return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
 
 # %% ../nbs/07_train.ipynb #cbc3eb28
@@ -90,7 +91,7 @@ def check_changes(
 ) -> None:
     "Refuse settings that would make another run of this one, and a run that has nothing left to do; raises `UserError`."
     # the config of an older run lacks the settings that came later
-    changed = diff(deep_update({"datamodule": base_config()["datamodule"]}, run.config), config)
+    changed = diff(deep_update({"datamodule": base_config()["datamodule"] | OLDER_RUNS}, run.config), config)
     fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
     if fixed:
         before = "open" if changed[fixed][0] is MISSING else repr(changed[fixed][0])
