@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from heapq import nsmallest
+from heapq import heappop, heappush
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -199,8 +199,8 @@ class Tally:
             self.count, self.unread = self.count + 1, self.unread + ("error" in row)
             self.doubtful += row.get("doubtful", False)
             if image is not None and self.keep:
-                new = (row["probability"], self.count, row["class"], image)
-                self.images = nsmallest(self.keep, [*self.images, new], key=lambda kept: kept[:2])
+                heappush(self.images, (-row["probability"], -self.count, row["class"], image))
+                if len(self.images) > self.keep: heappop(self.images)  # the surest
             yield row
 
 # %% ../nbs/13_predict.ipynb #0084bfc1
@@ -208,8 +208,8 @@ def draw_doubtful(tally: Tally, folder: str | os.PathLike) -> Path:
     "Write the images that were kept as one picture; where it lies."
     from dlops_mnist.parts.figures import plot_grid
 
-    titles = [f"{name} {p:.0%}" for p, _, name, _ in tally.images]
-    picture = plot_grid([image for *_, image in tally.images], titles, columns=8)
+    kept = sorted(tally.images, reverse=True)
+    picture = plot_grid([image for *_, image in kept], [f"{name} {-p:.0%}" for p, _, name, _ in kept], columns=8)
     with atomic(path := Path(folder, "predictions.png")) as part: part.write_bytes(picture.png())
     return path
 
