@@ -44,6 +44,7 @@ class Checkpoint:
         self.trained = load(subject, trust)
         self.path, self.datamodule = self.trained.path, self.trained.config["datamodule"]
         self.image_shape = self.trained.module.image_shape
+        self.look = new_look(self.datamodule | {"image_shape": self.image_shape})
         self.classes = [str(name) for name in self.trained.module.classes or range(self.trained.module.class_count)]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -113,9 +114,9 @@ def answers(
     batch: int = 256,  # pictures at a time: memory stays as it is, however many there are
 ) -> Iterator[tuple[Row, np.ndarray | None]]:
     "A row for each picture, in order, and its pixels; of a picture that can't be read, the row has an `error`."
-    pictures, look = iter(pictures), new_look(model.datamodule | {"image_shape": model.image_shape})
+    pictures = iter(pictures)
     while names := list(islice(pictures, batch)):
-        found = [_read(name, look) for name in names]
+        found = [_read(name, model.look) for name in names]
         good = [image for image in found if not isinstance(image, UserError)]
         said = iter(model(np.stack(good)) if good else ())
         for name, image in zip(names, found):
