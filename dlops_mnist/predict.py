@@ -22,7 +22,7 @@ import numpy as np
 
 from .parts.command import run_command, say, show_table
 from .parts.core import UserError, atomic
-from .parts.exported import ExportedModel
+from .parts.exported import ExportedModel, is_exported
 from .parts.images import progress
 from .parts.intervals import choose_threshold
 from .parts.metrics import class_columns
@@ -58,7 +58,7 @@ def open_model(
 ) -> ExportedModel | Checkpoint:
     "What answers; raises `UserError`. PyTorch is imported for checkpoints only."
     if isinstance(subject, ExportedModel | Checkpoint): return subject
-    return ExportedModel(subject) if str(subject).lower().endswith(".onnx") else Checkpoint(subject, trust)
+    return ExportedModel(subject) if is_exported(subject) else Checkpoint(subject, trust)
 
 # %% ../nbs/13_predict.ipynb #612243a0
 def find_pictures(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Version', 'place_of', 'digest_of', 'pictures_of', 'read_folder', 'Store', 'copy_whole', 'as_json',
            'write', 'record', 'compare', 'find_version', 'diff', 'draw_differences', 'restore', 'check', 'gc',
-           'print_versions']
+           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'in_use']
 
 # %% ../nbs/16_versions.ipynb #2d7df90f
 import hashlib
@@ -17,9 +17,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .parts.collect import accuracy_in_use, labelled
 from .parts.command import run_command, say, show_table
 from .parts.core import UserError, atomic, nearest
 from .parts.folder import SPLITS, Scan, combine, scan
+from .parts.images import open_images
 
 # %% ../nbs/16_versions.ipynb #cbc1fe1c
 class Version(NamedTuple):
@@ -266,5 +268,68 @@ def print_versions(
     show_table(["version", "recorded", "images", "note"], rows)
 
 
-COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc}
+# %% ../nbs/16_versions.ipynb #960a0002
+def pixel_hash(picture: Path) -> int:
+    "The hash of a kept picture's pixels, as a decoded dataset has it."
+    from dlops_mnist.parts.pictures import Look, unpack
+
+    pixels = unpack(picture.read_bytes(), Look())
+    content = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return int.from_bytes(hashlib.blake2b(content.tobytes(), digest_size=8).digest(), "little")
+
+
+def chosen_pictures(
+    path: str,  # the dataset
+    folder: str,  # that a service filled, and people labelled
+    split: str,
+) -> tuple[dict[str, Path], Counter]:
+    "The file of each new picture by its place in the dataset, and how many are left out, by reason; raises `UserError`."
+    arrays, chosen, left_out = open_images(path), {}, Counter()
+    where = {int(value): part for part, found in arrays.splits.items() for value in found["hashes"]}
+    for picture, shows, _ in labelled(folder):
+        value = pixel_hash(picture)
+        if shows not in arrays.classes: left_out[f"labelled {shows}, which is no class"] += 1
+        elif value in where: left_out[f"in {where[value] or 'the dataset'} already"] += 1
+        else:
+            where[value] = split
+            chosen[f"{split}/{shows}/kept-{picture.name}"] = picture
+    if not chosen and not left_out: raise UserError(f"`{folder}` holds no labelled pictures: a service fills it (collect=DIR), people label at /review.", key="from")
+    return chosen, left_out
+
+# %% ../nbs/16_versions.ipynb #960a0003
+def grow(
+    path: str,  # a dataset
+    *,
+    split: str = "train",  # or val; never test
+    note: str = "",  # of the new version
+    store: str = ".versions",  # where versions are kept
+    **settings: Any,  # from=DIR: the folder that a service filled, and people labelled
+) -> str:
+    "Add labelled pictures to a dataset, as a new version of it."
+    source = settings.pop("from", None)
+    if settings: raise UserError(f"Unknown setting `{[*settings][0]}`.{nearest([*settings][0], ['from', 'split', 'note', 'store'])}")
+    if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
+    if split not in ("train", "val"): raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
+    if not Path(path, split).is_dir(): raise UserError(f"`{path}` has no folder `{split}`: python -m dlops_mnist.dataset convert {path} to=DIR makes one that has.", key="path")
+    chosen, left_out = chosen_pictures(path, str(source), split)
+    rows = [["added", *place, count] for place, count in sorted(Counter(map(place_of, chosen)).items())]
+    show_table(["what", "split", "class", "images"], rows + [["left out", "", why, count] for why, count in left_out.items()], f"{source} -> {path}")
+    record(path, store=store)
+    try:
+        for name, picture in chosen.items(): write(Path(path, name), picture.read_bytes())
+    except OSError as error: raise UserError(f"`{path}` can't be written: {error.strerror}. The same command goes on.", key="path") from error
+    right, images = accuracy_in_use(str(source))
+    if images: say(f"Of {images} pictures kept by chance the model was right on {right}: {in_use(right, images)}.")
+    return record(path, note=note or f"{len(chosen)} pictures from {source}" * bool(chosen), store=store)
+
+# %% ../nbs/16_versions.ipynb #960a0004
+def in_use(right: int, images: int) -> str:
+    "A share with its 95% interval, as text."
+    from dlops_mnist.parts.intervals import share_interval
+
+    low, high = share_interval(right, images)
+    return f"{right / images:.1%} ({low:.1%}\N{EN DASH}{high:.1%})"
+
+# %% ../nbs/16_versions.ipynb #960a0009
+COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc, "grow": grow}
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(COMMANDS)

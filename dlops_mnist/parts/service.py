@@ -163,6 +163,8 @@ class Counts:
         self.waiting = Gauge("serve_waiting_images", "Images in the queue", registry=self.registry, multiprocess_mode="livesum")
         self.images = Counter("serve_images", "Images answered, by class", ["label"], registry=self.registry)
         self.doubtful = Counter("serve_doubtful_images", "Images answered with doubt", registry=self.registry)
+        self.left_out = Gauge("serve_left_out_images", "Images for which collect=DIR had no room", registry=self.registry,
+                              multiprocess_mode="livesum")
 
     def batch(self, images: int, seconds: float) -> None:
         "Count a batch."
