@@ -3,15 +3,20 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from dlops_mnist.models import MNISTModule, load_module
+from dlops_mnist.config import load_config
+from dlops_mnist.dataset import open_dataset
+from dlops_mnist.models import MNISTModule, load, load_module
 from dlops_mnist.parts.augment import Augment
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.scores import balanced_weights, build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
+from dlops_mnist.train import train
 
 SHORT = ("trainer.accelerator=cpu", "model.hidden=[8]", "augment=random", "metrics=[f1,balanced_acc]", "loss.weights=balanced",
          "label_smoothing=0.1")
@@ -104,6 +109,27 @@ def test_pixels_are_standardised_by_what_the_config_says():
     module = MNISTModule({"datamodule": data, "model": {"hidden": []}}).eval()
     seen = (images / 255 - torch.tensor(data["mean"]).reshape(3, 1, 1)) / torch.tensor(data["std"]).reshape(3, 1, 1)
     assert torch.allclose(module(images), module(seen), atol=1e-5) and not {"mean", "std"} & set(module.state_dict())
+
+
+def test_training_measures_mean_and_deviation_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for split, name, low in (("train", "dark", 0), ("train", "light", 60), ("test", "dark", 0), ("test", "light", 60)):
+        (folder := tmp_path / "data" / split / name).mkdir(parents=True)
+        for i in range(20): Image.fromarray(rng.integers((low, 0, 100), (low + 90, 9, 250), (6, 7, 3), np.uint8)).save(folder / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    run = train(load_config(None, "datamodule.path=data", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu"))
+    known, module = run.config["datamodule"], load(run).module
+    dm = open_dataset(known)
+    pixels = dm.dataset("train").images / 255
+    assert np.allclose(known["mean"], pixels.mean((0, 2, 3)), atol=1e-4) and np.allclose(known["std"], pixels.std((0, 2, 3)), atol=1e-4)
+    assert module.mean.flatten().tolist() == pytest.approx(known["mean"])
+    again = train(load_config(run.path / "config.yaml", "datamodule.val=0.5"))
+    assert again.config["datamodule"]["mean"] == known["mean"], "what a run was made with stays, whatever is measured now"
+    grey = train(load_config(None, "datamodule.path=data", "datamodule.color=grey", "datamodule.mean=0", "datamodule.std=1.0",
+                             "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu"))
+    module = load(grey).module
+    assert torch.allclose(module(images := torch.randint(0, 256, (4, 6, 7), dtype=torch.uint8)), module(images / 255), atol=1e-6)
+    with pytest.raises(UserError, match="std"): train(load_config(None, "datamodule.path=data", "datamodule.std=[0,1,1]"))
 
 
 @pytest.mark.parametrize("shape", [(5, 9, 14), (5, 3, 16, 12), (5, 1, 7, 7)])
