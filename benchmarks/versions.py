@@ -68,7 +68,8 @@ def round_of(dvc: str, turn: int) -> dict[str, tuple[float, float]]:
 
 def main(dvc: str) -> None:
     rounds = [round_of(dvc, turn) for turn in range(ROUNDS)]
-    print(f"{IMAGES:,} PNG files, {ROUNDS} rounds, load {os.getloadavg()[0]:.1f}: seconds of whole commands, median (lowest to highest)")
+    print(f"{IMAGES:,} PNG files, {ROUNDS} rounds, load {os.getloadavg()[0]:.1f}: "
+          "seconds of whole commands, median (lowest to highest)")
     for step in rounds[0]:
         ours, theirs = (np.array([found[step][i] for found in rounds]) for i in (0, 1))
         print(f"{step:14} ours {np.median(ours):5.2f} ({ours.min():.2f} to {ours.max():.2f})   "

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_serve import ask, png, serving, write_model
+from test_serve import ROOT, ask, png, serving, write_model
 
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
@@ -148,3 +150,13 @@ def test_what_a_service_kept_is_held_against_the_validation_images(work, capsys)
     with pytest.raises(SystemExit) as stop: show_drift("dark", **setting)
     assert stop.value.code == 1 and "changed: brightness" in capsys.readouterr().out
     with pytest.raises(UserError, match="too few"): show_drift("empty", **setting)
+
+
+@pytest.mark.slow
+def test_the_circle_closes(tmp_path):
+    "As `make circle` goes around: trained, served, labelled, grown, retrained, compared, promoted, rolled back, repeated bit by bit."
+    command = [sys.executable, ROOT / "tools/circle.py", tmp_path / "circle"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and "The circle is closed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "digits 2 is the champion now" in done.stdout and "was not promoted" in done.stdout
+    assert "<svg" in (tmp_path / "circle/circle.html").read_text()
