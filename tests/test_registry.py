@@ -154,7 +154,7 @@ def test_what_a_service_kept_is_held_against_the_validation_images(work, capsys)
 
 @pytest.mark.slow
 def test_the_circle_closes(tmp_path):
-    "As `make circle` goes around: trained, served, labelled, grown, retrained, compared, promoted, rolled back, repeated bit by bit."
+    "As `make circle` goes around: the gate, the way back, and the first run repeated bit by bit."
     command = [sys.executable, ROOT / "tools/circle.py", tmp_path / "circle"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "The circle is closed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
