@@ -127,6 +127,7 @@ def begin_with(module: Any, config: Config) -> None:
     "Give a new network the weights that `weights` names, and refuse a `ckpt_path` of another network; raises `UserError`."
     from dlops_mnist.parts.checkpoint import fitting_weights, load_weights
 
+    if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
         known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
@@ -172,6 +173,8 @@ def prepare(
     import pytorch_lightning as pl
     import torch
 
+    from dlops_mnist.parts.backbone import with_ways
+
     check_hardware(config["trainer"])
     if not config["resume"]:
         if config["ckpt_path"]: check_restored(config)
@@ -179,6 +182,7 @@ def prepare(
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
+    with_ways(config)
     datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
