@@ -27,7 +27,7 @@ from .parts.sources import SOURCES, build_digits, build_idx, build_mnist
 # %% ../nbs/03_dataset.ipynb #22a5baf5
 # the commands stand above the imports of PyTorch and Lightning: those take seconds, and none of the commands needs them
 if __name__ == "__main__" and "get_ipython" not in globals():
-    built = run_command({"digits": build_digits, "mnist": build_mnist, "idx": build_idx, "convert": convert, "inspect": inspect})
+    built = run_command(SOURCES | {"convert": convert, "inspect": inspect})
     if built: say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {as_typed('path', str(built))}")
     sys.exit()
 
@@ -155,7 +155,7 @@ class MNISTDataModule(Folder, Batches):
         batch_size: int = 25,  # images in one batch
         val: float | str = 0.2,  # fraction of train, unless the folder has val/; or `test`: validate on the test images
         test: float | None = None,  # fraction held out for the test where there is no test/; null: 0.2 if there is no train/ either
-        source: str | None = None,  # `digits`, `mnist` or `idx`: build the folder when it is missing
+        source: str | None = None,  # `digits`, `mnist`, `fashion`, `kmnist`, `emnist` or `idx`: build the folder when it is missing
         binary: int | None = None,  # for source: make two classes of equal size, such as `3` and `no3`
         per_class: int | list[int] | None = None,  # for source: images per class, train (or [train, test])
         raw: str | None = None,  # for source: a folder with the IDX files

@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Version', 'place_of', 'digest_of', 'pictures_of', 'read_folder', 'Store', 'copy_whole', 'as_json',
            'write', 'record', 'compare', 'find_version', 'diff', 'draw_differences', 'restore', 'check', 'gc',
-           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'in_use']
+           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'in_use', 'show_drift', 'out_of_fold', 'doubts',
+           'corrections']
 
 # %% ../nbs/16_versions.ipynb #2d7df90f
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from csv import DictReader
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .parts.collect import accuracy_in_use, labelled
+from .parts.collect import about, accuracy_in_use, labelled
 from .parts.command import run_command, say, show_table
 from .parts.core import UserError, atomic, nearest
 from .parts.folder import SPLITS, Scan, combine, scan
@@ -303,24 +306,27 @@ def grow(
     split: str = "train",  # or val; never test
     note: str = "",  # of the new version
     store: str = ".versions",  # where versions are kept
-    **settings: Any,  # from=DIR: the folder that a service filled, and people labelled
+    **settings: Any,  # from=DIR: the folder that a service filled, and people labelled; from=FILE.csv: labels that were corrected
 ) -> str:
-    "Add labelled pictures to a dataset, as a new version of it."
+    "Add labelled pictures to a dataset, or correct its labels, as a new version of it."
     source = settings.pop("from", None)
     if settings: raise UserError(f"Unknown setting `{[*settings][0]}`.{nearest([*settings][0], ['from', 'split', 'note', 'store'])}")
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
     if split not in ("train", "val"): raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
     if not Path(path, split).is_dir(): raise UserError(f"`{path}` has no folder `{split}`: python -m dlops_mnist.dataset convert {path} to=DIR makes one that has.", key="path")
-    chosen, left_out = chosen_pictures(path, str(source), split)
-    rows = [["added", *place, count] for place, count in sorted(Counter(map(place_of, chosen)).items())]
+    mended = str(source).endswith(".csv")
+    chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, str(source), split)
+    rows = [["relabelled" if mended else "added", *place, count] for place, count in sorted(Counter(map(place_of, chosen)).items())]
     show_table(["what", "split", "class", "images"], rows + [["left out", "", why, count] for why, count in left_out.items()], f"{source} -> {path}")
     record(path, store=store)
     try:
-        for name, picture in chosen.items(): write(Path(path, name), picture.read_bytes())
+        for name, picture in chosen.items():
+            if mended: picture.rename(Path(path, name))
+            else: write(Path(path, name), picture.read_bytes())
     except OSError as error: raise UserError(f"`{path}` can't be written: {error.strerror}. The same command goes on.", key="path") from error
     right, images = accuracy_in_use(str(source))
-    if images: say(f"Of {images} pictures kept by chance the model was right on {right}: {in_use(right, images)}.")
-    return record(path, note=note or f"{len(chosen)} pictures from {source}" * bool(chosen), store=store)
+    if not mended and images: say(f"Of {images} pictures kept by chance the model was right on {right}: {in_use(right, images)}.")
+    return record(path, note=note or f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen), store=store)
 
 # %% ../nbs/16_versions.ipynb #960a0004
 def in_use(right: int, images: int) -> str:
@@ -330,6 +336,114 @@ def in_use(right: int, images: int) -> str:
     low, high = share_interval(right, images)
     return f"{right / images:.1%} ({low:.1%}\N{EN DASH}{high:.1%})"
 
+# %% ../nbs/16_versions.ipynb #960a0032
+def show_drift(
+    folder: str,  # that a service filled
+    *,
+    model: str,  # the exported model that answered: a file, or models:/NAME@champion
+    **settings: Any,  # datamodule.KEY=value: where its training and validation images are, such as datamodule.path=DIR
+) -> list[tuple[str, float, float, float]]:
+    "Whether the pictures kept by chance still look like the validation images; the exit status is 1 where they don't."
+    import numpy as np
+
+    from dlops_mnist.dataset import open_dataset
+    from dlops_mnist.parts.drift import ALARM, drift, features
+    from dlops_mnist.parts.exported import ExportedModel
+    from dlops_mnist.parts.pictures import read_picture
+
+    answering, overrides = ExportedModel(model), {key.removeprefix("datamodule."): value for key, value in settings.items()}
+    pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
+    if len(pictures) < 30: raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... share=0.1 keeps more.)")
+    images = open_dataset(answering.datamodule, overrides)
+    train, val = (images.dataset(split).images for split in ("train", "val"))
+    here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
+    told = [answering(some) for some in (val, here)]
+    seen = [features(some, p, train) for some, p in zip((val, here), told)]
+    found = drift(*seen, tuple(np.bincount(p.argmax(1), minlength=len(answering.classes)) for p in told))
+    show_table(["what", "validation", "kept", "p"], [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found],
+               f"{len(here):,} kept pictures against {len(val):,} validation images")
+    changed = [name for name, *_, p in found if p < ALARM]
+    say(f"Something has changed: {', '.join(changed)}." if changed else "No change can be told.", "bold")
+    if changed: sys.exit(1)
+    return found
+
+# %% ../nbs/16_versions.ipynb #960a0012
+def out_of_fold(
+    config: Mapping[str, Any],  # the settings of a run
+    folds: int = 4,
+) -> tuple[Any, Any]:
+    "The training images, and of each its probabilities [N, K] by a network that has not seen it; raises `UserError`."
+    import numpy as np
+    import pytorch_lightning as pl
+    from dlops_mnist.dataset import open_dataset
+    from dlops_mnist.models import MNISTModule
+    from dlops_mnist.parts.batches import ImageDataset, make_loader
+    from dlops_mnist.parts.metrics import class_columns
+
+    train, section = open_dataset(config["datamodule"]).dataset("train"), config["datamodule"]
+    fold, found = np.random.default_rng(0).permutation(len(train)) % folds, None
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    for k in range(folds):
+        pl.seed_everything(config.get("seed") or 0, verbose=False)
+        rest, held = (ImageDataset(*(part[rows] for part in (train.images, train.labels, train.hashes, train.raw_paths)), train.classes)
+                      for rows in (fold != k, fold == k))
+        module = MNISTModule(config)
+        loaders = [make_loader(part, section["batch_size"], shuffle=part is rest) for part in (rest, held)]
+        pl.Trainer(max_epochs=config["trainer"]["max_epochs"], **quiet).fit(module, *loaders)
+        answers = class_columns(module.predict(held.images).numpy())
+        found = np.zeros((len(train), answers.shape[1])) if found is None else found
+        found[fold == k] = answers
+    return train, found
+
+# %% ../nbs/16_versions.ipynb #960a0013
+def doubts(
+    run: str,  # a run or a checkpoint: its settings, and its training images
+    *,
+    csv: str = "doubts.csv",  # all training images, the most doubtful first; correct the column `label`, then: versions grow PATH from=CSV
+    grid: str = "doubts.png",  # a picture of the first ones
+    trust: bool = False,  # the run is yours, or read: run its code, too
+) -> Any:
+    "Which training images have a label that a network doubts that has not seen them."
+    import numpy as np
+    import pandas as pd
+
+    from dlops_mnist.models import load
+    from dlops_mnist.parts.figures import plot_grid
+
+    train, p = out_of_fold(load(run, trust).config)
+    rows, names = np.arange(len(train)), np.array(train.classes, object)
+    others = p.copy()
+    others[rows, train.labels] = -1
+    margin = p[rows, train.labels] - others.max(1)
+    order = np.argsort(margin, kind="stable")
+    table = pd.DataFrame({"image": np.array(train.paths, object), "label": names[train.labels], "network": names[others.argmax(1)],
+                          "margin": margin.round(3)}).iloc[order]
+    write(csv, table.to_csv(index=False).encode())
+    titles = [f"{row.label}, or {row.network}?" for row in table.head(24).itertuples()]
+    write(grid, plot_grid(train.images[order[:24]], titles, title="labels that a network doubts", size=1.4).png(dpi=160))
+    show_table(list(table), table.head(10).values.tolist(), f"{csv}: {len(table):,} images, the most doubtful first; {grid} shows 24 of them")
+    return table
+
+# %% ../nbs/16_versions.ipynb #960a0014
+def corrections(
+    path: str,  # the dataset
+    file: str,  # a table with the columns `image` and `label`, as `doubts` writes it
+) -> dict[str, Path]:
+    "The file of each image whose label was corrected, by its new place; raises `UserError`."
+    try: rows = list(DictReader(Path(file).read_text("utf-8").splitlines()))
+    except (OSError, ValueError) as error: raise UserError(f"`{file}` can't be read: {error}.", key="from") from error
+    if not rows or not {"image", "label"} <= rows[0].keys(): raise UserError(f"`{file}` lacks the columns image and label.", key="from")
+    chosen, known = {}, pictures_of(path)
+    classes = {place_of(name)[1] for name in known}
+    for row in rows:
+        if row["image"] not in known: raise UserError(f"`{file}` names {row['image']}, which is not in `{path}`.{nearest(row['image'], known)}", key="from")
+        if row["label"] not in classes: raise UserError(f"`{file}`: there is no class `{row['label']}`.{nearest(row['label'], classes)}", key="from")
+        old, new = Path(row["image"]), row["label"]
+        if place_of(row["image"])[1] != new: chosen[f"{place_of(row['image'])[0]}/{new}/{old.stem}-was-{old.parent.name}{old.suffix}"] = known[row["image"]]
+    if not chosen: raise UserError(f"`{file}` changes no label: correct its column `label` first.", key="from")
+    return chosen
+
 # %% ../nbs/16_versions.ipynb #960a0009
-COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc, "grow": grow}
+COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc,
+            "grow": grow, "drift": show_drift, "doubts": doubts}
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(COMMANDS)

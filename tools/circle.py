@@ -155,7 +155,7 @@ table { border-collapse: collapse } td, th { text-align: left; vertical-align: t
 
 def page(facts: dict[str, str], log: list[dict], seconds: float) -> str:
     "The circle's history as a picture: its stations around a ring, and each line of the registry."
-    x, y, wide, high = 360, 300, 268, 250
+    x, y, wide, high = 360, 340, 268, 300
     boxes = []
     for i, (name, text) in enumerate(facts.items()):
         angle = 2 * np.pi * i / len(facts)
@@ -167,7 +167,7 @@ def page(facts: dict[str, str], log: list[dict], seconds: float) -> str:
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>The circle</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>
 <h1>The circle, once around</h1><p>{seconds:.0f} seconds, from a few digits to a model that replaced another one.</p>
-<svg viewBox="0 0 720 600" role="img" aria-label="The stations of the circle">
+<svg viewBox="0 0 720 680" role="img" aria-label="The stations of the circle">
 <ellipse cx="{x}" cy="{y}" rx="{wide}" ry="{high}" class="ring"/>{"".join(boxes)}</svg>
 <h2>The registry's history</h2><table><tr><th>when<th>what<th>version<th>why</tr>{rows}</table></html>"""
 
@@ -213,7 +213,7 @@ def main(folder: str) -> None:
     facts = {"A dataset": f"version {first_version}", "A run": first.name, "Registered": "digits 1, the champion",
              "Served": f"{sum(right)} of {len(right)} right", "Kept and labelled": f"{added} pictures are new",
              "A new version": grown.splitlines()[-1].split()[0], "Trained again": second.name,
-             "The gate": f"{gate[1]} against {gate[2]}", "Taken up": f"in {took:.1f} s; back in {back:.1f} s",
+             "The gate": f"{gate[1]} against {gate[2]}", "Taken up": f"within {max(took, back) + 1:.0f} s, and back",
              "Repeated": "the first run, bit by bit"}
     lines = Path("models/digits/history.jsonl").read_text("utf-8").splitlines()
     log = [json.loads(line) for line in lines]
