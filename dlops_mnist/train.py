@@ -54,7 +54,6 @@ def with_facts(
     config = Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule)}))
     # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
-    if known and known.get("mean", 0) is None or known.get("std", 0) is None: facts = facts | datamodule.measured()
     return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
 
 # %% ../nbs/07_train.ipynb #cbc3eb28
@@ -182,8 +181,7 @@ def prepare(
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
-    with_ways(config)
-    datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
+    datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule

@@ -132,10 +132,10 @@ class Timm(nn.Module):
         self.net.load_state_dict(net.state_dict())
 
 # %% ../../nbs/parts/backbone.ipynb #89828460
-def with_ways(config: dict[str, Any]) -> None:
-    "Let images be read in the way that pretrained weights know, as far as the config leaves it open."
+def with_ways(config: dict[str, Any]) -> dict[str, Any]:
+    "The same config: images are read in the way that pretrained weights know, as far as it leaves that open."
     data, model, given = config["datamodule"], config["model"], str(config["weights"] or "")
     known = model.get("pretrained") or given.endswith((".safetensors", ".pth", ".pt", ".bin"))
-    if model.get("_target_") != f"{Timm.__module__}.Timm" or not known or "_target_" in data: return
-    for key, value in ways(model["name"]).items():
-        if data.get(key) in (None, "auto"): data[key] = value
+    if model.get("_target_") == f"{Timm.__module__}.Timm" and known and "_target_" not in data:
+        data.update({key: value for key, value in ways(model["name"]).items() if data.get(key) in (None, "auto")})
+    return config
