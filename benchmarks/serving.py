@@ -9,7 +9,9 @@ LitServe is installed; its row is left out otherwise. Exit status 1 if a target 
 
 import asyncio
 import json
+import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
@@ -92,16 +94,15 @@ def litserve(python: str, folder: str, model: str, port: int = 18765):
     "LitServe with the same model; gives its port as soon as it answers."
     script = Path(folder, "lit.py")
     script.write_text(LITSERVE)
-    process = subprocess.Popen([python, script, model, str(port), ROOT], cwd=folder, stderr=subprocess.DEVNULL)
+    command = [python, script, model, str(port), ROOT]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         for _ in range(60):
             time.sleep(1)
             with suppress(OSError), socket.create_connection(("127.0.0.1", port)): break
         time.sleep(2)
         yield port
-    finally:
-        process.terminate()
-        process.wait(15)
+    finally: os.killpg(process.pid, signal.SIGKILL)  # with its workers, which outlive it otherwise
 
 
 def line(name: str, taken: np.ndarray, seconds: float) -> tuple[float, float, float]:

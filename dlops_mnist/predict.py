@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from heapq import nsmallest
+from heapq import heappop, heappush
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ class Checkpoint:
         self.trained = load(subject, trust)
         self.path, self.datamodule = self.trained.path, self.trained.config["datamodule"]
         self.image_shape = self.trained.module.image_shape
+        self.look = new_look(self.datamodule | {"image_shape": self.image_shape})
         self.classes = [str(name) for name in self.trained.module.classes or range(self.trained.module.class_count)]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -113,9 +114,9 @@ def answers(
     batch: int = 256,  # pictures at a time: memory stays as it is, however many there are
 ) -> Iterator[tuple[Row, np.ndarray | None]]:
     "A row for each picture, in order, and its pixels; of a picture that can't be read, the row has an `error`."
-    pictures, look = iter(pictures), new_look(model.datamodule | {"image_shape": model.image_shape})
+    pictures = iter(pictures)
     while names := list(islice(pictures, batch)):
-        found = [_read(name, look) for name in names]
+        found = [_read(name, model.look) for name in names]
         good = [image for image in found if not isinstance(image, UserError)]
         said = iter(model(np.stack(good)) if good else ())
         for name, image in zip(names, found):
@@ -199,8 +200,8 @@ class Tally:
             self.count, self.unread = self.count + 1, self.unread + ("error" in row)
             self.doubtful += row.get("doubtful", False)
             if image is not None and self.keep:
-                new = (row["probability"], self.count, row["class"], image)
-                self.images = nsmallest(self.keep, [*self.images, new], key=lambda kept: kept[:2])
+                heappush(self.images, (-row["probability"], -self.count, row["class"], image))
+                if len(self.images) > self.keep: heappop(self.images)  # the surest
             yield row
 
 # %% ../nbs/13_predict.ipynb #0084bfc1
@@ -208,8 +209,8 @@ def draw_doubtful(tally: Tally, folder: str | os.PathLike) -> Path:
     "Write the images that were kept as one picture; where it lies."
     from dlops_mnist.parts.figures import plot_grid
 
-    titles = [f"{name} {p:.0%}" for p, _, name, _ in tally.images]
-    picture = plot_grid([image for *_, image in tally.images], titles, columns=8)
+    kept = sorted(tally.images, reverse=True)
+    picture = plot_grid([image for *_, image in kept], [f"{name} {-p:.0%}" for p, _, name, _ in kept], columns=8)
     with atomic(path := Path(folder, "predictions.png")) as part: part.write_bytes(picture.png())
     return path
 

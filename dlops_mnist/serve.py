@@ -36,7 +36,7 @@ from starlette.routing import Route
 from .parts.collect import Kept, label, waiting
 from .parts.command import run_command, say
 from .parts.core import UserError
-from .parts.service import Batcher, Busy, Counts, Unreadable, metrics_text, read_form, read_pixels
+from .parts.service import Batcher, Busy, Counts, OneWrite, Unreadable, metrics_text, read_form, read_pixels
 
 # %% ../nbs/15_serve.ipynb #9df352e9
 BODY, IMAGES = 10 * 2**20, 256  # bytes and images of one request
@@ -64,8 +64,7 @@ def read_pictures(
     "Image files as the model's training would have read them, uint8 [N, ...]; raises `Unreadable`."
     from dlops_mnist.parts.pictures import read_picture
 
-    settings = {"image_shape": list(model.image_shape)} | model.metadata.get("datamodule", {})
-    try: images = [read_picture(content, settings) for content in contents]
+    try: images = [read_picture(content, model.look) for content in contents]
     except UserError as error: raise Unreadable(f"Expected an image file, a form with image files, or JSON. {error}") from error
     return np.stack(images)
 
@@ -298,12 +297,16 @@ def run_server(
 ) -> None:
     "Answer requests until a signal comes."
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Protocol(AutoHTTPProtocol):
+        def connection_made(self, transport: Any) -> None: super().connection_made(OneWrite(transport))
 
     async def watch() -> None:
         server.should_exit |= not tick()
         await run_in_threadpool(service.refresh)
 
-    config = uvicorn.Config(make_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=1,
+    config = uvicorn.Config(make_app(service), http=Protocol, log_level="warning", access_log=False, timeout_graceful_shutdown=1,
                             timeout_notify=1, callback_notify=watch)
     server = uvicorn.Server(config)
     server.run([listening])

@@ -130,8 +130,10 @@ def begin_with(module: Any, config: Config) -> None:
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
         known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
-        if odd := sorted(own.keys() ^ known.keys() or own.keys() - fitting_weights(module, known).keys()):
-            raise UserError(f"`ckpt_path: {path}` holds the state of another network: `{odd[0]}` differs. To take what fits: "
+        fitting = fitting_weights(module, known)
+        if len(fitting) < len(own) or len(known) > len(own):
+            odd = min(own.keys() - fitting.keys() or known.keys() - own.keys())
+            raise UserError(f"`ckpt_path: {path}` holds the state of another network: `{odd}` differs. To take what fits: "
                             f"{as_typed('weights', path)}", key="ckpt_path")
 
 # %% ../nbs/07_train.ipynb #b8f5f7cd
@@ -158,11 +160,9 @@ def reopen(
 def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
-    comes_along = config["repeats"] and data.get("path") in SHIPPED
-    if not (comes_along or data.get("source") or data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]):
-        there(data["path"])
-    for key in ("ckpt_path", "weights"):
-        if config[key]: find_checkpoint(config[key])
+    own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]
+    if not (own or data.get("source") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
+    for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 
 def prepare(
@@ -203,12 +203,13 @@ def train(
     config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_there(config)
     with signals_wait():
-        from dlops_mnist.models import MNISTModule, calibrate
+        from dlops_mnist.models import MNISTModule, calibrate, check_memory
 
     quiet_lightning()
     keep_freed_memory()
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
+    check_memory(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run):

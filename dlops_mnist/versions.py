@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Version', 'place_of', 'digest_of', 'pictures_of', 'read_folder', 'Store', 'copy_whole', 'as_json',
            'write', 'record', 'compare', 'find_version', 'diff', 'draw_differences', 'restore', 'check', 'gc',
-           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'in_use', 'out_of_fold', 'doubts', 'corrections']
+           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'in_use', 'show_drift', 'out_of_fold', 'doubts',
+           'corrections']
 
 # %% ../nbs/16_versions.ipynb #2d7df90f
 import hashlib
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from csv import DictReader
@@ -18,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .parts.collect import accuracy_in_use, labelled
+from .parts.collect import about, accuracy_in_use, labelled
 from .parts.command import run_command, say, show_table
 from .parts.core import UserError, atomic, nearest
 from .parts.folder import SPLITS, Scan, combine, scan
@@ -334,6 +336,37 @@ def in_use(right: int, images: int) -> str:
     low, high = share_interval(right, images)
     return f"{right / images:.1%} ({low:.1%}\N{EN DASH}{high:.1%})"
 
+# %% ../nbs/16_versions.ipynb #960a0032
+def show_drift(
+    folder: str,  # that a service filled
+    *,
+    model: str,  # the exported model that answered: a file, or models:/NAME@champion
+    **settings: Any,  # datamodule.KEY=value: where its training and validation images are, such as datamodule.path=DIR
+) -> list[tuple[str, float, float, float]]:
+    "Whether the pictures kept by chance still look like the validation images; the exit status is 1 where they don't."
+    import numpy as np
+
+    from dlops_mnist.dataset import open_dataset
+    from dlops_mnist.parts.drift import ALARM, drift, features
+    from dlops_mnist.parts.exported import ExportedModel
+    from dlops_mnist.parts.pictures import read_picture
+
+    answering, overrides = ExportedModel(model), {key.removeprefix("datamodule."): value for key, value in settings.items()}
+    pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
+    if len(pictures) < 30: raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... share=0.1 keeps more.)")
+    images = open_dataset(answering.datamodule, overrides)
+    train, val = (images.dataset(split).images for split in ("train", "val"))
+    here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
+    told = [answering(some) for some in (val, here)]
+    seen = [features(some, p, train) for some, p in zip((val, here), told)]
+    found = drift(*seen, tuple(np.bincount(p.argmax(1), minlength=len(answering.classes)) for p in told))
+    show_table(["what", "validation", "kept", "p"], [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found],
+               f"{len(here):,} kept pictures against {len(val):,} validation images")
+    changed = [name for name, *_, p in found if p < ALARM]
+    say(f"Something has changed: {', '.join(changed)}." if changed else "No change can be told.", "bold")
+    if changed: sys.exit(1)
+    return found
+
 # %% ../nbs/16_versions.ipynb #960a0012
 def out_of_fold(
     config: Mapping[str, Any],  # the settings of a run
@@ -412,5 +445,5 @@ def corrections(
 
 # %% ../nbs/16_versions.ipynb #960a0009
 COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc,
-            "grow": grow, "doubts": doubts}
+            "grow": grow, "drift": show_drift, "doubts": doubts}
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(COMMANDS)

@@ -132,3 +132,19 @@ def test_a_new_champion_is_taken_up_without_a_lost_request(work, requests):
         enthrone(Shelf("tiny"), "promoted", 3, "bad")
         time.sleep(2.5)
         assert json.loads(ask(service.address, "predict", body)[2])["label"] == "dark", "the old one answers on"
+
+
+def test_what_a_service_kept_is_held_against_the_validation_images(work, capsys):
+    from dlops_mnist.parts.collect import Kept
+    from dlops_mnist.versions import show_drift
+
+    known = [np.asarray(Image.open(file)) for file in sorted(work.glob("data/test/*/*.png"))]
+    for name, images in {"same": known, "dark": [image // 2 for image in known]}.items():
+        kept = Kept(work / name)
+        for image in images: kept.keep(image, {"label": "dark", "probability": 0.9, "why": "chance"})
+    setting = {"model": "models:/tiny/1", "datamodule.path": "data", "datamodule.val": "test"}
+    found = show_drift("same", **setting)
+    assert min(p for *_, p in found) == 1 and "No change" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop: show_drift("dark", **setting)
+    assert stop.value.code == 1 and "changed: brightness" in capsys.readouterr().out
+    with pytest.raises(UserError, match="too few"): show_drift("empty", **setting)

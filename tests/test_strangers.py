@@ -5,11 +5,13 @@ Every attack here was seen to work before there was a test of it.
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from PIL import Image
 from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import compare, evaluate
 from dlops_mnist.export import export
-from dlops_mnist.models import load, load_module
+from dlops_mnist.models import check_memory, least_memory, load, load_module
 from dlops_mnist.parts.core import UserError, plain
 from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
@@ -215,6 +217,30 @@ def test_a_machine_is_not_swamped_by_what_is_typed(work):
         load_config(None, "datamodule.num_workers=1000000")
 
 
+@pytest.mark.parametrize("words", [["model.hidden=[1000000000]"], ["model=cnn", "model.filters=[1000000000]"],
+                                   ["model.hidden=[10000000000000000000]"], ["model.hidden=[100000,100000,100000,100000]"]])
+def test_memory_is_estimated_before_any_is_taken(trained, program, words):
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    result = program("train", "datamodule.path=data", "datamodule.val=test", *words, cwd=trained.path.cwd())
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    assert "GB" in result.stderr or "[10000000000000000000]" in str(words)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < began + 2**20 and len([*find_runs()]) == 1
+
+
+def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
+    config, gigabyte = load_config(None, "model=cnn", "trainer=cpu"), 10**9
+    small, large = (least_memory(config, images) for images in (25, 60_000))
+    assert small < 0.1 * gigabyte < large < 12 * gigabyte
+    monkeypatch.setattr("dlops_mnist.models.memory", lambda: gigabyte)
+    data = SimpleNamespace(datasets={"train": range(60_000)})
+    check_memory(config, data)
+    config.datamodule.batch_size = 10**12
+    with pytest.raises(UserError, match="60,000 images at a time; there are 1 GB"): check_memory(config, data)
+    before = torch.get_rng_state()
+    least_memory(config, 1)
+    assert torch.equal(before, torch.get_rng_state()), "to ask draws no random numbers"
+
+
 # --- experiments that build on one another ---
 
 def write(**files: str) -> None:
@@ -288,7 +314,8 @@ def test_a_secret_of_the_environment_is_used_and_never_written_down(trained, mon
     Path("teller.py").write_text(TELLER)
     write(mine="callbacks:\n  tell: {_target_: teller.Teller, token: '${oc.env:MY_TOKEN}'}\nlogger: CSVLogger\n"
                "logger.CSVLogger.name: ${callbacks.tell.token}\nlogger.CSVLogger.save_dir: kept\n")
-    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1",
+                         "trainer.enable_progress_bar=false")
     run = train(config)
     assert Path("told").read_text() == "hush-hush-42" and Path("kept/hush-hush-42/version_0/metrics.csv").is_file()
     files = [file for folder in (run.path, Path("kept")) for file in folder.rglob("*") if file.is_file()]
@@ -314,7 +341,8 @@ def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, k
 
 def test_a_sweep_goes_on_where_it_was_stopped(trained, program):
     place, words = trained.path.cwd(), ["datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=2", "-m", "seed=0,1,2"]
-    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', 'if Path("BROKEN").exists(): raise ValueError("broken")'))
+    breaks = 'if Path("BROKEN").exists(): raise ValueError("broken")'
+    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', breaks))
     words += ["model._target_=nets.Net", "trainer.enable_progress_bar=false"]
     Path("BROKEN").touch()
     assert program("train", *words, cwd=place).returncode == 1 and not [run for run in find_runs() if run.config.get("sweep")]
@@ -348,7 +376,8 @@ def a_study(**changes) -> str:
     "The folder of a search, as far as it is read before a trial begins."
     Path("experiments").mkdir()
     Path("experiments/mine.yml").write_text("seed: 1\n")
-    about = {"experiment": "mine", "words": [], "monitor": ["val_acc"], "space": {"optimizer.lr": "optimizer.lr=1e-3,1e-2"}, "seed": 0,
+    about = {"experiment": "mine", "words": [], "monitor": ["val_acc"], "seed": 0,
+             "space": {"optimizer.lr": "optimizer.lr=1e-3,1e-2"},
              "directions": ["maximize"], "sampler": "grid", "pruner": "none", "storage": "journal", "name": "mine/search"}
     Path("theirs").mkdir()
     Path("theirs/study.json").write_text(json.dumps(about | changes))

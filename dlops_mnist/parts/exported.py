@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .core import UserError, nearest
+from .pictures import new_look
 
 # %% ../../nbs/parts/exported.ipynb #f081a44f
 def quiet_session(
@@ -118,6 +119,9 @@ class ExportedModel:
         # how a picture becomes such an image, as `read_picture` takes it, and which images it was trained on; never where to write
         known = {key: value for key, value in self.metadata.get("datamodule", {}).items() if key in SETTINGS}
         self.datamodule = known | {"image_shape": list(self.image_shape), "classes": self.classes}
+        try: self.look = new_look(self.datamodule)
+        except (UserError, TypeError, ValueError, LookupError) as error:
+            raise UserError(f"`{path}` was not written by `python -m dlops_mnist.export`: its settings for pictures are none.") from error
         self.input = self.session.get_inputs()[0].name
         # what else `evaluate` asks of a model
         self.name, self.run, self.config = str(path), None, {"datamodule": self.datamodule}
