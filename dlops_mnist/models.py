@@ -234,7 +234,9 @@ def criterion_of(module: "MNISTModule") -> Any:
 
 def optimizers_of(module: "MNISTModule") -> Any:
     "The optimizer of a config, with its schedule, as Lightning wants them."
-    settings, optimizer = module.hparams, build_optimizer(module.hparams["optimizer"], module.parameters())
+    settings = module.hparams
+    parameters = module.model.groups() if hasattr(module.model, "groups") else module.parameters()
+    optimizer = build_optimizer(settings["optimizer"], parameters)
     if not settings["scheduler"]: return optimizer
     return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 
@@ -256,7 +258,9 @@ class MNISTModule(Classifier):
         self.augment = build(augment, "augment", "model") if augment else None
         self.label_smoothing, self.metrics = self.hparams["label_smoothing"], build_metrics(self.hparams["metrics"], self.class_count)
 
-    def setup(self, stage: str) -> None: self.criterion = criterion_of(self) or self.criterion
+    def setup(self, stage: str) -> None:
+        self.criterion = criterion_of(self) or self.criterion
+        self.example_input_array = torch.zeros(2, *self.image_shape, dtype=torch.uint8)  # for a summary, and a tracker's graph
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."

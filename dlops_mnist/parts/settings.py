@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['MONITOR', 'MONITOR_MODE', 'SETTINGS', 'OLDER_RUNS', 'SET_BY_PROGRAM', 'DEFAULT_CLASS', 'OWN_DEFAULTS', 'MODELS',
            'AUGMENT', 'AUGMENTS', 'OPTIMIZERS', 'LIBRARY', 'SCHEDULES', 'TRACKERS', 'METRICS', 'HOOKS', 'HARDWARE',
-           'DEBUG', 'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'deep_update', 'Setting',
-           'base_config', 'Option', 'option', 'check_config', 'sections_of', 'check_checkpointing', 'Config',
-           'checked_config', 'find_experiment', 'literal', 'read_experiment', 'experiment_files', 'resumed']
+           'DEBUG', 'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'WITHOUT_EFFECT', 'deep_update',
+           'Setting', 'base_config', 'Option', 'option', 'check_config', 'sections_of', 'check_effect',
+           'check_checkpointing', 'Config', 'checked_config', 'find_experiment', 'literal', 'read_experiment',
+           'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import ast
@@ -127,6 +128,8 @@ MODELS = {
                   _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0, channels_last=False),
     "fast_cnn": option("three small convolutions with batch normalisation, which shrink the image quickly",
                        _target_="dlops_mnist.networks.FastCNN", filters=[16, 32, 64], channels_last=True),
+    "timm": option("any of timm's by its name, pretrained if you like (pip install timm safetensors)",
+                   _target_="dlops_mnist.parts.backbone.Timm", name="resnet18", pretrained=False, freeze=False, backbone_lr=None),
 }
 AUGMENT = "dlops_mnist.parts.augment.Augment"  # those with it can be chosen together: augment=[flip,rotate]
 AUGMENTS = {
@@ -240,6 +243,7 @@ def check_config(
         if key not in OWN_DEFAULTS["paths"]: raise unknown(f"paths.{key}", ["paths.runs"])
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
     check_checkpointing(config)
+    check_effect(config)
     workers, most = config["datamodule"].get("num_workers"), max(16, 4 * usable_cores())
     if isinstance(workers, int) and workers > most:
         raise UserError(f"`datamodule.num_workers: {workers}` would start as many processes, and this machine has {usable_cores()} "
@@ -272,6 +276,27 @@ def _elsewhere(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     # where a name may belong that was typed without its section: what is in the config first, then Lightning's arguments
     yield {path.rpartition(".")[2]: path for path in flatten(config) if "." in path}
     yield {name: f"trainer.{name}" for name in read_class(DEFAULT_CLASS["trainer"]).parameters}
+
+
+WITHOUT_EFFECT = {  # arguments of Lightning's trainer that would change nothing here, and why
+    "limit_test_batches": "a training looks at no test images; `evaluate` does",
+    "limit_predict_batches": "a training answers nothing; `predict` does",
+    "use_distributed_sampler": "the data module shares out the batches itself",
+    "enable_autolog_hparams": "every tracker gets the whole config, which is what its runs are compared by",
+    "model_registry": "there is none of Lightning's; `python -m dlops_mnist.registry` has one",
+    "barebones": "it would leave out what writes the run's folder",
+    "default_root_dir": "it is the run's folder, unless trainer.enable_checkpointing or trainer.logger is true",
+}
+
+
+def check_effect(config: Mapping[str, Any]) -> None:
+    "Refuse what Lightning would accept and nothing would come of; raises `UserError`."
+    trainer, usual = config["trainer"], read_class(DEFAULT_CLASS["trainer"]).parameters
+    after_all = {"default_root_dir": trainer.get("enable_checkpointing") or trainer.get("logger"),
+                 "use_distributed_sampler": "_target_" in config["datamodule"]}
+    for name in WITHOUT_EFFECT.keys() & trainer.keys():
+        if after_all.get(name) or trainer[name] is None or trainer[name] == ast.literal_eval(usual[name].default): continue
+        raise UserError(f"`trainer.{name}: {trainer[name]}` would have no effect: {WITHOUT_EFFECT[name]}.", key=f"trainer.{name}")
 
 
 def check_checkpointing(config: Mapping[str, Any]) -> None:
