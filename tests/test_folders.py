@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 
 from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
 from dlops_mnist.inspection import inspect, oddities
+from dlops_mnist.parts import sources
 from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
-from dlops_mnist.parts import sources
 from dlops_mnist.parts.sources import build_emnist, build_idx
 
 
@@ -411,7 +411,8 @@ def test_datasets_with_a_name_have_classes_with_names(tmp_path, monkeypatch, nam
     assert "remove" not in str(error.value)
 
 
-@pytest.mark.parametrize("part, count, some", [("balanced", 47, "small_a"), ("letters", 26, "z"), ("byclass", 62, "small_z"), ("digits", 10, "9")])
+@pytest.mark.parametrize("part, count, some", [("balanced", 47, "small_a"), ("letters", 26, "z"), ("byclass", 62, "small_z"),
+                                               ("digits", 10, "9")])
 def test_the_parts_of_emnist(tmp_path, part, count, some):
     raw = write_idx(tmp_path / "raw", 2 * count, count, prefix=f"emnist-{part}-", first=int(part == "letters"))
     write_idx(raw, 10, 10, prefix="emnist-mnist-")
