@@ -54,7 +54,6 @@ def with_facts(
     config = Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule)}))
     # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
-    if known and known.get("mean", 0) is None or known.get("std", 0) is None: facts = facts | datamodule.measured()
     return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
 
 # %% ../nbs/07_train.ipynb #cbc3eb28
@@ -127,6 +126,7 @@ def begin_with(module: Any, config: Config) -> None:
     "Give a new network the weights that `weights` names, and refuse a `ckpt_path` of another network; raises `UserError`."
     from dlops_mnist.parts.checkpoint import fitting_weights, load_weights
 
+    if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
         known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
@@ -172,6 +172,8 @@ def prepare(
     import pytorch_lightning as pl
     import torch
 
+    from dlops_mnist.parts.backbone import with_ways
+
     check_hardware(config["trainer"])
     if not config["resume"]:
         if config["ckpt_path"]: check_restored(config)
@@ -179,7 +181,7 @@ def prepare(
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
-    datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
+    datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
