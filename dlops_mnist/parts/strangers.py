@@ -16,6 +16,7 @@ from dataclasses import MISSING
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .command import harmless
 from .core import FEW_PROCESSES, UserError
 from .targets import FROM_ENVIRONMENT, present_name, source_file
 
@@ -77,8 +78,8 @@ def strangers_settings(
     if trust: return dict(config)
     kept, left_out = sift(config, source, typed)
     if left_out:
-        print(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, connections or "
-              "processes; type what you want of them, or trust=true.", file=sys.stderr)
+        print(harmless(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, connections or "
+                       "processes; type what you want of them, or trust=true."), file=sys.stderr)
     return kept
 
 
