@@ -263,6 +263,21 @@ def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
     assert torch.equal(before, torch.get_rng_state()), "to ask draws no random numbers"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_helper_ends_when_its_parent_does():
+    child = "from dlops_mnist.parts.signals import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    number = next(int(line) for line in process.stdout if line.strip() != "1")
+    assert process.stdout.readline() == "1\n" and Path(f"/proc/{number}").exists()
+    process.kill(), process.wait()
+    until = time.monotonic() + 10
+    state = Path(f"/proc/{number}/stat")
+    def lives(): return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    while lives() and time.monotonic() < until: time.sleep(0.05)
+    assert not lives()
+
+
 # --- experiments that build on one another ---
 
 def write(**files: str) -> None:
