@@ -40,7 +40,8 @@ def exported(name: str, folder: str) -> tuple[MNISTModule, ExportedModel]:
 def one_at_a_time(name: str, folder: str) -> bool:
     module, model = exported(name, folder)
     images = np.random.default_rng(0).integers(0, 256, (CALLS, 1, 28, 28), np.uint8)
-    tensors, eager = [torch.tensor(image) for image in images], torch.inference_mode()(lambda image: module(image).softmax(1))
+    tensors = [torch.tensor(image) for image in images]
+    eager = torch.inference_mode()(lambda image: module(image).softmax(1))
     assert abs(reference_of(module)(images[0]) - model(images[0])).max() < 1e-5
     times = alternate(lambda: [model(image) for image in images], lambda: [eager(image) for image in tensors])
     return verdict(f"{name}, {CALLS} images one by one", *times, FASTER)
@@ -68,4 +69,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-        main([*(lambda name=name: one_at_a_time(name, folder) for name in ("MLP", "CNN", "FastCNN")), lambda: many_files(folder, count)])
+        networks = [lambda name=name: one_at_a_time(name, folder) for name in ("MLP", "CNN", "FastCNN")]
+        main([*networks, lambda: many_files(folder, count)])

@@ -1,12 +1,15 @@
 "The config as a black box: random experiments compose as a plain deep update does, and mistakes leave nothing behind."
 
 import copy
+import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +18,8 @@ from hypothesis import strategies as st
 from dlops_mnist.config import diff, load_config
 from dlops_mnist.parts.command import parse_value
 from dlops_mnist.parts.compose import compose, file_layer
-from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.core import UserError, plain
+from dlops_mnist.parts.schema import schema
 from dlops_mnist.parts.settings import GROUPS, deep_update
 from dlops_mnist.parts.targets import check_section, open_lengths
 from dlops_mnist.parts.yamlfile import StrictLoader, read_yaml, to_yaml
@@ -382,3 +386,37 @@ def test_other_hardware_leaves_the_training_alone():
         written = {"max_epochs": 20, "devices": 7, "precision": "bf16-mixed"}
         trainer = load_config({"trainer": written}, f"trainer={choice}")["trainer"]
         assert (trainer["max_epochs"], trainer["precision"], trainer["devices"]) == (20, "bf16-mixed", devices)
+
+
+def test_the_schema_for_editors_is_that_of_the_program(root):
+    known = json.loads((root / "experiments/schema.json").read_text())
+    assert known == json.loads(json.dumps(schema())), "python -m dlops_mnist.train --schema > experiments/schema.json"
+    check = jsonschema.Draft7Validator(known)
+    for file in sorted((root / "experiments").glob("*.yml")):
+        assert not [*check.iter_errors(yaml.safe_load(file.read_text()))], file
+        assert file.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    base = plain(load_config(None)) | {"logger": "CSVLogger", "base": ["001"], "x-mine": 1, "trainer.max_epochs": 3}
+    assert not [*check.iter_errors({key: value for key, value in base.items() if key not in ("resume", "sweep", "repeats")})]
+    for text in ("epochs: 3", "datamodule: {batchsize: 3}", "trainer: {max_epochs: many}", "trainer.max_epoch: 3", "model: cmm",
+                 "seed: -1", "seed: [1]", "monitor_mode: maximum", "optimizer: 3", "base: 3"):
+        assert len([*check.iter_errors(yaml.safe_load(text))]) == 1, text
+        with pytest.raises(UserError): load_config(yaml.safe_load(text))
+
+
+def test_a_notebook_shows_a_mistake_as_a_sentence():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.io import capture_output
+
+    cell = "from dlops_mnist.config import load_config; load_config('a', 'b=1')"
+    with capture_output() as said: InteractiveShell.instance().run_cell(cell)
+    InteractiveShell.clear_instance()
+    assert said.stdout.strip().count("\n") == 0 and said.stdout.startswith("UserError: There is no experiment a.")
+
+
+def test_versions_and_terminals_of_old(tmp_path, program):
+    assert re.fullmatch(r"dlops_mnist [\d.]+, PyTorch \S+, Lightning [\d.]+\n", program("train", "--version", cwd=tmp_path).stdout)
+    assert program("runs", "--version", cwd=tmp_path).stdout == program("train", "--version", cwd=tmp_path).stdout
+    code = "from dlops_mnist.parts.command import run_command, say\ndef f(): say('10–20 ± 1')\nrun_command(f, [])"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout) == (0, "10?20 ? 1\n"), result.stderr

@@ -3,28 +3,39 @@
 Every attack here was seen to work before there was a test of it.
 """
 
+import json
 import os
+import resource
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from dlops_mnist.config import load_config
+from dlops_mnist.evaluate import compare, evaluate
+from dlops_mnist.export import export
+from dlops_mnist.models import check_memory, least_memory, load, load_module
 from dlops_mnist.parts.core import UserError, plain
-from dlops_mnist.parts.runfolder import Run
-from dlops_mnist.parts.settings import strangers_settings
+from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
+from dlops_mnist.parts.strangers import strangers_settings
 from dlops_mnist.parts.yamlfile import to_yaml
+from dlops_mnist.predict import predict
+from dlops_mnist.train import print_result, train
 
 EVIL = """
 from pathlib import Path
 from torch import nn
 Path("SENTINEL").touch()
 
-class Net(nn.Module):
-    def __init__(self, image_shape, classes): super().__init__()
+class Net(nn.Sequential):
+    def __init__(self, image_shape, classes): super().__init__(nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1], 1))
 """
 
 
@@ -93,6 +104,67 @@ def test_what_a_person_types_or_trusts_is_taken(work):
     with pytest.raises(UserError): load_config(file, "trust=1")
 
 
+@pytest.fixture
+def trained(work):
+    "A run whose network is a class of the working folder; its checkpoint is whole."
+    with Image.new("L", (8, 8)) as picture:
+        for split in ("train", "test"):
+            for number, name in enumerate(("a", "b") * 3):
+                Path("data", split, name).mkdir(parents=True, exist_ok=True)
+                picture.putpixel((number, 0), 255)
+                picture.save(Path("data", split, name, f"{split}{number}.png"))
+    result = train(load_config(None, "datamodule.path=data", "datamodule.val=test", "model._target_=evilmod.Net",
+                               "trainer.max_epochs=1", "trainer.enable_progress_bar=false"))
+    del sys.modules["evilmod"]
+    os.remove("SENTINEL")
+    return result
+
+
+VERBS = {
+    "load_module": lambda run, **more: load_module(run.best_checkpoint, **more),
+    "load": load,
+    "evaluate": lambda run, **more: evaluate(run, draws=2, out="out", **more),
+    "compare": lambda run, **more: compare(run, run, draws=2, out="out", **more),
+    "predict": lambda run, **more: predict(run, "data/test", **more),
+    "export": lambda run, **more: export(run, "out.pt2", format="torch", **more),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_imports_code_for_a_checkpoints_sake(trained, verb):
+    with pytest.raises(UserError, match=r"best.ckpt: `model._target_: evilmod.Net` names code that isn't installed.*trust=true"):
+        VERBS[verb](trained)
+    assert "evilmod" not in sys.modules and not Path("SENTINEL").exists() and not [*Path().glob("out*")]
+    if verb in ("load_module", "evaluate"):
+        VERBS[verb](trained, trust=True)
+        assert Path("SENTINEL").exists()
+        VERBS[verb](trained)  # what this process has imported runs nothing new
+
+
+@pytest.mark.parametrize("verb, words", [("evaluate", ["draws=2"]), ("evaluate", ["RUN", "RUN", "draws=2"]), ("predict", ["data"]),
+                                         ("export", []), ("train", [])])
+def test_programs_say_the_same_and_take_trust(trained, program, verb, words):
+    words = [str(trained.path), *(str(trained.path) if word == "RUN" else word for word in words)]
+    result = program(verb, *words, cwd=trained.path.cwd())
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1 and "trust=true" in result.stderr
+    assert not Path("SENTINEL").exists()
+    if verb == "predict": assert program(verb, *words, "trust=true", cwd=trained.path.cwd()).returncode == 0
+
+
+def test_a_run_with_code_of_its_own_says_how_it_is_evaluated(trained, capsys):
+    print_result(trained)
+    assert capsys.readouterr().out.endswith(f"python -m dlops_mnist.evaluate {trained.path} trust=true\n")
+
+
+def test_what_a_checkpoint_says_of_places_is_asked_by_every_verb(trained, capsys):
+    checkpoint = torch.load(trained.best_checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["datamodule"] |= {"cache": "/elsewhere", "num_workers": 1_000_000}
+    torch.save(checkpoint, "theirs.ckpt")
+    assert load("theirs.ckpt", trust=True).config["datamodule"]["cache"] == "/elsewhere"
+    assert "cache" not in load("theirs.ckpt").config["datamodule"]
+    assert "`datamodule.num_workers: 1000000`, `datamodule.cache: /elsewhere`" in capsys.readouterr().err
+
+
 PLACES = {
     "paths.runs": "/elsewhere",
     "datamodule.cache": "../../elsewhere",
@@ -110,7 +182,8 @@ PLACES = {
 @pytest.mark.parametrize("key", PLACES)
 def test_places_connections_and_processes_are_left_out(work, capsys, key):
     *section, name = key.split(".")
-    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]}})
+    more = {"enable_checkpointing": True} if name == "default_root_dir" else {}  # where it has an effect
+    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]} | more})
     config = load_config(file)
     assert "elsewhere" not in to_yaml(config) and config.datamodule.num_workers == 0 and config.trainer.get("num_nodes", 1) == 1
     said = capsys.readouterr().err
@@ -134,6 +207,27 @@ def test_the_command_that_goes_on_says_trust_where_it_must(work, name, words):
     assert how_to_go_on(run) == f"python -m dlops_mnist.train resume={run.path}{words}"
 
 
+ESCAPE = "\x1b]0;owned\x07\x1b[31m[bold]<script>alert(1)"
+
+
+def test_names_with_control_codes_and_markup_stay_names(work, program, capsys):
+    for number in range(12):
+        name = ESCAPE if number % 2 else "b"
+        Path("odd", "train", name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(Path("odd", "train", name, f"{number}.png"))
+    done = program("train", "datamodule.path=odd", "datamodule.val=0.4", "datamodule.test=0.4", "trainer.max_epochs=1", cwd=work)
+    assert done.returncode == 0, done.stderr
+    [run] = find_runs()
+    shown = program("evaluate", run.path, "draws=2", cwd=work)
+    page = (run.evaluation / "report.html").read_text()
+    assert shown.returncode == 0 and "[bold]" in shown.stdout and "<script>alert" not in page
+    load_config(a_checkpoint({"paths": {"runs": f"/{ESCAPE}"}}))
+    wrong = program("train", f"model={ESCAPE}", cwd=work)
+    for text in (done.stdout, done.stderr, shown.stdout, shown.stderr, wrong.stderr, capsys.readouterr().err):
+        assert "\x1b" not in text and "\x07" not in text
+    assert wrong.returncode == 2
+
+
 def test_own_runs_are_repeated_without_a_word(work, capsys):
     Path("data").mkdir()
     theirs = {"datamodule": {"path": str(work / "data"), "num_workers": 2, "classes": ["/", "~"]}, "paths": {"runs": "my/runs"}}
@@ -143,6 +237,45 @@ def test_own_runs_are_repeated_without_a_word(work, capsys):
 def test_a_machine_is_not_swamped_by_what_is_typed(work):
     with pytest.raises(UserError, match="`datamodule.num_workers: 1000000` would start as many processes"):
         load_config(None, "datamodule.num_workers=1000000")
+
+
+@pytest.mark.parametrize("words", [["model.hidden=[1000000000]"], ["model=cnn", "model.filters=[1000000000]"],
+                                   ["model.hidden=[10000000000000000000]"], ["model.hidden=[100000,100000,100000,100000]"]])
+def test_memory_is_estimated_before_any_is_taken(trained, program, words):
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    result = program("train", "datamodule.path=data", "datamodule.val=test", *words, cwd=trained.path.cwd())
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    assert "GB" in result.stderr or "[10000000000000000000]" in str(words)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < began + 2**20 and len([*find_runs()]) == 1
+
+
+def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
+    config, gigabyte = load_config(None, "model=cnn", "trainer=cpu"), 10**9
+    small, large = (least_memory(config, images) for images in (25, 60_000))
+    assert small < 0.1 * gigabyte < large < 12 * gigabyte
+    monkeypatch.setattr("dlops_mnist.models.memory", lambda: gigabyte)
+    data = SimpleNamespace(datasets={"train": range(60_000)})
+    check_memory(config, data)
+    config.datamodule.batch_size = 10**12
+    with pytest.raises(UserError, match="60,000 images at a time; there are 1 GB"): check_memory(config, data)
+    before = torch.get_rng_state()
+    least_memory(config, 1)
+    assert torch.equal(before, torch.get_rng_state()), "to ask draws no random numbers"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_helper_ends_when_its_parent_does():
+    child = "from dlops_mnist.parts.signals import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    number = next(int(line) for line in process.stdout if line.strip() != "1")
+    assert process.stdout.readline() == "1\n" and Path(f"/proc/{number}").exists()
+    process.kill(), process.wait()
+    until = time.monotonic() + 10
+    state = Path(f"/proc/{number}/stat")
+    def lives(): return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    while lives() and time.monotonic() < until: time.sleep(0.05)
+    assert not lives()
 
 
 # --- experiments that build on one another ---
@@ -200,3 +333,102 @@ def test_hydras_own_settings_do_something_or_are_refused(work, program):
         result = program("train", *words.split(), cwd=work)
         assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, words
     assert not Path("x").exists()
+
+
+# --- secrets ---
+
+TELLER = """
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Teller(Callback):
+    def __init__(self, token): Path("told").write_text(token)
+"""
+
+
+def test_a_secret_of_the_environment_is_used_and_never_written_down(trained, monkeypatch, capsys):
+    monkeypatch.setenv("MY_TOKEN", "hush-hush-42")
+    Path("teller.py").write_text(TELLER)
+    write(mine="callbacks:\n  tell: {_target_: teller.Teller, token: '${oc.env:MY_TOKEN}'}\nlogger: CSVLogger\n"
+               "logger.CSVLogger.name: ${callbacks.tell.token}\nlogger.CSVLogger.save_dir: kept\n")
+    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1",
+                         "trainer.enable_progress_bar=false")
+    run = train(config)
+    assert Path("told").read_text() == "hush-hush-42" and Path("kept/hush-hush-42/version_0/metrics.csv").is_file()
+    files = [file for folder in (run.path, Path("kept")) for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 6 and not [file for file in files if b"hush-hush-42" in file.read_bytes()]
+    assert run.config["callbacks"]["tell"]["token"] == "${oc.env:MY_TOKEN}" and "hush" not in capsys.readouterr().out
+    # in a file of somebody else it would be an order to send it somewhere
+    with pytest.raises(UserError, match="`callbacks.tell` lacks `token`"): load_config(run.path)
+    assert "`callbacks.tell.token: ${oc.env:MY_TOKEN}`" in capsys.readouterr().err
+    assert load_config(run.path, "trust=true").callbacks == config.callbacks
+    assert how_to_go_on(run).endswith(" trust=true")
+
+
+@pytest.mark.parametrize("key", ["monitor", "paths.runs", "datamodule.path", "optimizer.foreach", "experiment"])
+def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, key):
+    monkeypatch.setenv("MY_API_KEY", "hush")
+    monkeypatch.setenv("PLACE", "here")
+    with pytest.raises(UserError, match=rf"`{key}`: the value of \$MY_API_KEY sounds like a secret"):
+        load_config({key: "${oc.env:MY_API_KEY}", "optimizer": "adam"})
+    assert load_config({"paths.runs": "${oc.env:PLACE}/runs"}).paths.runs == "here/runs"
+
+
+# --- a sweep that goes on ---
+
+def test_a_sweep_goes_on_where_it_was_stopped(trained, program):
+    place, words = trained.path.cwd(), ["datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=2", "-m", "seed=0,1,2"]
+    breaks = 'if Path("BROKEN").exists(): raise ValueError("broken")'
+    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', breaks))
+    words += ["model._target_=nets.Net", "trainer.enable_progress_bar=false"]
+    Path("BROKEN").touch()
+    assert program("train", *words, cwd=place).returncode == 1 and not [run for run in find_runs() if run.config.get("sweep")]
+    os.remove("BROKEN")
+    assert program("train", *words, cwd=place).returncode == 0
+    first, second, third = [run for run in find_runs() if run.config.get("sweep")]
+    assert {run.config["sweep"] for run in (first, second, third)} == {first.config["sweep"]}
+    shutil.rmtree(third.path)
+    update_provenance(second, status="interrupted")  # and its last epoch is undone
+    before = first.provenance_file.read_bytes()
+    result = program("train", *words, "resume=sweep", cwd=place)
+    assert result.returncode == 0 and "1 of 3 runs are finished already" in result.stdout, result.stderr
+    assert first.provenance_file.read_bytes() == before and second.status == "finished" and second.provenance["resumed"]
+    runs = [run for run in find_runs() if run.config.get("sweep") == first.config["sweep"]]
+    assert [run.config["seed"] for run in runs] == [0, 1, 2] and all(str(run.path) in result.stdout for run in runs)
+    result = program("train", *words, "resume=sweep", cwd=place)
+    assert result.returncode == 0 and "3 of 3" in result.stdout and len([*find_runs()]) == 4
+    assert "needs --multirun" in program("train", "resume=sweep", cwd=place).stderr
+
+
+def test_what_is_missing_is_said_within_a_second(work):
+    began = time.monotonic()
+    for word in ("datamodule.path=nowhere", "ckpt_path=nowhere.ckpt", "weights=nowhere"):
+        code = "import sys\nfrom dlops_mnist.train import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+        result = subprocess.run([sys.executable, "-c", code, "datamodule.path=evilspace", word], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (2, "False\n") and "nowhere" in result.stderr, result.stderr
+    assert time.monotonic() - began < 10
+
+
+def a_study(**changes) -> str:
+    "The folder of a search, as far as it is read before a trial begins."
+    Path("experiments").mkdir()
+    Path("experiments/mine.yml").write_text("seed: 1\n")
+    about = {"experiment": "mine", "words": [], "monitor": ["val_acc"], "seed": 0,
+             "space": {"optimizer.lr": "optimizer.lr=1e-3,1e-2"},
+             "directions": ["maximize"], "sampler": "grid", "pruner": "none", "storage": "journal", "name": "mine/search"}
+    Path("theirs").mkdir()
+    Path("theirs/study.json").write_text(json.dumps(about | changes))
+    return "theirs"
+
+
+@pytest.mark.parametrize("verb, changes, told", [
+    ("work", {"words": ["model._target_=evilmod.Net"]}, "names code that isn't installed"),
+    ("work", {"space": {"model._target_": "model._target_=torch.nn.Identity,evilmod.Net"}}, "names code that isn't installed"),
+    ("work", {"words": ["paths.runs=/elsewhere"]}, "`paths.runs: /elsewhere`"),
+    ("work", {"words": ["datamodule.num_workers=8"]}, "`datamodule.num_workers: 8`"),
+    ("show", {"storage": "postgresql://elsewhere.example/x"}, "`storage: postgresql://elsewhere.example/x`"),
+    ("show", {"storage": "sqlite:////elsewhere.db"}, "`storage: sqlite:////elsewhere.db`")])
+def test_the_search_of_somebody_else_is_read_and_not_obeyed(work, program, verb, changes, told):
+    result = program("tune", verb, a_study(**changes), cwd=work)
+    assert result.returncode == 2 and told in result.stderr and "trust=true" in result.stderr and result.stderr.count("\n") == 1
+    assert not Path("SENTINEL").exists() and not Path("runs").exists()

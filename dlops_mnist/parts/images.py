@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .command import console
+from .command import RICH, console
 from .core import UserError, atomic, remove
 from .folder import Scan, combine, listing, relative_paths, scan, user_cache
 from .pictures import JPEG, BadImage, Look, finish, look_of, unpack
@@ -162,10 +162,10 @@ def progress(
     total: int,  # how many items there are
 ) -> Iterable:
     "The same items, with a progress bar where a person is watching."
+    if not (RICH and sys.stdout.isatty()): return items
     from rich.markup import escape
     from rich.progress import track
 
-    if not sys.stdout.isatty(): return items
     return track(items, escape(what), total=total, console=console(), transient=True)
 
 # %% ../../nbs/parts/images.ipynb #79a17b2d

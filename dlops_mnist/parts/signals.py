@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'signal_of', 'agree', 'StopSignals', 'Interrupted',
            'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops',
-           'signals_wait', 'children_repeat']
+           'signals_wait', 'end_with_parent', 'children_repeat']
 
 # %% ../../nbs/parts/signals.ipynb #e87c937a
+import ctypes
 import importlib.util
 import os
 import signal
@@ -15,14 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
-from io import StringIO
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .command import as_typed, as_word
 from .core import UserError
 from .runfolder import Run, discard_run, is_helper, mark_ended
-from .settings import strangers_settings
+from .strangers import sift
 
 # %% ../../nbs/parts/signals.ipynb #3668c618
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))  # stop a run
@@ -126,11 +126,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 def needs_trust(run: Run) -> bool:
-    "Whether its own config names code of this folder, which is run again only with `trust=true`."
-    try:
-        with redirect_stderr(StringIO()): strangers_settings(run.config, run.path)
+    "Whether its own config names code of this folder, or the environment, which are taken again only with `trust=true`."
+    try: return "${oc.env:" in str(sift(run.config, run.path, known=())[1])
     except UserError: return True
-    return False
 
 
 def how_to_go_on(run: Run) -> str:
@@ -217,6 +215,11 @@ def signals_wait() -> Iterator[None]:
     for number in noted: signal.raise_signal(number)
 
 # %% ../../nbs/parts/signals.ipynb #1b3627cd
+def end_with_parent() -> None:
+    "Let Linux kill this process when the one that started it has died, which it would wait for in vain."
+    with suppress(OSError, AttributeError): ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 @contextmanager
 def children_repeat(run: Run) -> Iterator[None]:
     "Let processes that Lightning starts for a distributed run train this run's config, whatever started this process."
@@ -226,6 +229,7 @@ def children_repeat(run: Run) -> Iterator[None]:
     argv, spec, environment = sys.argv, main.__spec__, dict(os.environ)
     resumed = [as_word("resume", str(run.path))] if run.provenance.get("resumed") else [str(run.config_file)]
     resumed.append("trust=true")  # this process has looked at the settings
+    if is_helper(): end_with_parent()
     sys.argv, main.__spec__ = ["train", *resumed], importlib.util.find_spec("dlops_mnist.train")
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     try: yield
