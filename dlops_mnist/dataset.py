@@ -172,6 +172,7 @@ class MNISTDataModule(Folder, Batches):
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image
         columns: list[str] | None = None,  # of that file: image, label, and perhaps split and group
+        sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
         num_workers: int = 0,  # processes that load; 0 is fastest for images that fit into memory
         cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
@@ -181,7 +182,8 @@ class MNISTDataModule(Folder, Batches):
         self.path, self.val, self.test, self.cache, self.mean, self.std = Path(path), val, test, cache, mean, std
         self.reading = {"color": color, "resize": resize, "resize_mode": resize_mode, "background": background, "range": range,
                         "broken": broken, "labels": labels, "columns": columns}
-        self.source, self.choice = source, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
+        if sampler not in (None, "balanced"): raise UserError(f"sampler is balanced or null, not {sampler!r}.", key="sampler")
+        self.source, self.sampler, self.choice = source, sampler, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
         self.batch_size, self.seed, self.num_workers, self.wanted = batch_size, seed, num_workers, (classes, image_shape)
         self.classes, self.image_shape, self.fingerprint, self.datasets, self.prepared = classes, image_shape, None, {}, None
 

@@ -4,6 +4,7 @@ import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from dlops_mnist.dataset import open_dataset
 from dlops_mnist.models import MNISTModule, load, load_module
 from dlops_mnist.parts.augment import Augment
 from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.recorder import note_result
 from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.scores import balanced_weights, build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
 from dlops_mnist.train import train
@@ -210,3 +212,20 @@ def test_timm_is_had_without_torchvision_and_nothing_stays(tiny):
 
     assert not any(isinstance(finder, StandIns) for finder in sys.meta_path)
     assert not any(type(module).__name__ == "_StandIn" for module in sys.modules.values())
+
+
+def test_a_balanced_sampler_and_a_word_where_nothing_was_learnt(tmp_path, monkeypatch, capsys):
+    photos(tmp_path / "photos", ("dark",), count=100)
+    photos(tmp_path / "photos", ("light",), count=10)
+    monkeypatch.chdir(tmp_path)
+    short = ("datamodule.path=photos", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu", "datamodule.batch_size=8")
+    dm = open_dataset(train(load_config(None, *short, "datamodule.sampler=balanced")).config["datamodule"])
+    drawn = torch.cat([labels for _, labels in dm.train_dataloader()])
+    labels = dm.dataset("val").labels
+    for right, word in (((labels == 0).mean(), True), ((labels == 0).mean() + 0.01, False)):
+        capsys.readouterr()
+        note_result(SimpleNamespace(best={"val_acc": float(right)}), dm)
+        assert ("no better than always naming the commonest class, `dark`" in " ".join(capsys.readouterr().out.split())) == word
+    assert len(drawn) == len(dm.dataset("train")) and abs(2 * int(drawn.sum()) - len(drawn)) <= 1
+    assert sum(len(labels) for _, labels in dm.val_dataloader()) == len(dm.dataset("val")), "validation sees each image once"
+    with pytest.raises(UserError, match="balanced or null"): train(load_config(None, *short, "datamodule.sampler=balance"))

@@ -57,14 +57,14 @@ def import_timm() -> ModuleType:
         except Exception:  # missing, or made for another PyTorch, which raises errors of many kinds
             forget()
             sys.meta_path.insert(0, finder)
-        import timm
-    except ImportError as error:
-        raise UserError(f"`model=timm` needs {error.name}: pip install timm safetensors", key="model") from error
+        return import_module("timm")
+    except ImportError as error:  # its requirement torchvision, if it doesn't fit this PyTorch, would break torchmetrics
+        raise UserError(f"`model=timm` needs {error.name}: pip install safetensors huggingface_hub; pip install --no-deps timm",
+                        key="model") from error
     finally:
         if finder in sys.meta_path:
             sys.meta_path.remove(finder)
             forget()
-    return timm
 
 # %% ../../nbs/parts/backbone.ipynb #811a0daf
 def known_name(name: str) -> str:
