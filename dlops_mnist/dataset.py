@@ -127,7 +127,7 @@ class Folder:
         self.prepared = self.open()
 
     def setup(self, stage: str | None = None) -> None:
-        "Open the dataset, and make `datasets`, `classes`, `image_shape`, `fingerprint` and `facts`; raises `UserError`."
+        "Open the dataset, and make `datasets`, `classes`, `image_shape`, `fingerprint` and `notes`; raises `UserError`."
         # what `prepare_data` has just opened is not opened again; Lightning says later whether it continues a training
         arrays, self.prepared, self.reached = self.prepared or self.open(), None, None
         self.classes, self.image_shape = check_arrays(arrays, *self.wanted), arrays.image_shape
@@ -135,15 +135,16 @@ class Folder:
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes, test)
         self.broken, self.notes = arrays.broken, said_of(arrays, self.datasets, test)
         if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
-        self.facts = {"classes": self.classes, "image_shape": self.image_shape}
-        self.facts |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
-        if self.test is None and arrays.found.whole: self.facts["test"] = test
+        self.settled = {"classes": self.classes, "image_shape": self.image_shape}
+        self.settled |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
+        if self.test is None and arrays.found.whole: self.settled["test"] = test
 
-    def measured(self) -> dict[str, list[float]]:
-        "`mean` and `std` of the training images, unless the settings say them."
-        known = {"mean": self.mean, "std": self.std}
-        found = {} if None not in known.values() else mean_and_deviation(self.dataset("train").images)
-        return {key: found[key] if value is None else value for key, value in known.items()}
+    @property
+    def facts(self) -> dict[str, Any]:
+        "What the images decide where the settings leave it open; mean and deviation of those for training are measured here."
+        given = {key: value for key, value in (("mean", self.mean), ("std", self.std)) if value is not None}
+        if len(given) < 2 and "train" in self.datasets: given = mean_and_deviation(self.datasets["train"].images) | given
+        return self.settled | given
 
 # %% ../nbs/03_dataset.ipynb #7039b3a2
 class MNISTDataModule(Folder, Batches):
@@ -171,6 +172,7 @@ class MNISTDataModule(Folder, Batches):
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image
         columns: list[str] | None = None,  # of that file: image, label, and perhaps split and group
+        sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
         num_workers: int = 0,  # processes that load; 0 is fastest for images that fit into memory
         cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
@@ -180,7 +182,8 @@ class MNISTDataModule(Folder, Batches):
         self.path, self.val, self.test, self.cache, self.mean, self.std = Path(path), val, test, cache, mean, std
         self.reading = {"color": color, "resize": resize, "resize_mode": resize_mode, "background": background, "range": range,
                         "broken": broken, "labels": labels, "columns": columns}
-        self.source, self.choice = source, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
+        if sampler not in (None, "balanced"): raise UserError(f"sampler is balanced or null, not {sampler!r}.", key="sampler")
+        self.source, self.sampler, self.choice = source, sampler, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
         self.batch_size, self.seed, self.num_workers, self.wanted = batch_size, seed, num_workers, (classes, image_shape)
         self.classes, self.image_shape, self.fingerprint, self.datasets, self.prepared = classes, image_shape, None, {}, None
 

@@ -234,7 +234,9 @@ def criterion_of(module: "MNISTModule") -> Any:
 
 def optimizers_of(module: "MNISTModule") -> Any:
     "The optimizer of a config, with its schedule, as Lightning wants them."
-    settings, optimizer = module.hparams, build_optimizer(module.hparams["optimizer"], module.parameters())
+    settings = module.hparams
+    parameters = module.model.groups() if hasattr(module.model, "groups") else module.parameters()
+    optimizer = build_optimizer(settings["optimizer"], parameters)
     if not settings["scheduler"]: return optimizer
     return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 

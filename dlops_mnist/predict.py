@@ -92,17 +92,17 @@ Row = dict[str, Any]
 
 def answer_row(
     image: Any,  # its name
-    probabilities: Sequence[float],  # [K]
+    probabilities: list[float],  # [K]
     classes: Sequence[str],
     top: int,  # so many classes
     threshold: float,  # whoever is less sure is in doubt
 ) -> Row:
     "What the model says about one image."
-    best = np.argsort(-np.asarray(probabilities), kind="stable")[:top]
+    best = sorted(range(len(classes)), key=probabilities.__getitem__, reverse=True)[:top]
     row = {"image": image}
     for place, k in enumerate(best, 1):
         end = f"_{place}" if place > 1 else ""
-        row |= {f"class{end}": classes[k], f"probability{end}": round(float(probabilities[k]), 6)}
+        row |= {f"class{end}": classes[k], f"probability{end}": round(probabilities[k], 6)}
     return row | ({"doubtful": bool(row["probability"] < threshold)} if threshold else {})
 
 # %% ../nbs/13_predict.ipynb #91516e97
@@ -118,7 +118,7 @@ def answers(
     while names := list(islice(pictures, batch)):
         found = [_read(name, model.look) for name in names]
         good = [image for image in found if not isinstance(image, UserError)]
-        said = iter(model(np.stack(good)) if good else ())
+        said = iter(model(np.stack(good)).tolist() if good else ())
         for name, image in zip(names, found):
             if isinstance(image, UserError): yield {"image": name, "error": str(image)}, None
             else: yield answer_row(name, next(said), model.classes, top, threshold), image
@@ -148,7 +148,7 @@ def predict(
     if pixels.dtype != np.uint8 or pixels.shape[1:] != tuple(model.image_shape):
         raise UserError(f"The model takes uint8 images of the shape {list(model.image_shape)}, not {pixels.dtype} of "
                         f"{list(pixels.shape[1:])}.")
-    return pd.DataFrame([answer_row(i, row, model.classes, top, threshold) for i, row in enumerate(model(pixels))])
+    return pd.DataFrame([answer_row(i, row, model.classes, top, threshold) for i, row in enumerate(model(pixels).tolist())])
 
 # %% ../nbs/13_predict.ipynb #4b08743f
 def sureness(model: ExportedModel | Checkpoint) -> dict[str, Any]:

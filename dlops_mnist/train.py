@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'RESTORED', 'weights_from', 'with_facts', 'make_trainer', 'begin_anew', 'check_changes',
-           'check_restored', 'begin_with', 'reopen', 'check_there', 'prepare', 'note_data', 'train', 'print_result',
+           'check_restored', 'begin_with', 'reopen', 'check_there', 'prepare', 'train', 'print_result',
            'train_and_report', 'show_multirun', 'main']
 
 # %% ../nbs/07_train.ipynb #bd09fe6e
 import copy
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING
@@ -54,7 +53,6 @@ def with_facts(
     config = Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule)}))
     # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
-    if known and known.get("mean", 0) is None or known.get("std", 0) is None: facts = facts | datamodule.measured()
     return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
 
 # %% ../nbs/07_train.ipynb #cbc3eb28
@@ -127,6 +125,7 @@ def begin_with(module: Any, config: Config) -> None:
     "Give a new network the weights that `weights` names, and refuse a `ckpt_path` of another network; raises `UserError`."
     from dlops_mnist.parts.checkpoint import fitting_weights, load_weights
 
+    if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
         known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
@@ -172,6 +171,8 @@ def prepare(
     import pytorch_lightning as pl
     import torch
 
+    from dlops_mnist.parts.backbone import with_ways
+
     check_hardware(config["trainer"])
     if not config["resume"]:
         if config["ckpt_path"]: check_restored(config)
@@ -179,17 +180,10 @@ def prepare(
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
-    datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
+    datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
-
-# %% ../nbs/07_train.ipynb #454e72bd
-def note_data(run: Run, datamodule: Any) -> None:
-    "Say what is odd about the images, and keep the list of those that can't be read with the run."
-    if is_helper(): return
-    for note in getattr(datamodule, "notes", []): say(f"note: {note}")
-    if broken := getattr(datamodule, "broken", None): (run.path / "left_out.json").write_text(json.dumps(broken, indent=1))
 
 # %% ../nbs/07_train.ipynb #6a0cb9d3
 @sigterm_stops()
@@ -204,6 +198,7 @@ def train(
     check_there(config)
     with signals_wait():
         from dlops_mnist.models import MNISTModule, calibrate, check_memory
+        from dlops_mnist.parts.recorder import note_data, note_result
 
     quiet_lightning()
     keep_freed_memory()
@@ -213,7 +208,7 @@ def train(
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run):
-        note_data(run, datamodule)
+        note_data(run, datamodule)  # what is odd about the images
         module = MNISTModule(config)
         module.check()  # refused now, if its settings make no sense
         if not config["resume"]: begin_with(module, config)
@@ -222,6 +217,7 @@ def train(
         # never a pickle that runs code, which Lightning would allow for an address that begins with http
         begin = run.last_checkpoint if config["resume"] else config["ckpt_path"]
         trainer.fit(module, datamodule, ckpt_path=begin, weights_only=True)
+        note_result(run, datamodule)
         if config["calibrate"] and run.status == "finished" and not is_helper():
             for file in (run.best_checkpoint, run.last_checkpoint):
                 update_provenance(run, temperature=calibrate(file, datamodule))

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 
 from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
 from dlops_mnist.inspection import inspect, oddities
+from dlops_mnist.parts import sources
 from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
-from dlops_mnist.parts import sources
 from dlops_mnist.parts.sources import build_emnist, build_idx
 
 
@@ -411,7 +411,8 @@ def test_datasets_with_a_name_have_classes_with_names(tmp_path, monkeypatch, nam
     assert "remove" not in str(error.value)
 
 
-@pytest.mark.parametrize("part, count, some", [("balanced", 47, "small_a"), ("letters", 26, "z"), ("byclass", 62, "small_z"), ("digits", 10, "9")])
+@pytest.mark.parametrize("part, count, some", [("balanced", 47, "small_a"), ("letters", 26, "z"), ("byclass", 62, "small_z"),
+                                               ("digits", 10, "9")])
 def test_the_parts_of_emnist(tmp_path, part, count, some):
     raw = write_idx(tmp_path / "raw", 2 * count, count, prefix=f"emnist-{part}-", first=int(part == "letters"))
     write_idx(raw, 10, 10, prefix="emnist-mnist-")
@@ -420,3 +421,28 @@ def test_the_parts_of_emnist(tmp_path, part, count, some):
     drawn = np.asarray(draw("disc", 0, size=28))
     assert any((image == drawn.T).all() for image in arrays.splits["train"]["images"]), "it no longer lies on its side"
     with pytest.raises(UserError, match="part is"): build_emnist(tmp_path / "other", raw, part="leters")
+
+
+# ---- kinds of folders that the tests above leave out
+
+def test_links_to_classes_and_files(tmp_path):
+    real, path = fill(tmp_path / "real", {"train": 12, "test": 6}), tmp_path / "data"
+    (path / "test/bar").mkdir(parents=True)
+    (path / "train").symlink_to(real / "train")
+    (path / "test/disc").symlink_to("../../real/test/disc")
+    for file in (real / "test/bar").iterdir(): (path / "test/bar" / file.name).symlink_to(file)
+    assert opened(path).fingerprint == opened(real).fingerprint and counts(opened(path))["test"] == 12
+
+
+def test_five_formats_in_one_folder(tmp_path):
+    for i, ending in enumerate(("bmp", "gif", "tif", "webp", "png")): fill(tmp_path, {"train": 4, "test": 2}, ending=ending, start=10 * i)
+    assert sum(counts(opened(tmp_path)).values()) == 60
+
+
+def test_an_unbalanced_folder_is_said_to_be_so(tmp_path):
+    fill(tmp_path, {"train": 100, "test": 30}, classes=("disc",))
+    fill(tmp_path, {"train": 4, "test": 2}, classes=("bar",))
+    said = " ".join(oddities(open_images(tmp_path)))
+    assert "train is unbalanced, with" in said and "disc" in said and "bar" in said
+    dm = opened(tmp_path)
+    assert all((data.labels == 0).any() for data in dm.datasets.values()), "the rare class is in each part"

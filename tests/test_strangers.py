@@ -182,7 +182,8 @@ PLACES = {
 @pytest.mark.parametrize("key", PLACES)
 def test_places_connections_and_processes_are_left_out(work, capsys, key):
     *section, name = key.split(".")
-    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]}})
+    more = {"enable_checkpointing": True} if name == "default_root_dir" else {}  # where it has an effect
+    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]} | more})
     config = load_config(file)
     assert "elsewhere" not in to_yaml(config) and config.datamodule.num_workers == 0 and config.trainer.get("num_nodes", 1) == 1
     said = capsys.readouterr().err
@@ -204,6 +205,27 @@ def test_the_command_that_goes_on_says_trust_where_it_must(work, name, words):
     run.path.mkdir()
     run.config_file.write_text(to_yaml({"model": {"_target_": name}}))
     assert how_to_go_on(run) == f"python -m dlops_mnist.train resume={run.path}{words}"
+
+
+ESCAPE = "\x1b]0;owned\x07\x1b[31m[bold]<script>alert(1)"
+
+
+def test_names_with_control_codes_and_markup_stay_names(work, program, capsys):
+    for number in range(12):
+        name = ESCAPE if number % 2 else "b"
+        Path("odd", "train", name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(Path("odd", "train", name, f"{number}.png"))
+    done = program("train", "datamodule.path=odd", "datamodule.val=0.4", "datamodule.test=0.4", "trainer.max_epochs=1", cwd=work)
+    assert done.returncode == 0, done.stderr
+    [run] = find_runs()
+    shown = program("evaluate", run.path, "draws=2", cwd=work)
+    page = (run.evaluation / "report.html").read_text()
+    assert shown.returncode == 0 and "[bold]" in shown.stdout and "<script>alert" not in page
+    load_config(a_checkpoint({"paths": {"runs": f"/{ESCAPE}"}}))
+    wrong = program("train", f"model={ESCAPE}", cwd=work)
+    for text in (done.stdout, done.stderr, shown.stdout, shown.stderr, wrong.stderr, capsys.readouterr().err):
+        assert "\x1b" not in text and "\x07" not in text
+    assert wrong.returncode == 2
 
 
 def test_own_runs_are_repeated_without_a_word(work, capsys):
@@ -239,6 +261,21 @@ def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
     before = torch.get_rng_state()
     least_memory(config, 1)
     assert torch.equal(before, torch.get_rng_state()), "to ask draws no random numbers"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_helper_ends_when_its_parent_does():
+    child = "from dlops_mnist.parts.signals import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    number = next(int(line) for line in process.stdout if line.strip() != "1")
+    assert process.stdout.readline() == "1\n" and Path(f"/proc/{number}").exists()
+    process.kill(), process.wait()
+    until = time.monotonic() + 10
+    state = Path(f"/proc/{number}/stat")
+    def lives(): return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    while lives() and time.monotonic() < until: time.sleep(0.05)
+    assert not lives()
 
 
 # --- experiments that build on one another ---

@@ -128,6 +128,8 @@ MODELS = {
                   _target_="dlops_mnist.models.CNN", filters=[64, 128], dropout=0.0, channels_last=False),
     "fast_cnn": option("three small convolutions with batch normalisation, which shrink the image quickly",
                        _target_="dlops_mnist.networks.FastCNN", filters=[16, 32, 64], channels_last=True),
+    "timm": option("any of timm's by its name, pretrained if you like (pip install --no-deps timm)",
+                   _target_="dlops_mnist.parts.backbone.Timm", name="resnet18", pretrained=False, freeze=False, backbone_lr=None),
 }
 AUGMENT = "dlops_mnist.parts.augment.Augment"  # those with it can be chosen together: augment=[flip,rotate]
 AUGMENTS = {
