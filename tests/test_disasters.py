@@ -249,7 +249,8 @@ def test_decoding_is_killed(kills, tmp_path):
         open_images(path, False, tmp_path / "cache")
 
     killer = Killer(decode, kills)
-    for i in range(kills):
+    for i in range(4 * kills):  # some escape, on a busy machine most of the first ones
+        if i >= kills and killer.killed > kills / 3: break
         for generation in (tmp_path / "cache").glob("grey-*"):
             shutil.rmtree(generation)
         killer.strike()
