@@ -376,8 +376,9 @@ def test_what_a_run_saved_is_text_and_no_question(work):
     checkpoint = torch.load(run.last_checkpoint, weights_only=True)
     checkpoint["hyper_parameters"]["paths"]["runs"] = "runs-${oc.env:HOME}"
     torch.save(checkpoint, "strange.ckpt")
-    assert load_config("strange.ckpt").paths.runs == load_config(load_config("strange.ckpt")).paths.runs == "runs-${oc.env:HOME}"
-    with pytest.raises(SystemExit): train("strange.ckpt")
+    assert load_config("strange.ckpt").paths.runs == "runs", "left out, with a sentence"
+    assert load_config("strange.ckpt", "trust=true").paths.runs == "runs-${oc.env:HOME}", "and with trust it is text all the same"
+    assert train("strange.ckpt").path.parent.parent.name == "runs"
     assert not [path for path in work.iterdir() if path.name.startswith("runs-")]
 
 
