@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .command import harmless
-from .core import FEW_PROCESSES, UserError
+from .core import FEW_PROCESSES, UserError, plain
 from .targets import FROM_ENVIRONMENT, present_name, source_file
 
 # %% ../../nbs/parts/strangers.ipynb #a08b43d5
@@ -65,7 +65,7 @@ def sift(
         left_out.append(f"`{path}: {value}`")
         return MISSING
 
-    return allowed("", config), left_out
+    return allowed("", plain(config)), left_out
 
 
 def strangers_settings(
