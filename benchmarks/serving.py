@@ -1,20 +1,23 @@
-"""What a request costs, side by side in one run: a bare onnxruntime call, the service, and LitServe where it is installed.
+"""What a request costs, side by side in one run: a bare onnxruntime call, the service, and LitServe.
 
-python benchmarks/serving.py [MODEL.onnx] [seconds=5]
+python benchmarks/serving.py [MODEL.onnx] [seconds=5] [litserve=PYTHON] [soak=60]
 
 Without a model, a small one is written: 784 x 128 x 10. The client is a few asyncio connections that speak HTTP by hand, so that
-it costs as little as possible; it runs on the same cores as the service.
+it costs as little as possible; it runs on the same cores as the service. `litserve` names the Python of an environment in which
+LitServe is installed; its row is left out otherwise. Exit status 1 if a target is missed.
 """
 
 import asyncio
-import importlib.util
 import json
 import re
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +26,19 @@ ROOT = Path(__file__).parents[1]
 sys.path[0:0] = [str(ROOT), str(ROOT / "tests")]
 
 LITSERVE = """
-import io, sys
+import sys
+sys.path.insert(0, sys.argv[3])
 import litserve, numpy as np
-from PIL import Image
 from dlops_mnist.parts.exported import ExportedModel
 class Api(litserve.LitAPI):
     def setup(self, device): self.model = ExportedModel(sys.argv[1])
     def decode_request(self, request): return np.asarray(request["image"], np.uint8)
-    def predict(self, image): return self.model(image[None])[0]
-    def encode_response(self, output): return {"probabilities": output.tolist()}
+    def batch(self, images): return np.stack(images)
+    def unbatch(self, answers): return list(answers)
+    def predict(self, images): return self.model(images)
+    def encode_response(self, answer): return {"probabilities": answer.tolist()}
 if __name__ == "__main__":
-    server = litserve.LitServer(Api(), accelerator="cpu")
+    server = litserve.LitServer(Api(max_batch_size=64, batch_timeout=0.001), accelerator="cpu")
     server.run(port=int(sys.argv[2]), log_level="error", generate_client_file=False)
 """
 
@@ -43,15 +48,20 @@ def request(path: str, body: bytes, kind: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, bytes]:
+    "Status and body of the answer to a request."
+    writer.write(data)
+    head = await reader.readuntil(b"\r\n\r\n")
+    return int(head[9:12]), await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1]))
+
+
 async def ask_for(port: int, data: bytes, seconds: float, taken: list[float]) -> None:
     "Ask again and again over one connection, and note how long each answer took."
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:
-        writer.write(data)
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1]))
-        assert head.startswith(b"HTTP/1.1 200"), head
+        status, body = await exchange(reader, writer, data)
+        assert status == 200, body
         taken.append(time.perf_counter() - start)
     writer.close()
 
@@ -64,24 +74,144 @@ async def load(port: int, data: bytes, seconds: float, connections: int) -> np.n
 
 
 @contextmanager
-def running(command: list[str]):
-    "A server; gives the port that it says it has."
+def running(*words: str):
+    "A service; gives its process, whose `port` it is."
+    command = [sys.executable, "-m", "dlops_mnist.serve", *words, "port=0"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try: yield int(re.search(r":(\d+)/", process.stdout.readline())[1])
+    try:
+        process.port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
+        asyncio.run(load(process.port, request("/predict", b"x", "application/json"), 0, 1))
+        yield process
     finally:
         process.terminate()
         process.wait(10)
 
 
-def line(name: str, taken: np.ndarray, seconds: float) -> None:
-    "Print a row of the table."
-    p50, p99 = 1000 * np.percentile(taken, [50, 99])
-    print(f"{name:44} {p50:8.3f} {p99:8.3f} {len(taken) / seconds:10.0f}")
+@contextmanager
+def litserve(python: str, folder: str, model: str, port: int = 18765):
+    "LitServe with the same model; gives its port as soon as it answers."
+    script = Path(folder, "lit.py")
+    script.write_text(LITSERVE)
+    process = subprocess.Popen([python, script, model, str(port), ROOT], cwd=folder, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(60):
+            time.sleep(1)
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)): break
+        time.sleep(2)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(15)
 
 
-def main(model: str | None = None, seconds: float = 5) -> None:
-    "Print the table."
+def line(name: str, taken: np.ndarray, seconds: float) -> tuple[float, float, float]:
+    "Print a row of the table: 50th and 99th percentile in ms, answers a second."
+    row = (*(1000 * np.percentile(taken, [50, 99])), len(taken) / seconds)
+    print(f"{name:44} {row[0]:8.3f} {row[1]:8.3f} {row[2]:10.0f}", flush=True)
+    return row
+
+
+def told(name: str, value: float, bound: float, at_least: bool = False) -> bool:
+    "Print whether a target is reached."
+    reached = value >= bound if at_least else value <= bound
+    wanted = f"{'at least' if at_least else 'at most'} {bound:g}"
+    print(f"  {name}: {value:.3g}; wanted: {wanted}: {'reached' if reached else 'MISSED'}", flush=True)
+    return reached
+
+
+def bare(network, image: np.ndarray, seconds: float) -> np.ndarray:
+    "The seconds of calls without a service."
+    taken, end = [], time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
+        network(image[None])
+        taken.append(time.perf_counter() - start)
+    return np.array(taken)
+
+
+def one_connection(model: str, network, image: np.ndarray, raw: bytes, seconds: float, rounds: int = 5) -> list[bool]:
+    "A bare call, the service without batches and with them, in turn: what the way costs, and what batching costs nobody."
+    names = ("onnxruntime, no service", *(f"serve, batch={batch}, 1 connection, PNG" for batch in (1, 64)))
+    found = {name: [] for name in names}
+    with running(model, "batch=1") as without, running(model) as batching:
+        for process in (without, batching): asyncio.run(load(process.port, raw, 0.5, 1))
+        for _ in range(rounds):
+            for name, process in zip(names, (None, without, batching)):
+                t = seconds / rounds
+                found[name].append(asyncio.run(load(process.port, raw, t, 1)) if process else bare(network, image, t))
+    rows = [line(name, np.concatenate(parts), seconds) for name, parts in found.items()]
+    each = [[1000 * np.percentile(part, 50) for part in parts] for parts in found.values()]
+    slower = statistics.median(b - a for a, b in zip(*each[1:]))
+    return [told("p50 above a bare call, ms", rows[2][0] - rows[0][0], 0.5),
+            told("p99 above a bare call, ms", rows[2][1] - rows[0][1], 1.0),
+            told("batching at one connection slower by, ms (median of rounds)", slower, 0.1)]
+
+
+def many_connections(model: str, image: np.ndarray, raw: bytes, seconds: float, folder: str, python: str | None) -> list[bool]:
+    "32 connections, against LitServe with the same body."
+    numbers = image.tolist()
+    pixels, wrapped = (request("/predict", json.dumps(body).encode(), "application/json") for body in (numbers, {"image": numbers}))
+    for batch in ("1", "64"):
+        with running(model, f"batch={batch}") as process:
+            line(f"serve, batch={batch}, 32 connections, PNG", asyncio.run(load(process.port, raw, seconds, 32)), seconds)
+            taken = asyncio.run(load(process.port, pixels, seconds, 32))
+            ours = line(f"serve, batch={batch}, 32 connections, JSON", taken, seconds)
+    if not python: return print("LitServe's row is left out: litserve=PYTHON names an environment that has it.") or []
+    with litserve(python, folder, model) as port:
+        theirs = line("LitServe, 32 connections, JSON", asyncio.run(load(port, wrapped, seconds, 32)), seconds)
+    return [told("times as many answers a second", ours[2] / theirs[2], 5, at_least=True)]
+
+
+def memory(process: subprocess.Popen) -> float:
+    "MB in memory."
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1000
+
+
+async def flood(port: int, bodies: list[tuple[bytes, int, dict | None]], seconds: float, counts: dict) -> None:
+    "Send bodies over many connections without a pause; count the answers by status, and those that are not as they should be."
+    end = time.perf_counter() + seconds
+
+    async def person(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for data, wanted, answer in cycle(bodies[number % len(bodies):] + bodies[:number % len(bodies)]):
+            if time.perf_counter() > end: break
+            status, body = await exchange(reader, writer, data)
+            counts[status] = counts.get(status, 0) + 1
+            right = status == 503 or status == wanted and (not answer or json.loads(body) == answer)
+            counts["wrong"] = counts.get("wrong", 0) + (not right)
+        writer.close()
+
+    await asyncio.gather(*(person(number) for number in range(32)))
+
+
+def soak(model: str, network, seconds: float) -> list[bool]:
+    "Twice as many requests at once as the queue takes, bad bodies among them."
+    from dlops_mnist.parts.pictures import encode_png
+    from dlops_mnist.serve import describe
+
+    images = np.random.default_rng(1).integers(0, 256, (16, *network.image_shape), dtype=np.uint8)
+    good = [(request("/predict", encode_png(i), "image/png"), 200, describe(network, network(i[None])[0], 0.8)) for i in images]
+    bad = [(request("/predict", body, kind), 422, None) for body, kind in (
+        (b"no picture", "image/png"), (b"[1, 2]", "application/json"), (b"{", "application/json"),
+        (encode_png(images[0])[:60], "image/png"))]
+    counts, sizes = {}, []
+    # a queue of 16 images and 32 people who never pause: twice what it can take
+    with running(model, "waiting=16", "batch=8") as process:
+        asyncio.run(flood(process.port, good + bad, 2, {}))
+        for _ in range(4):
+            sizes.append(memory(process))
+            asyncio.run(flood(process.port, good + bad, seconds / 4, counts))
+        sizes.append(memory(process))
+    wrong = counts.pop("wrong")
+    errors = sum(count for status, count in counts.items() if status >= 500 and status != 503)
+    print(f"soak, {seconds:.0f} s: answers by status {dict(sorted(counts.items()))}; MB {[round(size, 1) for size in sizes]}")
+    return [told("5xx besides 503", errors, 0), told("answers that are not right", wrong, 0),
+            told("refused with 503", counts.get(503, 0), 1, at_least=True), told("memory grows by, MB", sizes[-1] - sizes[0], 5)]
+
+
+def main(model: str | None = None, seconds: str = "5", litserve: str | None = None, soak_seconds: str = "60") -> bool:
+    "Print the table; whether all targets are reached."
     from dlops_mnist.parts.exported import ExportedModel
+    from dlops_mnist.parts.pictures import encode_png
 
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
@@ -90,34 +220,15 @@ def main(model: str | None = None, seconds: float = 5) -> None:
             model = str(write_model(Path(folder, "tiny.onnx")))
         network = ExportedModel(model)
         image = np.random.default_rng(0).integers(0, 256, network.image_shape, dtype=np.uint8)
-        from dlops_mnist.parts.pictures import encode_png
-
         raw = request("/predict", encode_png(image), "image/png")
-        pixels = request("/predict", json.dumps(image.tolist()).encode(), "application/json")
         print(f"{'':44} {'p50 ms':>8} {'p99 ms':>8} {'answers/s':>10}")
-        bare, end = [], time.perf_counter() + seconds / 2
-        while (start := time.perf_counter()) < end:
-            network(image[None])
-            bare.append(time.perf_counter() - start)
-        line("onnxruntime, no service", np.array(bare), seconds / 2)
-        for batch in (1, 64):
-            with running([sys.executable, "-m", "dlops_mnist.serve", model, "port=0", f"batch={batch}"]) as port:
-                asyncio.run(load(port, raw, 0.5, 1))
-                for connections in (1, 32):
-                    taken = asyncio.run(load(port, raw, seconds, connections))
-                    line(f"serve, batch={batch}, {connections} connections, PNG", taken, seconds)
-                line(f"serve, batch={batch}, 32 connections, JSON", asyncio.run(load(port, pixels, seconds, 32)), seconds)
-        if importlib.util.find_spec("litserve") is None: return print("LitServe isn't installed here: its row is left out.")
-        script = Path(folder, "lit.py")
-        script.write_text(LITSERVE)
-        body = request("/predict", json.dumps({"image": image.tolist()}).encode(), "application/json")
-        process = subprocess.Popen([sys.executable, script, model, "18765"], cwd=ROOT, env=None)
-        try:
-            time.sleep(15)
-            line("LitServe, 32 connections, JSON", asyncio.run(load(18765, body, seconds, 32)), seconds)
-        finally: process.terminate(), process.wait(15)
+        reached = one_connection(model, network, image, raw, float(seconds))
+        reached += many_connections(model, image, raw, float(seconds), folder, litserve)
+        reached += soak(model, network, float(soak_seconds))
+    return all(reached)
 
 
 if __name__ == "__main__":
-    words = dict(word.split("=") for word in sys.argv[1:] if "=" in word)
-    main(next((word for word in sys.argv[1:] if "=" not in word), None), float(words.get("seconds", 5)))
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    if "soak" in words: words["soak_seconds"] = words.pop("soak")
+    sys.exit(not main(next((word for word in sys.argv[1:] if "=" not in word), None), **words))

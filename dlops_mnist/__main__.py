@@ -1,10 +1,11 @@
 """What `python -m dlops_mnist` prints: the commands of this package, one line for each."""
 
+import os
 import shlex
 import sys
 
 from .parts.command import clean_exit
-from .parts.core import UserError, nearest
+from .parts.core import SHIPPED, UserError, nearest, unpack
 
 PROGRAMS = {
     "dataset": "build a dataset, or look at one: counts, copies, leaks, pictures",
@@ -24,9 +25,15 @@ def main(
 ) -> None:
     "Print the list of commands; raises `UserError` for any word but --help."
     if not set(words) - {"-h", "--help"}:
-        lines = [f"  python -m dlops_mnist.{name:10} {note}" for name, note in PROGRAMS.items()]
+        lines = ["  python -m dlops_mnist unpack      put the images and experiments that come with the package into this folder"]
+        lines += [f"  python -m dlops_mnist.{name:10} {note}" for name, note in PROGRAMS.items()]
         return print("The commands, each with a --help of its own:", *lines, sep="\n")
     name, *rest = words
+    if words == ("unpack",):
+        for folder in SHIPPED:
+            if os.path.exists(folder): print(f"{folder}/ is here already, and stays as it is.")
+            else: unpack(folder)
+        return
     if name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
     # other tools take a blank where this one has a dot
     raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")

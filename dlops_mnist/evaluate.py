@@ -24,6 +24,7 @@ from .parts.runfolder import find_checkpoint, nearest_path
 from .parts.command import run_command, say, show_table
 from .parts.compare import Comparison, compare_all, compare_recipes, plot_disagreements
 from .parts.core import UserError, atomic, nearest
+from .parts.exported import ExportedModel
 from dlops_mnist.parts.metrics import (
     OVERALL,
     Answers,
@@ -146,12 +147,13 @@ def measure(
 # %% ../nbs/09_evaluate.ipynb #8a907bd8
 def draw_pictures(evaluation: Evaluation) -> dict[str, Any]:
     "The pictures of an evaluation, by name."
-    from dlops_mnist.parts.figures import plot_calibration, plot_confusion_matrix, plot_mistakes, plot_roc
+    from dlops_mnist.parts.figures import plot_answered, plot_calibration, plot_confusion_matrix, plot_mistakes, plot_roc
 
     e = evaluation
     return {"confusion_matrix": plot_confusion_matrix(e.labels, e.predictions, e.classes),
             "roc": plot_roc(e.labels, e.scores, e.classes),
             "calibration": plot_calibration(e.labels, e.probabilities),
+            "answered": plot_answered(e.labels, e.probabilities),
             "mistakes": plot_mistakes(e.images, e.labels, e.probabilities, e.classes)}
 
 # %% ../nbs/09_evaluate.ipynb #ea0cf622
@@ -240,19 +242,21 @@ def check_arguments(checkpoints: tuple, split: str, draws: int, datamodule: Mapp
 
 # %% ../nbs/09_evaluate.ipynb #9d0b1e4a
 def measure_all(
-    *checkpoints: str | os.PathLike | Run,  # a checkpoint file each, or a run or its folder (its best checkpoint)
+    *checkpoints: str | os.PathLike | Run,  # a checkpoint or an exported file each, or a run or its folder (its best checkpoint)
     split: str = "test",  # test, val or train
     draws: int = 1000,  # resamples for the 95% intervals
     datamodule: Mapping[str, Any] = {},  # settings that replace those of the first checkpoint
+    trust: bool = False,  # take code and places of the checkpoints, too
 ) -> list[Evaluation]:
     "Evaluate checkpoints on the same images; nothing is written. Raises `UserError`."
     check_arguments(checkpoints, split, draws, datamodule)
     from dlops_mnist.dataset import open_dataset
     from dlops_mnist.models import load
 
-    first, *others = models = [load(checkpoint) for checkpoint in checkpoints]
+    exported = [str(checkpoint).lower().endswith(".onnx") for checkpoint in checkpoints]
+    first, *others = models = [ExportedModel(name) if file else load(name, trust) for name, file in zip(checkpoints, exported)]
     for other in others:
-        a, b = (list(model.module.classes or []) for model in (first, other))
+        a, b = (list(getattr(model, "module", model).classes or []) for model in (first, other))
         if a != b: raise UserError(f"`{first.name}` knows the classes {a}, `{other.name}` knows {b}: they can't be compared.")
     # the same images, each time as the model wants them
     looks = [{key: model.config["datamodule"][key] for key in LOOK if key in model.config["datamodule"]} for model in models]
@@ -265,10 +269,11 @@ def evaluate(
     split: str = "test",  # test, val or train
     out: str | os.PathLike | None = None,  # folder for the files; None: the run's own, and none without a run
     draws: int = 1000,  # resamples for the 95% intervals
+    trust: bool = False,  # take code and places of the checkpoint, too
     **datamodule,  # settings that replace those of the checkpoint, such as path='other'
 ) -> Evaluation:
     "Measure a checkpoint and write its report; raises `UserError`."
-    [evaluation] = measure_all(checkpoint, split=split, draws=draws, datamodule=datamodule)
+    [evaluation] = measure_all(checkpoint, split=split, draws=draws, datamodule=datamodule, trust=trust)
     save(evaluation, out)
     return evaluation
 
@@ -279,10 +284,11 @@ def compare(
     split: str = "test",  # test, val or train
     out: str | os.PathLike | None = None,  # folder for the files; None: that of A's run, and none without a run
     draws: int = 1000,  # resamples for the 95% intervals
+    trust: bool = False,  # take code and places of the checkpoints, too
     **datamodule,  # settings that replace those of A's checkpoint, such as path='other'
 ) -> Comparison:
     "Which of two checkpoints is better on the same images (the dataset of A); raises `UserError`."
-    comparison = Comparison(*measure_all(a, b, split=split, draws=draws, datamodule=datamodule))
+    comparison = Comparison(*measure_all(a, b, split=split, draws=draws, datamodule=datamodule, trust=trust))
     save(comparison, out)
     return comparison
 
@@ -335,12 +341,13 @@ def show_several(
     split: str,
     draws: int,
     datamodule: Mapping[str, Any],
+    trust: bool,
 ) -> None:
     "Measure several checkpoints on the same images, and print the table of all, and that of all pairs or of two recipes."
     recipes = len(groups) == 2 and min(map(len, groups)) > 1
     if recipes: letters = [f"{letter}{i + 1}" for letter, group in zip("AB", groups) for i in range(len(group))]
     else: letters = [chr(65 + i) if i < 26 else f"M{i + 1}" for i in range(sum(map(len, groups)))]
-    measured = dict(zip(letters, measure_all(*chain(*groups), split=split, draws=draws, datamodule=datamodule)))
+    measured = dict(zip(letters, measure_all(*chain(*groups), split=split, draws=draws, datamodule=datamodule, trust=trust)))
     for letter, e in measured.items():
         for warning in e.warnings: say(f"CAREFUL ({letter}): {warning}", "bold red")
     rows = [[letter, e.trained.name, *(with_interval(e.metrics, name) for name in ("accuracy", "loss", "roc_auc"))]
@@ -353,22 +360,23 @@ def show_several(
 
 # %% ../nbs/09_evaluate.ipynb #50414bf4
 def print_evaluation(
-    checkpoint: str,  # a checkpoint file, or the folder of a run (its best checkpoint)
+    checkpoint: str,  # a checkpoint or an exported file, or the folder of a run (its best checkpoint)
     *others: str,  # others to compare with it on the same images; a pattern such as 'runs/A/*' names several runs
     split: str = "test",  # test, val or train
     out: str | None = None,  # folder for the files; null: the run's own, and none without a run
     draws: int = 1000,  # resamples for the 95% intervals
+    trust: bool = False,  # the checkpoint is yours, or read: take its code and its places, too
     **settings,  # datamodule.KEY=value: look at other images, such as datamodule.path=DIR
 ) -> None:
     "Measure a checkpoint, or compare several: metrics with intervals, pictures, mistakes, a report."
     for key in settings:
         if key.startswith("datamodule."): continue
-        raise UserError(f"Unknown setting `{key}`.{nearest(key, ['split', 'out', 'draws', 'datamodule.path'])}", key=key)
+        raise UserError(f"Unknown setting `{key}`.{nearest(key, ['split', 'out', 'draws', 'trust', 'datamodule.path'])}", key=key)
     overrides = {key.removeprefix("datamodule."): value for key, value in settings.items()}
     groups = [runs_of(word) for word in (checkpoint, *others)]
     words = [*chain(*groups)]
-    if len(words) > 2: return show_several(groups, split, draws, overrides)
-    result = (evaluate if len(words) == 1 else compare)(*words, split, out, draws, **overrides)
+    if len(words) > 2: return show_several(groups, split, draws, overrides, trust)
+    result = (evaluate if len(words) == 1 else compare)(*words, split, out, draws, trust, **overrides)
     show(result)
     say(f"Written to {result.folder}: {'report.html' if len(words) == 1 else 'disagreements.png'} and more." if result.folder
         else "Nothing was written, as this checkpoint belongs to no run: out=DIR writes the pictures and the figures.")

@@ -9,7 +9,6 @@ __all__ = ['RunningMetrics', 'own_share', 'Classifier', 'measure', 'save_running
            'Trained', 'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
-import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,8 +27,10 @@ from .parts.runfolder import find_checkpoint
 from .parts.command import mistyped
 from .parts.core import UserError, atomic, plain, read_checkpoint
 from .parts.runfolder import Run
+from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
-from .parts.targets import build, read_class
+from .parts.settings import GIVEN
+from .parts.targets import build, build_told, open_lengths
 
 # %% ../nbs/05_models.ipynb #c105db37
 class RunningMetrics:
@@ -150,13 +151,11 @@ def build_model(
     image_shape: Sequence[int],  # [H, W] or [C, H, W]
     classes: int,  # number of classes
 ) -> nn.Module:
-    "The network that a section describes; its class is told `image_shape` and `classes` if it takes them."
+    "The network that a section describes; its class is told of the images and classes what it has parameters for."
     section = _DEFAULTS["model"] | full_target(section, "model", _HOME)
-    # a partial object says which class it is; `build` checked that it is a network before importing it
-    cls = build({"_target_": section["_target_"], "_partial_": True}, "model", "model").func
-    known = {"image_shape": list(image_shape), "classes": classes}
-    given = {name: value for name, value in known.items() if name in inspect.signature(cls).parameters}
-    return build(section, "model", "model", **given)
+    facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes,
+             "in_channels": image_shape[0] if len(image_shape) == 3 else 1}
+    return build_told(section, "model", "model", facts, fixed=GIVEN["model"])
 
 # %% ../nbs/05_models.ipynb #adf853b4
 def build_optimizer(
@@ -179,7 +178,7 @@ def build_scheduler(
     when |= {key: section.pop(key) for key in when if key in section}
     if when["interval"] not in ("step", "epoch"):
         raise UserError(f"`scheduler.interval: {when['interval']}` must be step or epoch.", key="scheduler.interval")
-    for name in _open_durations(section):
+    for name in open_lengths(section):
         length = trainer.estimated_stepping_batches if when["interval"] == "step" else trainer.max_epochs
         if not 0 < (length or 0) < math.inf:
             raise UserError(f"`scheduler.{name}` can't be derived from an endless training: set it, or "
@@ -188,15 +187,6 @@ def build_scheduler(
     if isinstance(peak := section.get("max_lr"), (int, float)):  # groups of their own speed keep it
         section["max_lr"] = [peak * group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
     return {"scheduler": build(section, "scheduler", "scheduler", args=(optimizer,)), **when}
-
-# %% ../nbs/05_models.ipynb #e41147b5
-def _open_durations(section: Mapping[str, Any]) -> list[str]:
-    source = read_class(str(section.get("_target_")))
-    if source is None or "epochs" in section: return []  # OneCycleLR also takes epochs and steps_per_epoch
-    known = source.parameters
-    # null in the config, or not in it and without a default that would do
-    return [name for name in ("total_steps", "T_max", "total_iters") if name in known and section.get(name) is None
-            and (name in section or known[name].required or name == "total_steps")]
 
 # %% ../nbs/05_models.ipynb #5a6cbacf
 def complete(
@@ -288,27 +278,31 @@ def fitting_images(images: Tensor, expected: tuple[int, ...]) -> Tensor:
 
 
 def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
-    "The logits, if there are as many as the classes need; raises `UserError`."
+    "The logits, if there are as many as the classes need; one of two that are given for two classes. Raises `UserError`."
     count = module.class_count
+    if count == 2 and logits.shape[1:] == (2,): return logits[:, 1] - logits[:, 0]  # the same probabilities
     if logits.shape[1:] == (() if count == 2 else (count,)): return logits
     shape = f"[B{''.join(f', {size}' for size in logits.shape[1:])}]"
     raise UserError(f"{type(module.model).__name__} gives outputs of shape {shape}; {count} classes need "
-                    f"{'[B] or [B, 1]' if count == 2 else f'[B, {count}]'}. "
-                    "Let it take the number from a parameter called `classes`.")
+                    f"{'[B], [B, 1] or [B, 2]' if count == 2 else f'[B, {count}]'}. "
+                    "Let it take the number from a parameter called `classes` or `num_classes`.")
 
 # %% ../nbs/05_models.ipynb #5d04da59
 def load_module(
     path: str | os.PathLike,  # a checkpoint of `MNISTModule`
     map_location: str | torch.device = "cpu",  # the device to load it to
+    trust: bool = False,  # take a class, too, that isn't installed
 ) -> MNISTModule:
     "The module of a checkpoint, in eval mode; runs no code out of the file. Raises `UserError` if it can't be loaded."
-    return _module_of(read_checkpoint(path, map_location), path).to(map_location).eval()
+    return _module_of(read_checkpoint(path, map_location), path, trust).to(map_location).eval()
 
 # %% ../nbs/05_models.ipynb #89750ac7
-def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> MNISTModule:
+def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike, trust: bool) -> MNISTModule:
     settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):
         raise UserError(f"`{path}` is no checkpoint of MNISTModule: settings or weights are missing.")
+    used = {name: settings[name] for name in _DEFAULTS if name in settings}
+    settings = {**settings, **strangers_settings(used, path, trust)}
     try:
         with torch.device("meta"): parameters = MNISTModule(settings).parameters()  # no memory is taken for these
         # a settings line may ask for any size; the weights must really be in the file before we make room for them
@@ -348,11 +342,12 @@ def best_device() -> torch.device:
 
 def load(
     subject: str | os.PathLike | Run,  # a checkpoint file, or a run or its folder
+    trust: bool = False,  # take its code and its places, too
 ) -> Trained:
     "Load a checkpoint, to the GPU if there is one; raises `UserError`."
     path, run = find_checkpoint(subject)
     checkpoint = read_checkpoint(path, device := best_device())
-    module, record = _module_of(checkpoint, path).to(device).eval(), checkpoint.get("dlops_mnist")
+    module, record = _module_of(checkpoint, path, trust).to(device).eval(), checkpoint.get("dlops_mnist")
     # the run's own provenance, and what travels with a checkpoint that has left its run
     known = (run.provenance.get("fingerprint") if run else None, record.get("fingerprint") if isinstance(record, Mapping) else None)
     return Trained(path, run, module, dict(module.hparams), known[0] or known[1])
@@ -364,7 +359,7 @@ def calibrate(
 ) -> float:
     "Fit the temperature of a checkpoint's logits on images that it has not learnt from, and keep it there; returns it."
     checkpoint = read_checkpoint(path)
-    module = _module_of(checkpoint | {"temperature": 1.0}, path).to(best_device())
+    module = _module_of(checkpoint | {"temperature": 1.0}, path, trust=True).to(best_device())
     answers = [(predict(module, images), labels) for images, labels in datamodule.val_dataloader()]
     checkpoint["temperature"] = fit_temperature(*(torch.cat(column) for column in zip(*answers)))
     with atomic(path) as part: torch.save(checkpoint, part)

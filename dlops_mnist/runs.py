@@ -242,17 +242,21 @@ def _value(value: Any, is_class: bool) -> str:
 # %% ../nbs/10_runs.ipynb #5f031953
 def shown_metrics(
     rows: Sequence[Mapping[str, Any]],
+    sort: str | None = None,  # what they are sorted by
 ) -> list[str]:
-    "The metrics that a table shows: those that the runs monitor, then accuracy and loss on the validation set."
+    "The metrics that a table shows: those that the runs monitor, accuracy and loss on the validation set, the one it is sorted by."
     wanted = dict.fromkeys([*(row["monitor"] for row in rows), "val_acc", "val_loss"])
+    by = find_column(sort.removeprefix("-"), rows) if sort and rows else ""
+    if "." not in by and by not in ("seed", "epochs", "duration"): wanted[by] = None  # those have a place already
     return [name for name in wanted if any(is_number(row.get(name)) for row in rows)]
 
 # %% ../nbs/10_runs.ipynb #0f663bff
 def make_cells(
     rows: Sequence[Mapping[str, Any]],
+    sort: str | None = None,  # what they are sorted by
 ) -> tuple[list[str], list[list[str]]]:
     "The header of the table, and the text of its cells."
-    short, metrics = short_names(rows), shown_metrics(rows)
+    short, metrics = short_names(rows), shown_metrics(rows, sort)
     header = ["experiment", "run", "differs", *metrics, "epochs", "duration", "commit", "fingerprint", "status"]
     return header, [[row["experiment"], row["run"], differences(row, short), *(_metric(row.get(name)) for name in metrics),
                      row["epochs"], _duration(row["duration"]), f"{str(row['commit'] or '')[:7]}{'+' * row['dirty']}",
@@ -280,7 +284,7 @@ def runs_table(
 
     rows = select_runs(dir, sort, where, latest)
     short = short_names(rows)
-    columns = ["experiment", "run", "differs", *shown_metrics(rows), "best_epoch", "epochs", "duration", "commit", "dirty",
+    columns = ["experiment", "run", "differs", *shown_metrics(rows, sort), "best_epoch", "epochs", "duration", "commit", "dirty",
                "fingerprint", "status"]
     settings = {key: name if name not in columns else key for key, name in short.items()}
     data = [{name: row.get(name) for name in columns} | {name: row.get(key) for key, name in settings.items()} |
@@ -344,7 +348,8 @@ def print_runs(
     if json: return _print_json(rows)
     if csv: return _print_csv(rows)
     if not rows: return print(f"No runs {'match' if where else 'are'} in {dir}.")
-    show_table(*make_cells(rows), right=[*shown_metrics(rows), "duration"], spare=["fingerprint", "commit", "epochs", "duration"])
+    header, cells = make_cells(rows, sort)
+    show_table(header, cells, right=[*shown_metrics(rows, sort), "duration"], spare=["fingerprint", "commit", "epochs", "duration"])
 
 # %% ../nbs/10_runs.ipynb #1ffc2eb4
 def _print_json(rows: list[dict[str, Any]]) -> None:

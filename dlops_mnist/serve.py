@@ -88,7 +88,7 @@ class Service:
 
     def __init__(
         self,
-        file: str,  # an exported model, or `models:/NAME@champion`
+        file: str,  # an exported model
         doubt: float = 0.8,  # an answer that is less probable is doubtful
         batch: int = 64,  # images in a batch
         waiting: int = 256,  # images that may queue

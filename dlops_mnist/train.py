@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'RESTORED', 'weights_from', 'with_facts', 'make_trainer', 'begin_anew', 'check_changes',
-           'check_restored', 'begin_with', 'reopen', 'prepare', 'note_data', 'train', 'print_result',
+           'check_restored', 'begin_with', 'reopen', 'check_there', 'prepare', 'note_data', 'train', 'print_result',
            'train_and_report', 'show_multirun', 'main']
 
 # %% ../nbs/07_train.ipynb #bd09fe6e
@@ -12,21 +12,23 @@ import copy
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import MISSING
 from itertools import chain
 from math import nan
 from typing import Any
 
 from .config import Config, diff, load_config
 from .parts.command import as_typed, say, show_table
-from .parts.core import UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
+from .parts.core import SHIPPED, UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
 from .parts.core import read_checkpoint, unpack, wait_briefly
+from .parts.folder import there
 from .parts.launch import launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
 from .parts.settings import DEFAULT_CLASS, base_config, deep_update
-from .parts.signals import children_repeat, record_of, signals_wait, sigterm_stops
-from .parts.targets import build
+from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
+from .parts.targets import build, open_lengths
 
 # %% ../nbs/07_train.ipynb #2b565f60
 def weights_from(
@@ -91,10 +93,11 @@ def check_changes(
     changed = diff(deep_update({"datamodule": base_config()["datamodule"]}, run.config), config)
     fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
     if fixed:
-        raise UserError(f"`{fixed}` was {changed[fixed][0]!r} when this run began, and can't change halfway. "
+        before = "open" if changed[fixed][0] is MISSING else repr(changed[fixed][0])
+        raise UserError(f"`{fixed}` was {before} when this run began, and can't change halfway. "
                         f"{begin_anew(run, f'{fixed}=... ')}", key=fixed)
     longer = {"trainer.max_epochs", "trainer.max_steps"} & set(changed)
-    if longer and any(config["scheduler"].get(name, 0) is None for name in ("total_steps", "T_max", "total_iters")):
+    if longer and open_lengths(config["scheduler"]):
         raise UserError("The learning-rate schedule of this run was laid out for its whole length, so the length can't change: "
                         f"leave {' and '.join(sorted(longer))} as it was.", key=min(longer))
     if run.status == "finished" and not longer and "calibrate" not in changed:
@@ -151,6 +154,16 @@ def reopen(
     return run
 
 # %% ../nbs/07_train.ipynb #235e8af4
+def check_there(config: Config) -> None:
+    "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
+    data = config["datamodule"]
+    comes_along = config["repeats"] and data.get("path") in SHIPPED
+    if not (comes_along or data.get("source") or data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]):
+        there(data["path"])
+    for key in ("ckpt_path", "weights"):
+        if config[key]: find_checkpoint(config[key])
+
+
 def prepare(
     config: Config,  # complete
 ) -> Any:
@@ -185,13 +198,14 @@ def train(
 ) -> Run:
     "Train what a config describes; returns the run: its folder, checkpoints and metrics. Raises `UserError`."
     wait_briefly()
+    # what was checked already is only copied: the facts of the dataset are filled in
+    config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
+    check_there(config)
     with signals_wait():
         from dlops_mnist.models import MNISTModule, calibrate
 
     quiet_lightning()
     keep_freed_memory()
-    # what was checked already is only copied: the facts of the dataset are filled in
-    config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
@@ -225,7 +239,7 @@ def print_result(run: Run) -> None:
     say(f"run         {run.path}")
     if t := run.provenance.get("temperature"): say(f"calibrated  its logits are divided by {t:.3g}, fitted on val")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")
-    say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}")
+    say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}{' trust=true' * needs_trust(run)}")
 
 
 def train_and_report(config: Config) -> float | None:

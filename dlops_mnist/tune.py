@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['read_search', 'trial_config', 'check_search', 'Failed', 'train_trial', 'trial_words', 'measured', 'run_trial',
-           'short', 'check_failures', 'work', 'seconds', 'open_study', 'start_workers', 'goes_on', 'search',
-           'best_trials', 'trial_rows', 'plot_history', 'importance', 'plot_slices', 'plot_parallel', 'plot_front',
-           'confirm_winners', 'confirmed', 'interval', 'luck_rows', 'write_winner', 'draw_pictures', 'report_page',
-           'find_study', 'show', 'tune', 'main']
+           'short', 'check_failures', 'check_study', 'work', 'seconds', 'open_study', 'start_workers', 'goes_on',
+           'search', 'best_trials', 'trial_rows', 'plot_history', 'importance', 'plot_slices', 'plot_parallel',
+           'plot_front', 'confirm_winners', 'confirmed', 'interval', 'luck_rows', 'write_winner', 'draw_pictures',
+           'report_page', 'find_study', 'show', 'tune', 'main']
 
 # %% ../nbs/12_tune.ipynb #77e7d31f
 import os
@@ -28,6 +28,7 @@ from .parts.core import UserError, atomic, flatten, nearest, read_checkpoint, us
 from .parts.runfolder import Run, discard_run
 from .parts.settings import GROUPS, find_experiment
 from .parts.signals import Interrupted
+from .parts.strangers import is_elsewhere, sift
 from .parts.study import PRUNERS, SAMPLERS, Parameter, Study, begin, corner_words, grid, read_parameter, take
 from .parts.yamlfile import read_yaml, to_yaml
 
@@ -81,8 +82,9 @@ def train_trial(
     if run.status == "finished": return run
     if run.status == "failed": raise Failed(run.provenance.get("error") or "unknown")
     sweep = as_word("sweep", study.folder.name)
-    # its settings are ours: the study's folder may be anywhere
-    if run.last_checkpoint.is_file(): return train(load_config(None, as_word("resume", str(run.path)), sweep, "trust=true"))
+    # settings of ours need no trust: the study's folder may be anywhere
+    trust = f"trust={str(study.trust).lower()}"
+    if run.last_checkpoint.is_file(): return train(load_config(None, as_word("resume", str(run.path)), sweep, trust))
     if run.path.exists(): discard_run(run)  # it never began to train
     return train(trial_config(study.about, [*words, sweep]), run.path.name)
 
@@ -140,15 +142,31 @@ def check_failures(trials: Sequence[Any]) -> None:
         raise UserError(f"Three trials in a row have failed in the same way, the last one with {last[-1].user_attrs['error']} "
                         "Mend that; the same command goes on.")
 
+# %% ../nbs/12_tune.ipynb #5cb17ea2
+def check_study(
+    study: Study,
+    whole: bool = False,  # whether it is to train, or only its record is read
+) -> None:
+    "Refuse code, places and connections of a study that somebody else may have begun; raises `UserError`."
+    if study.trust: return
+    about = study.about
+    for words in corner_words(study.space, list(GROUPS)) if whole else [None]:
+        asked = {"storage": about["storage"]} | ({} if words is None else trial_config(about, words))
+        if refused := sift(asked, study.file)[1]:
+            raise UserError(f"{study.file} asks for places, connections or processes: {', '.join(refused)}. If it is yours, or you "
+                            "have read it: trust=true.", key="study")
+
 # %% ../nbs/12_tune.ipynb #38342222
 def work(
     study: str,  # the folder of a study that `tune` has begun
     *,
     trials: int = 20,  # in all, those of other workers included
     timeout: str | float | None = None,  # begin no trial after so long: 90 (seconds), 30m, 2h
+    trust: bool = False,  # the study is yours, or read: take its code, its places and its database, too
 ) -> None:
     "One worker more, here or on another machine that sees the folder: takes trials until there are enough."
-    searched, until = Study(study), time.monotonic() + seconds(timeout)
+    searched, until = Study(study, trust), time.monotonic() + seconds(timeout)
+    check_study(searched, whole=True)
     before = len(searched.trials)  # what failed before is no reason to stop now
     while time.monotonic() < until and (taken := take(searched, trials)):
         trial, lock = taken
@@ -194,7 +212,7 @@ def open_study(
 # %% ../nbs/12_tune.ipynb #ffd81117
 def start_workers(study: Study, count: int, trials: int, timeout: str | float | None) -> list[subprocess.Popen]:
     "Start workers as processes of their own, each with its share of the cores."
-    words = [sys.executable, "-m", "dlops_mnist.tune", "work", str(study.folder), f"trials={trials}", f"timeout={quote(timeout)}"]
+    words = [sys.executable, "-m", "dlops_mnist.tune", "work", str(study.folder), f"trials={trials}", f"timeout={quote(timeout)}", "trust=true"]
     share = {"OMP_NUM_THREADS": str(max(usable_cores() // (count + 1), 1))}
     return [subprocess.Popen(words, env=os.environ | share) for _ in range(count)]
 
@@ -205,7 +223,7 @@ def goes_on(study: Study) -> Iterator[None]:
     try: yield
     except KeyboardInterrupt as error:
         raise Interrupted(f"interrupted; the same command goes on. So far: python -m dlops_mnist.tune show "
-                          f"{shlex.quote(str(study.folder))}", getattr(error, "status", 130) - 128) from None
+                          f"{shlex.quote(str(study.folder))}{' trust=true' * is_elsewhere(study.about['storage'])}", getattr(error, "status", 130) - 128) from None
 
 # %% ../nbs/12_tune.ipynb #d9a92658
 def search(
@@ -218,9 +236,9 @@ def search(
     missing = max(trials - len(study.trials), 0)  # (this creates the study, before there are workers who would all try)
     helpers = start_workers(study, min(workers - 1, missing), trials, timeout)
     with goes_on(study):
-        work(str(study.folder), trials=trials, timeout=timeout)
+        work(str(study.folder), trials=trials, timeout=timeout, trust=True)
         for helper in helpers: helper.wait()  # a Ctrl-C reaches them, too
-        if helpers: work(str(study.folder), trials=trials, timeout=timeout)  # what one left when it died
+        if helpers: work(str(study.folder), trials=trials, timeout=timeout, trust=True)  # what one left when it died
 
 # %% ../nbs/12_tune.ipynb #e78cc236
 def best_trials(study: Study) -> list[Any]:
@@ -412,9 +430,13 @@ def find_study(name: str) -> Study:
 # %% ../nbs/12_tune.ipynb #6c8e4065
 def show(
     study: str,  # its folder, here or below runs/
+    *,
+    trust: bool = False,  # the study is yours, or read: open its database, too
 ) -> None:
     "Print a study's tables, and write report.html and best.yml into its folder; at any time."
     found = find_study(study)
+    found.trust = trust
+    check_study(found)
     header, *rows = trial_rows(found)
     if rows: show_table(header, rows, f"the best of {len(found.trials)} trials", right=header)
     weights = importance(found)
@@ -445,7 +467,7 @@ def tune(
     searched = open_study(experiment, words, study, directions, sampler=sampler, pruner=pruner, storage=storage)
     search(searched, trials, timeout, workers)
     with goes_on(searched): confirm_winners(searched, confirm)
-    show(str(searched.folder))
+    show(str(searched.folder), trust=True)
     return searched
 
 # %% ../nbs/12_tune.ipynb #e79d459f

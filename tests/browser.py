@@ -11,8 +11,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+
+import numpy as np
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -74,6 +79,24 @@ class Browser:
 
 
 @contextmanager
+def handed_out(folder: Path) -> Iterator[str]:
+    "The address at which a plain web server hands out a folder."
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def answers(page: Browser, images: np.ndarray) -> np.ndarray:
+    "What the model of an open page, which runs in the browser, says of uint8 images: probabilities [B, K]."
+    script = "return Promise.all(arguments[0].map(pixels => classify(new Uint8Array(pixels))))"
+    return np.array(page.run(script, images.reshape(len(images), -1).tolist()))
+
+
+@contextmanager
 def browser(width: int = 1100, height: int = 800, dark: bool = False) -> Iterator[Browser]:
     "A browser with a profile of its own, gone at the end."
     with socket.create_server(("127.0.0.1", 0)) as free: port = free.getsockname()[1]
@@ -82,7 +105,10 @@ def browser(width: int = 1100, height: int = 800, dark: bool = False) -> Iterato
     address, window = f"http://127.0.0.1:{port}", None
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--window-size={width},{height}",
                f"--user-data-dir={profile}", *(["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else [])]
-    wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {"binary": CHROMIUM, "args": options},
+    # a window has at least 500 pixels; a narrower one is a phone
+    phone = {"mobileEmulation": {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 2}}} if width < 500 else {}
+    wanted = {"capabilities": {"alwaysMatch": {"browserName": "chrome",
+                                               "goog:chromeOptions": {"binary": CHROMIUM, "args": options} | phone,
                                                "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}}}
     try:
         for _ in range(200):

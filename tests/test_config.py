@@ -1,12 +1,15 @@
 "The config as a black box: random experiments compose as a plain deep update does, and mistakes leave nothing behind."
 
 import copy
+import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +18,10 @@ from hypothesis import strategies as st
 from dlops_mnist.config import diff, load_config
 from dlops_mnist.parts.command import parse_value
 from dlops_mnist.parts.compose import compose, file_layer
-from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.core import UserError, plain
+from dlops_mnist.parts.schema import schema
 from dlops_mnist.parts.settings import GROUPS, deep_update
-from dlops_mnist.parts.targets import check_section
+from dlops_mnist.parts.targets import check_section, open_lengths
 from dlops_mnist.parts.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -137,10 +141,16 @@ def test_a_mistake_is_one_line(tmp_path, program, words, told):
     assert not (tmp_path / "runs").exists() and not (tmp_path / "new").exists()
 
 
-def test_from_another_folder_it_is_said_that_there_are_no_experiments(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="There is no experiment 001. There is no folder `experiments` here, either."):
-        load_config("001")
+def test_from_another_folder_it_is_said_that_there_are_no_experiments_and_how_to_get_them(tmp_path, program):
+    refused = program("train", "001", cwd=tmp_path)
+    assert refused.returncode == 2 and not any(tmp_path.iterdir())
+    assert "There is no experiment 001. There is no folder `experiments` here, either." in refused.stderr
+    assert refused.stderr.endswith("To unpack what comes with the package: python -m dlops_mnist unpack\n")
+    assert "python -m dlops_mnist unpack" in program("train", cwd=tmp_path).stderr, "nor is there a dataset"
+    assert "Unpacked dataset/" in program("__main__", "unpack", cwd=tmp_path).stdout
+    assert "dataset/ is here already" in program("__main__", "unpack", cwd=tmp_path).stdout
+    assert program("train", "001", "--cfg", "job", cwd=tmp_path).returncode == 0 and (tmp_path / "dataset/train").is_dir()
+    assert "unpack" not in program("train", "other/001.yml", cwd=tmp_path).stderr
 
 
 def test_a_callback_of_the_program_itself_is_a_callback(tmp_path):
@@ -200,6 +210,30 @@ def test_the_series_spelling(tmp_path):
     assert config.optimizer == {"_target_": "torch.optim.SGD", "lr": 0.0003}
     assert config.logger.CSVLogger == {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "logs", "name": "003"}
     assert list(config.callbacks) == ["EarlyStopping", "EarlyStopping_2"]
+
+
+def test_the_series_spelling_means_the_same_typed():
+    said = {"optimizer": "{name: NAdam, lr: 0.01}", "scheduler": "{name: CosineAnnealingLR}", "logger": "CSVLogger",
+            "logger_params": "{save_dir: logs}", "callbacks": "[{name: EarlyStopping, params: {monitor: val_loss}}]"}
+    config = load_config(None, *(f"{key}={value}" for key, value in said.items()))
+    written = load_config({key: yaml.safe_load(value) for key, value in said.items()})
+    assert config.optimizer == {"_target_": "torch.optim.NAdam", "lr": 0.01} and config == {**written, "experiment": "base"}
+    both = load_config({"callbacks": ["early_stopping", "lr_monitor"]}), load_config(None, "callbacks=[early_stopping,lr_monitor]")
+    assert list(both[0].callbacks) == ["early_stopping", "lr_monitor"] and both[0].callbacks == both[1].callbacks
+    with pytest.raises(UserError, match="names no class.*Did you mean `NAdam`"): load_config(None, "optimizer={name: NAdm}")
+
+
+def test_a_length_that_is_left_open_needs_no_value(tmp_path, monkeypatch):
+    (tmp_path / "own_rates.py").write_text("from torch.optim.lr_scheduler import LambdaLR\nclass Rates(LambdaLR):\n"
+                                           "    def __init__(self, optimizer, max_steps: int, T_max: int = 3): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for section in ({"name": "CosineAnnealingLR"}, {"name": "OneCycleLR", "max_lr": 0.1}, {"_target_": "own_rates.Rates"}):
+        load_config({"scheduler": section})
+    assert open_lengths({"_target_": "own_rates.Rates"}) == ["max_steps"], "3 is a value"
+    assert open_lengths({"_target_": "own_rates.Rates", "max_steps": 9, "T_max": None}) == ["T_max"]
+    with pytest.raises(UserError, match="lacks `step_size`"): load_config({"scheduler": {"name": "StepLR"}})
+    with pytest.raises(UserError, match="not a setting"):
+        load_config({"scheduler": {"name": "StepLR", "step_size": 1, "T_max": None}})
 
 
 def test_another_alternative_drops_the_files_values_for_the_old_one(tmp_path):
@@ -352,3 +386,35 @@ def test_other_hardware_leaves_the_training_alone():
         written = {"max_epochs": 20, "devices": 7, "precision": "bf16-mixed"}
         trainer = load_config({"trainer": written}, f"trainer={choice}")["trainer"]
         assert (trainer["max_epochs"], trainer["precision"], trainer["devices"]) == (20, "bf16-mixed", devices)
+
+
+def test_the_schema_for_editors_is_that_of_the_program(root):
+    known = json.loads((root / "experiments/schema.json").read_text())
+    assert known == json.loads(json.dumps(schema())), "python -m dlops_mnist.train --schema > experiments/schema.json"
+    check = jsonschema.Draft7Validator(known)
+    for file in sorted((root / "experiments").glob("*.yml")):
+        assert not [*check.iter_errors(yaml.safe_load(file.read_text()))], file
+        assert file.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    base = plain(load_config(None)) | {"logger": "CSVLogger", "base": ["001"], "x-mine": 1, "trainer.max_epochs": 3}
+    assert not [*check.iter_errors({key: value for key, value in base.items() if key not in ("resume", "sweep", "repeats")})]
+    for text in ("epochs: 3", "datamodule: {batchsize: 3}", "trainer: {max_epochs: many}", "trainer.max_epoch: 3", "model: cmm",
+                 "seed: -1", "seed: [1]", "monitor_mode: maximum", "optimizer: 3", "base: 3"):
+        assert len([*check.iter_errors(yaml.safe_load(text))]) == 1, text
+        with pytest.raises(UserError): load_config(yaml.safe_load(text))
+
+
+def test_a_notebook_shows_a_mistake_as_a_sentence():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.io import capture_output
+
+    with capture_output() as said: InteractiveShell.instance().run_cell("from dlops_mnist.config import load_config; load_config('a', 'b=1')")
+    InteractiveShell.clear_instance()
+    assert said.stdout.strip().count("\n") == 0 and said.stdout.startswith("UserError: There is no experiment a.")
+
+
+def test_versions_and_terminals_of_old(tmp_path, program):
+    assert re.fullmatch(r"dlops_mnist [\d.]+, PyTorch \S+, Lightning [\d.]+\n", program("train", "--version", cwd=tmp_path).stdout)
+    assert program("runs", "--version", cwd=tmp_path).stdout == program("train", "--version", cwd=tmp_path).stdout
+    code = "from dlops_mnist.parts.command import run_command, say\ndef f(): say('10–20 ± 1')\nrun_command(f, [])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (result.returncode, result.stdout) == (0, "10?20 ? 1\n"), result.stderr

@@ -1,13 +1,19 @@
 """The documentation site: everything in it, every link inside it, and none of it written by hand."""
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
+import numpy as np
 import pytest
+from browser import MISSING, answers, browser, handed_out
+from sklearn.datasets import load_digits
+
+from dlops_mnist.parts.exported import ExportedModel
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -75,6 +81,26 @@ def test_every_lesson_module_and_command_has_its_place(site):
     commands = Page(site / "commands.html").anchors
     assert {"train", "evaluate", "runs", "dataset"} <= commands
     assert "trainer.max_epochs" in (site / "commands.html").read_text("utf-8")
+
+
+THREE = [(0.34, 0.29), (0.4, 0.2), (0.5, 0.18), (0.6, 0.22), (0.65, 0.33), (0.6, 0.44), (0.5, 0.49), (0.6, 0.53), (0.67, 0.65),
+         (0.63, 0.77), (0.5, 0.83), (0.38, 0.79), (0.33, 0.72)]
+
+
+@pytest.mark.slow
+def test_a_visitor_draws_a_digit_and_the_browser_answers_as_python_does(site):
+    if MISSING or not shutil.which("npm"): pytest.skip("needs chromium, chromedriver and npm")
+    digits = load_digits().images[:100] * 15.9
+    images = np.repeat(np.repeat(digits.astype(np.uint8), 4, axis=1), 4, axis=2)[:, 2:30, 2:30]
+    with handed_out(site) as address, browser() as page:
+        page.open(f"{address}index.html")
+        page.run("[...document.querySelectorAll('a')].find(link => link.innerText.trim() === 'Draw a digit').click()")
+        page.wait("return document.body.dataset.ready")
+        np.testing.assert_allclose(answers(page, images), ExportedModel(site / "draw/model.onnx")(images), atol=1e-5)
+        page.draw(THREE)
+        page.wait("return $('best').innerText === '3' && answered === asked")
+        urls = page.run("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert urls and all(url.startswith((address, "data:", "blob:")) for url in urls)
 
 
 def test_a_link_to_a_file_of_the_repository_leads_there(tmp_path):

@@ -24,7 +24,7 @@ from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
 
 SHIPPED = Path(__file__).parent.parent / "dataset"
-FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "report.html"}
+FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "answered.png", "report.html"}
 
 
 def make_dataset(path: Path, classes, size=(28, 28), per_class=6, seed=0) -> Path:
@@ -109,7 +109,7 @@ def test_roc_curves_are_drawn_from_probabilities(run):
 def test_report_is_one_safe_page(run):
     evaluate(run)
     page = (run / "evaluation" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4 and "&lt;script&gt;" in page and "<script" not in page
+    assert page.count("data:image/png;base64,") == 5 and "&lt;script&gt;" in page and "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.replace("http-equiv", "")
     assert 'width="440"' in page, "pictures have two pixels for each that they take"
     assert "80 images" in page and "datamodule.batch_size" not in page.split("<details>")[0]

@@ -1,6 +1,7 @@
 "What export writes, what it refuses, and what the file needs to be run."
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import onnx
 import pytest
 import tiny
 import torch
+from browser import MISSING, answers, browser, handed_out
 from test_evaluate import make_dataset, make_run
 
 from dlops_mnist.export import PARTS, export, print_export, write_page
@@ -60,6 +62,26 @@ def test_every_network_passes_for_two_classes_and_more(tmp_path, name, classes):
     model = {"_target_": f"dlops_mnist.networks.{name}", **NETWORKS[name]}
     exported = export(make_run(tmp_path / "run", data, 1, model, val="test"))
     assert exported.path == tmp_path / "run" / "model.onnx" and exported.metadata["parity"]["largest"] <= 1e-5
+
+
+def test_an_exported_file_is_evaluated_as_a_checkpoint_is(place, tmp_path):
+    from dlops_mnist.evaluate import compare, evaluate
+
+    file = place / "model.onnx"
+    with_torch, without = evaluate(place / "run", draws=20, out=tmp_path / "a"), evaluate(file, draws=20, out=tmp_path / "b")
+    assert with_torch.warnings == without.warnings and with_torch.dataset == without.dataset and with_torch.paths == without.paths
+    np.testing.assert_allclose(with_torch.metrics, without.metrics, atol=1e-5)
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in (tmp_path / "b").iterdir()}
+    both = compare(place / "run", file, draws=20, out=tmp_path / "c")
+    assert (both.only_a, both.only_b) == (0, 0) and not (place / "evaluation").exists()
+
+
+def test_a_strangers_file_chooses_no_place_to_write_and_builds_nothing(tmp_path):
+    model = onnx.load(tiny.onnx_model(tmp_path / "x.onnx"))
+    known = {"classes": ["a", "b"], "image_shape": [28, 28], "datamodule": {"cache": "/tmp/x", "source": "digits", "val": 0.3}}
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in known.items()})
+    onnx.save(model, tmp_path / "x.onnx")
+    assert ExportedModel(tmp_path / "x.onnx").datamodule == {"val": 0.3, "image_shape": [28, 28], "classes": ["a", "b"]}
 
 
 def test_it_is_run_without_pytorch(place):
@@ -145,3 +167,17 @@ def test_a_page_holds_the_model_and_the_runtime(place, tmp_path):
     page = (tmp_path / "page" / "index.html").read_text()
     assert "window.classify = async" in page and "<!-- classify -->" not in page and r"\u003c/script>" in page
     assert (tmp_path / "page" / "model.onnx").read_bytes() == model.path.read_bytes()
+
+
+def test_a_network_in_the_browser_answers_as_in_python(tmp_path):
+    if MISSING or not shutil.which("npm"): pytest.skip("needs chromium, chromedriver and npm")
+    data = make_dataset(tmp_path / "data", ["a", "b", "c"], per_class=4)
+    run = make_run(tmp_path / "run", data, 1, {"_target_": "dlops_mnist.networks.CNN", "filters": [8, 16]}, val="test")
+    export(run, tmp_path / "page", format="page")
+    images = np.random.default_rng(2).integers(0, 256, (40, 28, 28), np.uint8)
+    with handed_out(tmp_path / "page") as address, browser() as page:
+        page.open(address)
+        page.wait("return document.body.dataset.ready")
+        found = answers(page, images)
+    np.testing.assert_allclose(found, ExportedModel(tmp_path / "page" / "model.onnx")(images), atol=1e-5)
+    assert np.ptp(found, axis=0).min() > 1e-3, "it answers what it is asked"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from dlops_mnist.config import load_config
 from dlops_mnist.models import MNISTModule, load_module
 from dlops_mnist.networks import (
     CNN,
@@ -192,10 +193,47 @@ def test_predict_leaves_every_mode_and_gradient_as_it_was():
     assert [part.training for part in module.modules()] == before, "also after a mistake"
 
 
+class Own(nn.Module):
+    "A network of somebody's own, with the names that most others have."
+
+    def __init__(self, num_classes: int, in_channels: int = 1, image_shape: tuple = (28, 28)):
+        super().__init__()
+        self.last = nn.Linear(image_shape[-1] ** 2 * in_channels, num_classes)
+
+    def forward(self, images): return self.last(images.flatten(1))
+
+
+@pytest.mark.parametrize("section", [{}, {"num_classes": None, "in_channels": None, "image_shape": None}])
+def test_a_network_is_told_what_it_has_parameters_for(section):
+    section = {"_target_": f"{__name__}.Own", **section}
+    assert load_config({"model": section})["model"] == section, "checked without a value"
+    many = MNISTModule(small(model=section, datamodule={"image_shape": [3, 8, 8], "classes": list("abc")}))
+    assert (many.model.last.in_features, many.model.last.out_features) == (192, 3)
+    two = MNISTModule(small(model=section))
+    images = random_data(20)[0]
+    assert torch.allclose(two.predict(images), two.model(to_input(images)).softmax(dim=1)[:, 1], atol=1e-6)
+    module, trainer = trained(small(model=section))
+    assert module.model.last.out_features == 2 and trainer.callback_metrics["val_acc"] > 0.3
+
+
+def test_a_number_of_outputs_that_is_given_stays():
+    one = MNISTModule(small(model={"_target_": f"{__name__}.Own", "num_classes": 1}))
+    assert one.predict(random_data(4)[0]).shape == (4,) and one.model.last.out_features == 1
+    with pytest.raises(UserError, match=r"shape \[B, 4\]; 2 classes need \[B\], \[B, 1\] or \[B, 2\]"):
+        MNISTModule(small(model={"_target_": f"{__name__}.Own", "num_classes": 4})).predict(random_data(4)[0])
+
+
 def test_probabilities():
     binary, many = MNISTModule(small()), MNISTModule(small(datamodule={"classes": list("abc")}))
     assert binary.logits_to_probs(torch.tensor([0.0, 100.0])).tolist() == [0.5, 1.0]
     assert torch.allclose(many.predict(random_data(4)[0]).sum(dim=1), torch.ones(4))
+
+
+class Falling(torch.optim.lr_scheduler.LambdaLR):
+    "A schedule of somebody's own."
+
+    def __init__(self, optimizer, max_steps: int | None = None):
+        super().__init__(optimizer, lambda step: 1 - step / max_steps)
 
 
 @pytest.mark.parametrize("scheduler, rates", [
@@ -204,6 +242,9 @@ def test_probabilities():
     ({"_target_": "torch.optim.lr_scheduler.LinearLR", "start_factor": 1.0, "end_factor": 0.1, "total_iters": None,
       "interval": "step"}, [1, 0.7, 0.4]),  # null: 18 steps, of which 6 an epoch
     ({"name": "ReduceLROnPlateau", "patience": 0, "mode": "max", "monitor": "loss"}, [1, 1, 0.1]),
+    ({"name": "CosineAnnealingLR"}, [1, 0.75, 0.25]),  # a length without a value, too
+    ({"_target_": f"{__name__}.Falling", "interval": "step"}, [1, 2 / 3, 1 / 3]),
+    ({"_target_": f"{__name__}.Falling", "max_steps": 4}, [1, 0.75, 0.5]),
 ])
 def test_schedulers(scheduler, rates):
     seen = []

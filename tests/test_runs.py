@@ -75,6 +75,23 @@ def test_forms(folder, capsys):
     assert "CNN" in capsys.readouterr().out
 
 
+def test_what_a_table_is_sorted_by_is_a_column_of_it(folder, capsys):
+    for run, value in zip(select_runs(folder), (0.25, 0.75, 0.5)):
+        write_rows(Run(run["path"]).metrics_file, [{"epoch": 0, "step": 1, "val_acc": 0.5, "val_top2": value}])
+    command(folder)
+    assert "val_top2" not in capsys.readouterr().out
+    for word, order in (("sort=val_top2", ["0.7500", "0.5000", "0.2500"]), ("sort=-val_top2", ["0.2500", "0.5000", "0.7500"])):
+        command(folder, word)
+        header, *lines = capsys.readouterr().out.splitlines()
+        assert header.split().count("val_top2") == 1
+        assert [next(v for v in order if v in line.replace("0.5000", "", 1)) for line in lines] == order
+    assert runs_table(folder, sort="val_top2")["val_top2"].tolist() == [0.75, 0.5, 0.25]
+    for word in ("sort=val_acc", "sort=optimizer.lr", "sort=seed", "sort=duration"):
+        command(folder, word)
+        header = capsys.readouterr().out.splitlines()[0].split()
+        assert len(header) == len(set(header))
+
+
 @pytest.mark.parametrize("words", [
     ["val_acc>0.87", "model=MLP"], ["where=val_acc>0.87", "model=MLP"], ["model=MLP", "status!=failed"],
     ["model=MLP", "val_acc>0.87", "sort=val_acc"]])

@@ -193,9 +193,15 @@ def test_mistakes_are_one_sentence(model, tmp_path, capsys, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notes.onnx").write_text("no model")
+    (tmp_path / "best.ckpt").write_bytes(b"PK, as a checkpoint begins")
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/best.ckpt").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        wrong = {("missing.onnx",): "missing.onnx", ("notes.onnx",): "notes.onnx", (str(model), f"port={port}"): f"port={port + 1}",
+        wrong = {("missing.onnx",): "missing.onnx",
+                 ("note.onnx",): "Did you mean `notes.onnx`?", ("notes.onx",): "Did you mean `notes.onnx`?",
+                 ("run",): "python -m dlops_mnist.export run", ("best.ckpt",): "python -m dlops_mnist.export best.ckpt",
+                 ("notes.onnx",): "notes.onnx", (str(model), f"port={port}"): f"port={port + 1}",
                  (str(model), "prot=1"): "`port`", (str(model), "workers=0"): "workers", (str(model), "port=99999"): "99999"}
         for words, part in wrong.items():
             with pytest.raises(SystemExit) as end: run_command(serve, ["port=0", *words][-len(words) - ("port" not in words[-1]):])

@@ -3,28 +3,37 @@
 Every attack here was seen to work before there was a test of it.
 """
 
+import json
 import os
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dlops_mnist.config import load_config
+from dlops_mnist.evaluate import compare, evaluate
+from dlops_mnist.export import export
+from dlops_mnist.models import load, load_module
 from dlops_mnist.parts.core import UserError, plain
-from dlops_mnist.parts.runfolder import Run
-from dlops_mnist.parts.settings import strangers_settings
+from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
+from dlops_mnist.parts.strangers import strangers_settings
 from dlops_mnist.parts.yamlfile import to_yaml
+from dlops_mnist.predict import predict
+from dlops_mnist.train import print_result, train
 
 EVIL = """
 from pathlib import Path
 from torch import nn
 Path("SENTINEL").touch()
 
-class Net(nn.Module):
-    def __init__(self, image_shape, classes): super().__init__()
+class Net(nn.Sequential):
+    def __init__(self, image_shape, classes): super().__init__(nn.Flatten(), nn.Linear(image_shape[0] * image_shape[1], 1))
 """
 
 
@@ -91,6 +100,67 @@ def test_what_a_person_types_or_trusts_is_taken(work):
     Path("mine.yml").write_text("model: {_target_: evilmod.Net}\n")
     assert load_config("mine.yml").model._target_ == "evilmod.Net", "an experiment of one's own"
     with pytest.raises(UserError): load_config(file, "trust=1")
+
+
+@pytest.fixture
+def trained(work):
+    "A run whose network is a class of the working folder; its checkpoint is whole."
+    with Image.new("L", (8, 8)) as picture:
+        for split in ("train", "test"):
+            for number, name in enumerate(("a", "b") * 3):
+                Path("data", split, name).mkdir(parents=True, exist_ok=True)
+                picture.putpixel((number, 0), 255)
+                picture.save(Path("data", split, name, f"{split}{number}.png"))
+    result = train(load_config(None, "datamodule.path=data", "datamodule.val=test", "model._target_=evilmod.Net",
+                               "trainer.max_epochs=1", "trainer.enable_progress_bar=false"))
+    del sys.modules["evilmod"]
+    os.remove("SENTINEL")
+    return result
+
+
+VERBS = {
+    "load_module": lambda run, **more: load_module(run.best_checkpoint, **more),
+    "load": load,
+    "evaluate": lambda run, **more: evaluate(run, draws=2, out="out", **more),
+    "compare": lambda run, **more: compare(run, run, draws=2, out="out", **more),
+    "predict": lambda run, **more: predict(run, "data/test", **more),
+    "export": lambda run, **more: export(run, "out.pt2", format="torch", **more),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_imports_code_for_a_checkpoints_sake(trained, verb):
+    with pytest.raises(UserError, match=r"best.ckpt: `model._target_: evilmod.Net` names code that isn't installed.*trust=true"):
+        VERBS[verb](trained)
+    assert "evilmod" not in sys.modules and not Path("SENTINEL").exists() and not [*Path().glob("out*")]
+    if verb in ("load_module", "evaluate"):
+        VERBS[verb](trained, trust=True)
+        assert Path("SENTINEL").exists()
+        VERBS[verb](trained)  # what this process has imported runs nothing new
+
+
+@pytest.mark.parametrize("verb, words", [("evaluate", ["draws=2"]), ("evaluate", ["RUN", "RUN", "draws=2"]), ("predict", ["data"]),
+                                         ("export", []), ("train", [])])
+def test_programs_say_the_same_and_take_trust(trained, program, verb, words):
+    words = [str(trained.path), *(str(trained.path) if word == "RUN" else word for word in words)]
+    result = program(verb, *words, cwd=trained.path.cwd())
+    assert (result.returncode, result.stdout) == (2, "") and result.stderr.count("\n") == 1 and "trust=true" in result.stderr
+    assert not Path("SENTINEL").exists()
+    if verb == "predict": assert program(verb, *words, "trust=true", cwd=trained.path.cwd()).returncode == 0
+
+
+def test_a_run_with_code_of_its_own_says_how_it_is_evaluated(trained, capsys):
+    print_result(trained)
+    assert capsys.readouterr().out.endswith(f"python -m dlops_mnist.evaluate {trained.path} trust=true\n")
+
+
+def test_what_a_checkpoint_says_of_places_is_asked_by_every_verb(trained, capsys):
+    checkpoint = torch.load(trained.best_checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["datamodule"] |= {"cache": "/elsewhere", "num_workers": 1_000_000}
+    torch.save(checkpoint, "theirs.ckpt")
+    assert load("theirs.ckpt", trust=True).config["datamodule"]["cache"] == "/elsewhere"
+    assert "cache" not in load("theirs.ckpt").config["datamodule"]
+    assert "`datamodule.num_workers: 1000000`, `datamodule.cache: /elsewhere`" in capsys.readouterr().err
 
 
 PLACES = {
@@ -200,3 +270,99 @@ def test_hydras_own_settings_do_something_or_are_refused(work, program):
         result = program("train", *words.split(), cwd=work)
         assert result.returncode == 2 and told in result.stderr and "Traceback" not in result.stderr, words
     assert not Path("x").exists()
+
+
+# --- secrets ---
+
+TELLER = """
+from pathlib import Path
+from pytorch_lightning import Callback
+
+class Teller(Callback):
+    def __init__(self, token): Path("told").write_text(token)
+"""
+
+
+def test_a_secret_of_the_environment_is_used_and_never_written_down(trained, monkeypatch, capsys):
+    monkeypatch.setenv("MY_TOKEN", "hush-hush-42")
+    Path("teller.py").write_text(TELLER)
+    write(mine="callbacks:\n  tell: {_target_: teller.Teller, token: '${oc.env:MY_TOKEN}'}\nlogger: CSVLogger\n"
+               "logger.CSVLogger.name: ${callbacks.tell.token}\nlogger.CSVLogger.save_dir: kept\n")
+    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    run = train(config)
+    assert Path("told").read_text() == "hush-hush-42" and Path("kept/hush-hush-42/version_0/metrics.csv").is_file()
+    files = [file for folder in (run.path, Path("kept")) for file in folder.rglob("*") if file.is_file()]
+    assert len(files) > 6 and not [file for file in files if b"hush-hush-42" in file.read_bytes()]
+    assert run.config["callbacks"]["tell"]["token"] == "${oc.env:MY_TOKEN}" and "hush" not in capsys.readouterr().out
+    # in a file of somebody else it would be an order to send it somewhere
+    with pytest.raises(UserError, match="`callbacks.tell` lacks `token`"): load_config(run.path)
+    assert "`callbacks.tell.token: ${oc.env:MY_TOKEN}`" in capsys.readouterr().err
+    assert load_config(run.path, "trust=true").callbacks == config.callbacks
+    assert how_to_go_on(run).endswith(" trust=true")
+
+
+@pytest.mark.parametrize("key", ["monitor", "paths.runs", "datamodule.path", "optimizer.foreach", "experiment"])
+def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, key):
+    monkeypatch.setenv("MY_API_KEY", "hush")
+    monkeypatch.setenv("PLACE", "here")
+    with pytest.raises(UserError, match=rf"`{key}`: the value of \$MY_API_KEY sounds like a secret"):
+        load_config({key: "${oc.env:MY_API_KEY}", "optimizer": "adam"})
+    assert load_config({"paths.runs": "${oc.env:PLACE}/runs"}).paths.runs == "here/runs"
+
+
+# --- a sweep that goes on ---
+
+def test_a_sweep_goes_on_where_it_was_stopped(trained, program):
+    place, words = trained.path.cwd(), ["datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=2", "-m", "seed=0,1,2"]
+    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', 'if Path("BROKEN").exists(): raise ValueError("broken")'))
+    words += ["model._target_=nets.Net", "trainer.enable_progress_bar=false"]
+    Path("BROKEN").touch()
+    assert program("train", *words, cwd=place).returncode == 1 and not [run for run in find_runs() if run.config.get("sweep")]
+    os.remove("BROKEN")
+    assert program("train", *words, cwd=place).returncode == 0
+    first, second, third = [run for run in find_runs() if run.config.get("sweep")]
+    assert {run.config["sweep"] for run in (first, second, third)} == {first.config["sweep"]}
+    shutil.rmtree(third.path)
+    update_provenance(second, status="interrupted")  # and its last epoch is undone
+    before = first.provenance_file.read_bytes()
+    result = program("train", *words, "resume=sweep", cwd=place)
+    assert result.returncode == 0 and "1 of 3 runs are finished already" in result.stdout, result.stderr
+    assert first.provenance_file.read_bytes() == before and second.status == "finished" and second.provenance["resumed"]
+    runs = [run for run in find_runs() if run.config.get("sweep") == first.config["sweep"]]
+    assert [run.config["seed"] for run in runs] == [0, 1, 2] and all(str(run.path) in result.stdout for run in runs)
+    result = program("train", *words, "resume=sweep", cwd=place)
+    assert result.returncode == 0 and "3 of 3" in result.stdout and len([*find_runs()]) == 4
+    assert "needs --multirun" in program("train", "resume=sweep", cwd=place).stderr
+
+
+def test_what_is_missing_is_said_within_a_second(work):
+    began = time.monotonic()
+    for word in ("datamodule.path=nowhere", "ckpt_path=nowhere.ckpt", "weights=nowhere"):
+        code = "import sys\nfrom dlops_mnist.train import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+        result = subprocess.run([sys.executable, "-c", code, "datamodule.path=evilspace", word], capture_output=True, text=True)
+        assert (result.returncode, result.stdout) == (2, "False\n") and "nowhere" in result.stderr, result.stderr
+    assert time.monotonic() - began < 10
+
+
+def a_study(**changes) -> str:
+    "The folder of a search, as far as it is read before a trial begins."
+    Path("experiments").mkdir()
+    Path("experiments/mine.yml").write_text("seed: 1\n")
+    about = {"experiment": "mine", "words": [], "monitor": ["val_acc"], "space": {"optimizer.lr": "optimizer.lr=1e-3,1e-2"}, "seed": 0,
+             "directions": ["maximize"], "sampler": "grid", "pruner": "none", "storage": "journal", "name": "mine/search"}
+    Path("theirs").mkdir()
+    Path("theirs/study.json").write_text(json.dumps(about | changes))
+    return "theirs"
+
+
+@pytest.mark.parametrize("verb, changes, told", [
+    ("work", {"words": ["model._target_=evilmod.Net"]}, "names code that isn't installed"),
+    ("work", {"space": {"model._target_": "model._target_=torch.nn.Identity,evilmod.Net"}}, "names code that isn't installed"),
+    ("work", {"words": ["paths.runs=/elsewhere"]}, "`paths.runs: /elsewhere`"),
+    ("work", {"words": ["datamodule.num_workers=8"]}, "`datamodule.num_workers: 8`"),
+    ("show", {"storage": "postgresql://elsewhere.example/x"}, "`storage: postgresql://elsewhere.example/x`"),
+    ("show", {"storage": "sqlite:////elsewhere.db"}, "`storage: sqlite:////elsewhere.db`")])
+def test_the_search_of_somebody_else_is_read_and_not_obeyed(work, program, verb, changes, told):
+    result = program("tune", verb, a_study(**changes), cwd=work)
+    assert result.returncode == 2 and told in result.stderr and "trust=true" in result.stderr and result.stderr.count("\n") == 1
+    assert not Path("SENTINEL").exists() and not Path("runs").exists()

@@ -13,6 +13,8 @@ import sys
 import time
 import urllib.request
 import warnings
+from collections import namedtuple
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -308,6 +310,13 @@ def measured(checkpoint):
     return trainer.validate(MNISTModule.load_from_checkpoint(checkpoint, map_location="cpu"), dm, verbose=False)[0]["val_loss"]
 
 
+class Kind(Enum):
+    ONE = "one"
+
+
+Pair = namedtuple("Pair", "x y")
+
+
 def test_a_run_can_read_what_it_wrote():
     import numpy as np
 
@@ -316,11 +325,15 @@ def test_a_run_can_read_what_it_wrote():
         def state_dict(self): return {"seen": self.what}
         def load_state_dict(self, state): self.loaded = state["seen"]
 
-    run = train(make_config(), extra=[Remembers(np.float32(0.5))])
+    seen = {"a": np.float32(0.5), "b": np.eye(2), "c": Path("x/y"), "d": Kind.ONE, "e": Pair(1, np.int64(2)), "f": [np.bool_(True)]}
+    run = train(make_config(), extra=[Remembers(seen)])
     again = Remembers(None)
     train(make_config(), run, epochs=3, extra=[again], ckpt_path=run.last_checkpoint)
-    assert again.loaded == 0.5 and len(run.rows) == 3
-    with pytest.raises(UserError, match="Remembers.*seen.*function"): train(make_config(), extra=[Remembers(measured)])
+    assert again.loaded.pop("b").tolist() == [[1, 0], [0, 1]] and len(run.rows) == 3
+    assert again.loaded == {"a": 0.5, "c": os.path.join("x", "y"), "d": "one", "e": (1, 2), "f": [True]}
+    with pytest.raises(UserError, match="can't keep 'callbacks', '.*Remembers', 'seen', item 0: it is a function"):
+        train(make_config(), run := new_run(make_config()), extra=[Remembers([measured])])
+    assert run.rows == [], "before the first batch"
 
 
 def test_a_folder_that_is_deleted_while_the_run_trains_is_told():
@@ -351,6 +364,17 @@ def test_what_a_callback_shows_is_on_the_plain_line(capsys):
     train(make_config(trainer=QUIET | {"enable_progress_bar": True}), extra=[Shows()], epochs=1)
     line = capsys.readouterr().out
     assert "val_top2 0.25" in line and "val_other" not in line
+
+
+def test_what_a_callback_logs_can_be_monitored_and_is_named(capsys):
+    class Logs(pl.Callback):
+        def on_validation_epoch_end(self, trainer, module): module.log("val_top2", 0.5 - 0.1 * trainer.current_epoch)
+
+    shown = make_config(monitor="val_top2", trainer=QUIET | {"enable_progress_bar": True})
+    run = train(shown, extra=[Logs()], epochs=2)
+    assert run.best["epoch"] == 0 and capsys.readouterr().out.count("val_top2 0.") == 2
+    with pytest.raises(UserError, match="Did you mean `val_top2`.*acc, loss, val_acc, val_loss, val_top2"):
+        train(make_config(monitor="val_topp"), extra=[Logs()])
 
 
 def test_no_stale_validation_figures():

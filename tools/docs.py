@@ -59,11 +59,13 @@ def write_pages(root: Path, pages: Path) -> list:
     write_page(pages / "commands.md", commands_page(root))
     write_home(root, pages)
 
+    drawing = [{"Draw a digit": "draw/index.html"}] if write_drawing(root, pages) else []
+
     def contents(folder: str, names: Iterable[str]) -> list:
         whole, parts = ([f"{folder}/{name}.md" for name in names if name.startswith("parts/") == part] for part in (False, True))
         return [*whole, {"Parts": parts}]
 
-    return [{"Home": "index.md"}, {"Lessons": contents("lessons", house.lessons)}, {"Command line": "commands.md"},
+    return [{"Home": "index.md"}, *drawing, {"Lessons": contents("lessons", house.lessons)}, {"Command line": "commands.md"},
             {"Modules": contents("modules", modules)}, {"Changes": "CHANGELOG.md"}, {"Contribute": "CONTRIBUTING.md"}]
 
 
@@ -80,6 +82,24 @@ def write_home(root: Path, pages: Path) -> None:
     for name in ("index.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         page = pages / name
         page.write_text(on_the_site(page.read_text("utf-8"), "", settings(root)), "utf-8")
+
+
+def write_drawing(root: Path, pages: Path) -> bool:
+    "Train a network on the digits of scikit-learn, and write the page on which a visitor draws for it; whether it was written."
+    if not (root / "experiments/010_cnn.yml").is_file(): return False
+    if not shutil.which("npm"):
+        print("Without npm the site gets no page to draw on.", file=sys.stderr)
+        return False
+
+    def program(*words: str) -> None:
+        command = [sys.executable, "-m", f"{settings(root)['lib_name']}.{words[0]}", *words[1:]]
+        subprocess.run(command, cwd=pages.parent, env=environment() | {"PYTHONPATH": str(root)}, check=True)
+
+    # paths stand in the page: those of a fresh clone
+    program("train", str(root / "experiments/010_cnn.yml"), "trainer.enable_progress_bar=false")
+    [run] = pages.parent.glob("runs/010_cnn/*/")
+    program("export", str(run.relative_to(pages.parent)), "format=page", "to=pages/draw")
+    return True
 
 
 def on_the_site(text: str, folder: str, found: dict[str, str]) -> str:
@@ -231,6 +251,7 @@ def main(root: Path, folder: Path) -> None:
     "Write the pages, and let Zensical make the site of them."
     check_installed()
     shutil.rmtree(folder, ignore_errors=True)
+    (folder / "pages").mkdir(parents=True)
     contents = write_pages(root, folder / "pages")
     (folder / "pages/wide.css").write_text(STYLE)
     (folder / "mkdocs.yml").write_text(yaml.safe_dump(site_settings(root, contents), sort_keys=False), "utf-8")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'FEW_PROCESSES', 'UserError', 'closest', 'nearest', 'remove', 'atomic',
-           'check_name', 'plain', 'flatten', 'read_checkpoint', 'unpack', 'go_to_root', 'wait_briefly', 'usable_cores',
-           'check_hardware', 'keep_freed_memory', 'quiet_lightning']
+           'check_name', 'plain', 'flatten', 'read_checkpoint', 'unpack', 'offered', 'go_to_root', 'wait_briefly',
+           'usable_cores', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
 import ctypes
@@ -39,6 +39,8 @@ class UserError(Exception):
     ):
         super().__init__(message)
         self.key = key
+
+    def _render_traceback_(self) -> list[str]: return [f"UserError: {self}"]  # asked by IPython: a notebook shows the sentence
 
 # %% ../../nbs/parts/core.ipynb #484831ab
 def closest(
@@ -181,6 +183,11 @@ def unpack(
         if Path(name).is_dir(): return  # another process was faster
         raise
     print(f"Unpacked {name}/ into this folder.")
+
+
+def offered(folder: Path) -> str:
+    "For a folder that comes with the package: a sentence that says how to get it."
+    return " To unpack what comes with the package: python -m dlops_mnist unpack" if str(folder) in SHIPPED else ""
 
 
 def go_to_root() -> Path:

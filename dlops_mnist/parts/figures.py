@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'OTHERS', 'LINES', 'Picture', 'plot_bars', 'plot_grid', 'plot_confusion_matrix', 'roc_points', 'area',
-           'plot_roc', 'plot_calibration', 'worst_mistakes', 'plot_mistakes', 'plot_curves', 'as_text', 'html_page']
+           'plot_roc', 'plot_calibration', 'plot_answered', 'worst_mistakes', 'plot_mistakes', 'plot_curves', 'as_text',
+           'html_page']
 
 # %% ../../nbs/parts/figures.ipynb #edb66705
 from base64 import b64encode
@@ -20,7 +21,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from .core import flatten
-from .intervals import confidence_bins, share_interval
+from .intervals import answered, confidence_bins, share_interval
 from .metrics import best_guess, class_columns, confusion_counts, ranked
 
 # %% ../../nbs/parts/figures.ipynb #67fe5af5
@@ -195,6 +196,24 @@ def plot_calibration(
     upper.legend(loc="lower right")
     lower.bar(sure, images, width=0.03, color=COLORS[0])
     lower.set(xlabel="how sure the model is", ylabel="images", xlim=(1 / p.shape[1] - 0.02, 1.02))
+    return picture
+
+# %% ../../nbs/parts/figures.ipynb #e1619c89
+def plot_answered(
+    labels,  # int [N], the true classes
+    probabilities,  # [N] or [N, K]
+) -> Picture:
+    "How many answers are right, with 95% intervals, where the images of which the model is least sure get none."
+    p, labels = class_columns(probabilities), np.asarray(labels, dtype=int)
+    sure, right = np.nan_to_num(p.max(axis=1)), best_guess(p) == labels
+    _, images, hits = answered(sure[right], sure[~right])
+    picture = Picture(4.4, 3.2)
+    axes, share = picture.subplots(), images / len(labels)
+    axes.fill_between(share, *share_interval(hits, images), color=COLORS[0], alpha=0.2, linewidth=0, label="95% interval")
+    axes.plot(share, hits / images, color=COLORS[0], label="model")
+    axes.set(xlabel="share of the images that are answered, the surest first", ylabel="share of those that is right",
+             title="how many answers are right?", xlim=(0, 1), ylim=(max(0, (hits / images).min() - 0.05), 1.003))
+    axes.legend(loc="lower left")
     return picture
 
 # %% ../../nbs/parts/figures.ipynb #a05cf2c1

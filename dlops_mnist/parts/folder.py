@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'PICTURES', 'OTHERS', 'SYSTEM', 'MAGIC', 'is_hidden', 'is_image', 'label_order', 'Scan', 'Listing', 'walk',
-           'listing', 'scan', 'unused_notes', 'relative_paths', 'combine', 'fingerprint', 'user_cache']
+           'listing', 'there', 'scan', 'unused_notes', 'relative_paths', 'combine', 'fingerprint', 'user_cache']
 
 # %% ../../nbs/parts/folder.ipynb #dff98322
 import hashlib
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import UserError
+from .core import UserError, offered
 from .layouts import SPLITS, Places, by_folders, by_table
 
 # %% ../../nbs/parts/folder.ipynb #dc5ccf99
@@ -157,6 +157,12 @@ def _gaps(classes: list[str], files: dict[tuple[str, str], list[str]]) -> list[s
     return list(dict.fromkeys(notes))
 
 # %% ../../nbs/parts/folder.ipynb #5e3a6d04
+def there(path: str | os.PathLike) -> Path:
+    "A dataset's folder; raises `UserError` if there is none."
+    if os.path.isdir(path): return Path(path)
+    raise UserError(f"There is no folder `{path}`. {LAYOUT}{offered(Path(path))}", key="path")
+
+
 def scan(
     path: str | os.PathLike,  # a dataset
     labels: str | os.PathLike | None = None,  # a table with the class of each image, in the folder or elsewhere
@@ -164,8 +170,7 @@ def scan(
     skip: bool = False,  # leave out what a table names and is not there
 ) -> Scan:
     "The classes, files and stamp of a dataset; raises `UserError` for what is missing."
-    path = Path(path)
-    if not path.is_dir(): raise UserError(f"There is no folder `{path}`. {LAYOUT}", key="path")
+    path = there(path)
     folders, unused = walk(path)
     places, table = _places(path, folders, unused, labels, columns, skip)
     files, numbers = {}, b"".join(found.numbers.tobytes() for found in folders.values())

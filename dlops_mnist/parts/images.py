@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .command import console
+from .command import RICH, console
 from .core import UserError, atomic, remove
 from .folder import Scan, combine, listing, relative_paths, scan, user_cache
 from .pictures import JPEG, BadImage, Look, finish, look_of, unpack
@@ -162,10 +162,10 @@ def progress(
     total: int,  # how many items there are
 ) -> Iterable:
     "The same items, with a progress bar where a person is watching."
+    if not (RICH and sys.stdout.isatty()): return items
     from rich.markup import escape
     from rich.progress import track
 
-    if not sys.stdout.isatty(): return items
     return track(items, escape(what), total=total, console=console(), transient=True)
 
 # %% ../../nbs/parts/images.ipynb #79a17b2d
@@ -399,7 +399,10 @@ def _decode(path: Path, found: Scan, look: Look, skip: bool, folder: Path) -> Im
                 if made != asked:  # what the images decided goes by the name of the decision
                     remove(made)
                     os.replace(part, made)
-                    part.write_text(made.name)
+                    try: part.write_text(made.name)
+                    except OSError:  # a full disk: what nothing points to would never be found again
+                        remove(made)
+                        raise
         except OSError as error:
             raise UserError(f"The decoded images of `{path}` can't be written to `{folder}`: {error.strerror or error}. "
                             "Name a folder with more room: datamodule.cache=DIR.", key="cache") from error

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'JPEG', 'MAX_PIXELS', 'RESIZE_MODES', 'FORMATS', 'encode_png', 'BadImage', 'check_size', 'png_chunks',
-           'Look', 'look_of', 'unpack', 'is_coloured', 'finish', 'decode', 'read_picture']
+           'Look', 'look_of', 'unpack', 'is_coloured', 'finish', 'decode', 'new_look', 'read_picture']
 
 # %% ../../nbs/parts/pictures.ipynb #2b33c810
 import io
@@ -252,14 +252,21 @@ def _redrawn(pixels: np.ndarray, look: Look) -> np.ndarray:
     return np.asarray(picture)
 
 # %% ../../nbs/parts/pictures.ipynb #c4db6ee7
+def new_look(datamodule: Mapping[str, Any]) -> Look:
+    "How the section of the config that a model was trained with has a new picture look."
+    shape = datamodule.get("image_shape") or (28, 28)
+    return look_of(datamodule)._replace(color=True if len(shape) == 3 else "grey", resize=tuple(shape[-2:]))
+
+
 def read_picture(
     picture: str | os.PathLike | bytes,  # a file, or its content
-    datamodule: Mapping[str, Any],  # the section of the config that a model was trained with
+    datamodule: Mapping[str, Any] | Look,  # that section; or, for many pictures, what `new_look` made of it
 ) -> np.ndarray:
     "A new picture as training would have shown it, `uint8 [H, W]` or `[3, H, W]`; raises `UserError`."
-    shape, look = datamodule.get("image_shape") or (28, 28), look_of(datamodule)
-    look = look._replace(color=True if len(shape) == 3 else "grey", resize=tuple(shape[-2:]))
-    try: return decode(picture if isinstance(picture, bytes) else Path(picture).read_bytes(), look)
+    look = datamodule if isinstance(datamodule, Look) else new_look(datamodule)
+    try:
+        if isinstance(picture, bytes): return decode(picture, look)
+        with open(picture, "rb") as file: return decode(file.read(), look)
     except OSError as error: raise UserError(f"`{picture}` can't be read: {error.strerror}.") from error
     except BadImage as error:
         raise UserError(f"{'The picture' if isinstance(picture, bytes) else f'`{picture}`'} {error}.") from error

@@ -323,7 +323,7 @@ def update_provenance(run: Run, **changes: Any) -> None:
 
 def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
-    now, before = datetime.now().astimezone().isoformat(timespec="seconds"), run.provenance
+    now, before = datetime.now().astimezone().isoformat(timespec="milliseconds"), run.provenance
     run.noted = before
     if before: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
     seconds = before.get("seconds")
@@ -422,7 +422,7 @@ def nearest_path(path: Path) -> str:
     if os.path.isfile(path): return " That is a file, not a folder."  # Path.is_file raises for an endless name
     parent = next((p for p in path.parents if os.path.isdir(p)), Path())
     missing = path.relative_to(parent).parts[0]
-    names = [p.name for p in parent.iterdir() if p.is_dir() or p.suffix in (".ckpt", ".pt", ".pth")]
+    names = [p.name for p in parent.iterdir() if p.is_dir() or p.suffix in (".ckpt", ".pt", ".pth", ".onnx")]
     hint = nearest(missing, [name for name in names if not name.startswith(".")])
     place = f" In `{parent}` there is no `{missing}`." if path != Path(missing) else ""
     return f"{place}{hint if hint.startswith(' Did') or len(names) <= 8 else ''}"

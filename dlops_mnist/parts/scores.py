@@ -7,7 +7,6 @@ __all__ = ['logit_columns', 'balanced_weights', 'CrossEntropy', 'build_loss', 'O
            'read_metrics', 'score_table', 'fit_temperature']
 
 # %% ../../nbs/parts/scores.ipynb #aaed99fc
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .core import UserError, nearest
-from .targets import build
+from .targets import build, build_told
 
 # %% ../../nbs/parts/scores.ipynb #096fdc6a
 def logit_columns(
@@ -92,15 +91,9 @@ def build_metrics(
     classes: int,  # how many there are
 ) -> nn.ModuleDict:
     "The metrics that a section names, any of torchmetrics' kind; they are told `num_classes` and `task`. Raises `UserError`."
-    known, made = {"num_classes": classes, "task": "binary" if classes == 2 else "multiclass"}, nn.ModuleDict()
-    for name, settings in section.items():
-        if not settings: continue
-        where = f"metrics.{name}"
-        cls = build({"_target_": settings.get("_target_"), "_partial_": True}, where, "metric").func
-        names = inspect.signature(cls).parameters
-        given = {key: value for key, value in known.items() if key in names and key not in settings}
-        made[name] = build(settings, where, "metric", **given)
-    return made
+    known = {"num_classes": classes, "task": "binary" if classes == 2 else "multiclass"}
+    made = {name: build_told(settings, f"metrics.{name}", "metric", known) for name, settings in section.items() if settings}
+    return nn.ModuleDict(made)
 
 # %% ../../nbs/parts/scores.ipynb #bfc6a5cd
 def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -> None:

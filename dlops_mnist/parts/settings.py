@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['MONITOR', 'MONITOR_MODE', 'SETTINGS', 'SET_BY_PROGRAM', 'DEFAULT_CLASS', 'OWN_DEFAULTS', 'MODELS', 'AUGMENT',
            'AUGMENTS', 'OPTIMIZERS', 'LIBRARY', 'SCHEDULES', 'TRACKERS', 'METRICS', 'HOOKS', 'HARDWARE', 'DEBUG',
-           'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'OPEN_LENGTHS', 'GIVEN', 'TOLD', 'PROCESSES', 'READ_ONLY',
-           'deep_update', 'Setting', 'base_config', 'Option', 'option', 'check_config', 'sections_of',
-           'check_checkpointing', 'Config', 'checked_config', 'find_experiment', 'literal', 'read_experiment',
-           'experiment_files', 'strangers_settings', 'is_elsewhere', 'resumed']
+           'GROUPS', 'DEFAULTS', 'SEVERAL', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'deep_update', 'Setting', 'base_config',
+           'Option', 'option', 'check_config', 'sections_of', 'check_checkpointing', 'Config', 'checked_config',
+           'find_experiment', 'literal', 'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import ast
@@ -18,14 +17,14 @@ import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
-from dataclasses import MISSING
 from math import inf
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .command import fits, in_words, mistyped, unknown
-from .core import FEW_PROCESSES, UserError, check_name, flatten, nearest, plain, read_checkpoint, usable_cores
-from .targets import check_installed, check_section, read_class
+from .core import UserError, check_name, flatten, nearest, offered, plain, read_checkpoint, usable_cores
+from .strangers import strangers_settings
+from .targets import check_section, open_lengths, read_class
 from .yamlfile import read_yaml, to_yaml
 
 # %% ../../nbs/parts/settings.ipynb #c2e1c258
@@ -218,9 +217,9 @@ SEVERAL = ("logger", "callbacks", "metrics")  # groups from which several altern
 
 # %% ../../nbs/parts/settings.ipynb #3d2fade2
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
-OPEN_LENGTHS = ("total_steps", "T_max", "total_iters")  # what schedulers call the length of a training
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",), "model": ("image_shape", "classes")}
-TOLD = {"num_classes": 2, "task": "binary"}  # what a metric is told where it isn't said; here any value will do
+# what a class is told where no value stands in the config; to check it, any will do
+TOLD = {"model": {"num_classes": 2, "in_channels": 1}, "metric": {"num_classes": 2, "task": "binary"}}
 
 
 def check_config(
@@ -250,19 +249,22 @@ def sections_of(
     config: Mapping[str, Any],  # complete
 ) -> Iterator[tuple[str, Any, str]]:
     "Each section that describes an object: its path, what is in it, and the kind of object."
-    for name in ("datamodule", "model", "optimizer", "trainer"): yield name, config[name], name
+    for name in ("datamodule", "model", "optimizer", "trainer"): yield name, _told(config[name], name), name
     for name in ("augment", "loss"):
         if config[name]: yield name, config[name], "model"
     # the length of the training, where it is left open, is filled in when it is known
-    schedule = {key: 1 if value is None and key in OPEN_LENGTHS else value for key, value in config["scheduler"].items()}
+    schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
         yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items() if section is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
-    source = read_class(str(section.get("_target_"))) if kind == "metric" and isinstance(section, Mapping) else None
-    return {key: value for key, value in TOLD.items() if source and key in source.parameters} | section if source else section
+    source = read_class(str(section.get("_target_"))) if kind in TOLD and isinstance(section, Mapping) else None
+    if source is None: return section
+    known = {key: value for key, value in TOLD[kind].items() if key in source.parameters}
+    asked = {*known, *GIVEN.get(kind, ())}  # by null
+    return known | {key: value for key, value in section.items() if value is not None or key not in asked}
 
 # %% ../../nbs/parts/settings.ipynb #96ae0122
 def _elsewhere(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -326,8 +328,8 @@ def find_experiment(
     files = [Path(folder, f"{path}{end}") for folder in (beside, "", "experiments") for end in ("", ".yml", ".yaml")]
     if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
-    if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.")
-    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
+    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".json"]
     raise UserError(f"There is no experiment {path}.{nearest(path.name, there)}")
 
 # %% ../../nbs/parts/settings.ipynb #70c1eaa0
@@ -349,8 +351,9 @@ def read_experiment(
     if not isinstance(settings, Mapping) or checkpoint and "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
     settings = {key: plain(value) for key, value in settings.items() if key not in SET_BY_PROGRAM and str(key)[:2] != "x-"}
-    if recorded: settings = literal(settings | {"repeats": str(file)})
+    if recorded: settings["repeats"] = str(file)
     if recorded or file.name == "config.yaml": settings = strangers_settings(settings, file, trust, typed)
+    if recorded: settings = literal(settings)
     return {"experiment": file.stem} | settings
 
 # %% ../../nbs/parts/settings.ipynb #173f38c0
@@ -377,47 +380,6 @@ def experiment_files(
     if bases: settings["builds_on"] = list(found)
     found["" if given else str(file)] = settings
     return found
-
-# %% ../../nbs/parts/settings.ipynb #cc275a0e
-PROCESSES = ("datamodule.num_workers", "trainer.num_nodes")
-READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on"} | {f"datamodule.{name}" for name in ("path", "raw", "labels", "classes", "facts")}
-
-
-def strangers_settings(
-    config: Mapping[str, Any],  # settings out of a file that somebody else may have made
-    source: str | os.PathLike,  # that file, for messages
-    trust: bool = False,  # whether the person at the keyboard wants them all the same
-    typed: Collection[str] = (),  # settings that this person has typed, which need no trust
-) -> dict[str, Any]:
-    "The settings without places to write and processes to start; raises `UserError` for code that isn't installed."
-    left_out = []
-
-    def allowed(path: str, value: Any) -> Any:
-        if isinstance(value, Mapping) and path not in READ_ONLY:
-            inside = {key: allowed(f"{path}.{key}" if path else str(key), item) for key, item in value.items()}
-            return {key: item for key, item in inside.items() if item is not MISSING}
-        if any(path == key or path.startswith(f"{key}.") for key in READ_ONLY.union(typed)): return value
-        if isinstance(value, (list, tuple)):
-            items = [allowed(path, item) for item in value]
-            return MISSING if any(item is MISSING for item in items) else items
-        if path.endswith(("_target_", ".lib")) and isinstance(value, str): check_installed(value, path, source)
-        many = path in PROCESSES and isinstance(value, int) and value > FEW_PROCESSES
-        if not many and not (isinstance(value, str) and is_elsewhere(value)): return value
-        left_out.append(f"`{path}: {value}`")
-        return MISSING
-
-    kept = dict(config) if trust else allowed("", config)
-    if left_out:
-        print(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, connections or "
-              "processes; type what you want of them, or trust=true.", file=sys.stderr)
-    return kept
-
-
-def is_elsewhere(text: str) -> bool:
-    "Whether a text names a place outside the working folder, or an address on the net."
-    scheme, separator, rest = text.rpartition(":///" if text.startswith("sqlite:") else "://")
-    inner = PurePosixPath(rest.replace("\\", "/"))
-    return bool(separator and scheme != "sqlite") or inner.is_absolute() or ".." in inner.parts or bool(re.match(r"~|[A-Za-z]:[\\/]", text))
 
 # %% ../../nbs/parts/settings.ipynb #cb222cf1
 def resumed(

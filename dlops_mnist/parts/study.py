@@ -153,8 +153,9 @@ class Study:
     def __init__(
         self,
         folder: str | os.PathLike,  # such as runs/010_cnn/search
+        trust: bool = True,  # whether its settings are those of the person at the keyboard
     ):
-        self.folder = Path(folder)
+        self.folder, self.trust = Path(folder), trust
         self.file = self.folder / "study.json"
 
     @property
