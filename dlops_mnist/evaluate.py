@@ -166,12 +166,12 @@ def measure(
     if (known := logits.shape[1] if logits.ndim == 2 else 2) != len(classes):
         raise UserError(f"`{trained.path}` tells {known} classes apart, and `{datamodule.path}` has {len(classes)}.")
     p, scores = (softmax(logits, axis=1) if logits.ndim == 2 else expit(logits)), log_odds(logits)
-    warnings = habits(Answers(data.labels, p, classes)) + fairness(trained, datamodule, split)
+    table = metric_table(data.labels, p, classes, image_losses(logits, data.labels), draws, scores=scores)
+    warnings = habits(Answers(data.labels, p, classes)) + honesty(table) + fairness(trained, datamodule, split)
     if not np.isfinite(p).all(): warnings.insert(0, "The model's answers are not numbers (NaN): its training went wrong.")
     counts = dict(zip(classes, np.bincount(data.labels, minlength=len(classes)).tolist()))
     dataset = {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint, "images": counts}
-    table = metric_table(data.labels, p, classes, image_losses(logits, data.labels), draws, scores=scores)
-    table, warnings = with_own(table, trained, logits, data.labels), warnings + honesty(table)
+    table = with_own(table, trained, logits, data.labels)
     return Evaluation(data.labels, p, classes, trained, split, dataset, data.images, scores, data.paths, table, warnings)
 
 # %% ../nbs/09_evaluate.ipynb #8a907bd8
