@@ -29,6 +29,10 @@ $(ready): constraints.txt settings.ini setup.py pyproject.toml
 train: $(ready) ## Train experiments/001.yml (EXPERIMENT=010_cnn for another one)
 	@$(python) -m dlops_mnist.train $(or $(EXPERIMENT),001)
 
+.PHONY: circle
+circle: $(ready) ## Once around, in minutes: train, serve, collect, label, grow, retrain, compare, promote (FOLDER=... keeps it)
+	@$(python) tools/circle.py $(FOLDER)
+
 .PHONY: lab
 lab: $(ready) ## Open the lessons in JupyterLab
 	@jupyter lab nbs/index.ipynb

@@ -1,10 +1,17 @@
-"""P1: 60,000 PNG files to the cached array, against a loop over scikit-image; and opening that cache again.
+"""From files to the array, and from the array to a training: four ratios (P1).
 
-python benchmarks/images.py [FOLDER]      FOLDER: where the datasets are made (default: a temporary folder)
+python benchmarks/images.py [FOLDER] [png] [jpeg] [epoch] [reopen]      which of them (default: all)
 
-Two kinds of files: as this project writes them, and as Pillow does (compressed, with filters). Both sides read files
-that the operating system has in memory already. Ours does more: it checks every checksum, hashes files and pixels,
-sorts, and writes the cache. Needs MNIST (MNIST_RAW_DIR, or a download).
+FOLDER is where the datasets are made (default: a temporary folder). Both sides read files that the operating system has
+in memory already. Ours does more: it checks every checksum, hashes files and pixels, sorts, and writes the cache.
+
+png     60,000 small PNG files, as this project writes them and as Pillow does (compressed, with filters), against a loop
+        over scikit-image. Needs MNIST (MNIST_RAW_DIR, or a download).
+jpeg    10,000 drawn JPEG photographs of 256x256 to 64x64, against Pillow in a DataLoader with two workers.
+epoch   a training epoch over 400 colour images of 224x224 from the cache (JPEG photographs of 500x375, resized), with
+        `fast_cnn`: against a dataset that opens, resizes and converts one file at a time, two workers, as ImageFolder does;
+        and against the images on hand as one tensor.
+reopen  opening the cache of 70,000 files again, every file checked for changes.
 """
 
 import shutil
@@ -13,9 +20,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from measure import Times, alternate, main, verdict
-from PIL import Image
+from PIL import Image, ImageFilter
 from skimage.io import imread
+from torch.utils.data import DataLoader, Dataset
 
 from dlops_mnist.parts.images import open_images, parallel
 from dlops_mnist.parts.sources import load_mnist, write_dataset
@@ -54,7 +63,7 @@ def loop(path: Path) -> None:
 
 def judge(name: str, path: Path) -> bool:
     ours, theirs = alternate(lambda: decode(path), lambda: loop(path), repeats=3)
-    return verdict(f"P1 60,000 PNG files, {name}, to the cached array; against scikit-image", ours, theirs, 15)
+    return verdict(f"P1 60,000 PNG files, {name}, to the cached array; against scikit-image", ours, theirs, 20)
 
 
 def reopen(path: Path) -> bool:
@@ -77,8 +86,81 @@ def whole(folder: Path) -> Path:
     return build_mnist(folder / "all")
 
 
+def photograph(number: int, width: int, height: int) -> Image.Image:
+    "Soft colours, a few edges and some grain: a file of the size that a camera's would have."
+    rng = np.random.default_rng(number)
+    soft = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    edges = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    pixels = np.asarray(Image.blend(soft, edges.filter(ImageFilter.GaussianBlur(1)), 0.3), np.int16)
+    return Image.fromarray((pixels + rng.integers(-6, 7, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+def photographs(path: Path, count: int, width: int, height: int) -> Path:
+    "Two classes of JPEG files, all for the training."
+    for name in "ab": (path / "train" / name).mkdir(parents=True, exist_ok=True)
+
+    def draw(numbers):
+        for i in numbers:
+            file = path / "train" / "ab"[i % 2] / f"{i:05}.jpg"
+            if not file.exists(): photograph(i, width, height).save(file, quality=88)
+
+    for _ in parallel(draw, [range(start, count, 50) for start in range(50)]): pass
+    return path
+
+
+class OneByOne(Dataset):
+    "As torchvision's ImageFolder with Resize and ToTensor: a file is opened whenever it is asked for."
+
+    def __init__(self, path: Path, side: int): self.files, self.side = sorted(path.glob("train/*/*.jpg")), side
+    def __len__(self) -> int: return len(self.files)
+
+    def __getitem__(self, i: int):
+        with Image.open(self.files[i]) as picture:
+            small = picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div(255), int(self.files[i].parent.name == "b")
+
+
+def jpeg(path: Path) -> bool:
+    def ours():
+        shutil.rmtree(path / ".cache", ignore_errors=True)
+        assert len(open_images(path, resize=[64, 64]).splits["train"]["images"]) == 10_000
+
+    def theirs(): assert sum(len(labels) for _, labels in DataLoader(OneByOne(path, 64), 100, num_workers=2)) == 10_000
+
+    return verdict("P1 10,000 JPEG files of 256x256 to 64x64; against Pillow in a DataLoader with two workers",
+                   *alternate(ours, theirs, repeats=3), 4)
+
+
+def epochs(path: Path) -> bool:
+    "Each side trains the same network for an epoch; the batches alone differ."
+    from dlops_mnist.dataset import MNISTDataModule
+    from dlops_mnist.networks import FastCNN, run_epoch
+
+    model = FastCNN(image_shape=[3, 224, 224])
+    adam = torch.optim.Adam(model.parameters())
+    data = MNISTDataModule(path, val=0.01, batch_size=50, resize=[224, 224])
+    data.setup()
+    images, labels = data.datasets["train"].__getitems__(range(len(data.datasets["train"])))
+    one_by_one = DataLoader(OneByOne(path, 224), 50, shuffle=True, num_workers=2)
+
+    def on_hand():
+        order = torch.randperm(len(images))
+        run_epoch(model, ((images[some], labels[some]) for some in order.split(50)), adam)
+
+    def ours(): run_epoch(model, data.train_dataloader(), adam)
+    def theirs(): run_epoch(model, one_by_one, adam)
+
+    far = verdict("P1 an epoch of 224x224 colour images from the cache; against a file at a time, two workers",
+                  *alternate(ours, theirs, repeats=3), 3)
+    return verdict("P1 the same; against the images on hand as one tensor", *alternate(ours, on_hand, repeats=3), 0.9) and far
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(sys.argv[1] if len(sys.argv) > 1 else temporary)
-        jobs = [lambda name=name, path=path: judge(name, path) for name, path in make(folder).items()]
-        main([*jobs, lambda: reopen(whole(folder))])
+        names = [word for word in sys.argv[1:] if word in ("png", "jpeg", "epoch", "reopen")] or ["png", "jpeg", "epoch", "reopen"]
+        folder = Path(next((word for word in sys.argv[1:] if word not in names), temporary))
+        jobs = {"png": lambda: all([judge(name, path) for name, path in make(folder).items()]),
+                "jpeg": lambda: jpeg(photographs(folder / "jpeg", 10_000, 256, 256)),
+                "epoch": lambda: epochs(photographs(folder / "photos", 400, 500, 375)),
+                "reopen": lambda: reopen(whole(folder))}
+        main([jobs[name] for name in names])

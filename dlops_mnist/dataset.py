@@ -27,14 +27,14 @@ from .parts.sources import SOURCES, build_digits, build_idx, build_mnist
 # %% ../nbs/03_dataset.ipynb #22a5baf5
 # the commands stand above the imports of PyTorch and Lightning: those take seconds, and none of the commands needs them
 if __name__ == "__main__" and "get_ipython" not in globals():
-    built = run_command({"digits": build_digits, "mnist": build_mnist, "idx": build_idx, "convert": convert, "inspect": inspect})
+    built = run_command(SOURCES | {"convert": convert, "inspect": inspect})
     if built: say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {as_typed('path', str(built))}")
     sys.exit()
 
 # %% ../nbs/03_dataset.ipynb #66226704
 import pytorch_lightning as pl
 
-from .parts.batches import Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader  # noqa: F401
+from .parts.batches import Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation  # noqa: F401
 from .parts.targets import build
 
 _all_ = ["EpochSampler", "fingerprint", "make_loader"]  # nbdev: names of this module, though others define them
@@ -127,7 +127,7 @@ class Folder:
         self.prepared = self.open()
 
     def setup(self, stage: str | None = None) -> None:
-        "Open the dataset, and make `datasets`, `classes`, `image_shape`, `fingerprint` and `facts`; raises `UserError`."
+        "Open the dataset, and make `datasets`, `classes`, `image_shape`, `fingerprint` and `notes`; raises `UserError`."
         # what `prepare_data` has just opened is not opened again; Lightning says later whether it continues a training
         arrays, self.prepared, self.reached = self.prepared or self.open(), None, None
         self.classes, self.image_shape = check_arrays(arrays, *self.wanted), arrays.image_shape
@@ -135,9 +135,16 @@ class Folder:
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes, test)
         self.broken, self.notes = arrays.broken, said_of(arrays, self.datasets, test)
         if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
-        self.facts = {"classes": self.classes, "image_shape": self.image_shape}
-        self.facts |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
-        if self.test is None and arrays.found.whole: self.facts["test"] = test
+        self.settled = {"classes": self.classes, "image_shape": self.image_shape}
+        self.settled |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
+        if self.test is None and arrays.found.whole: self.settled["test"] = test
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        "What the images decide where the settings leave it open; mean and deviation of those for training are measured here."
+        given = {key: value for key, value in (("mean", self.mean), ("std", self.std)) if value is not None}
+        if len(given) < 2 and "train" in self.datasets: given = mean_and_deviation(self.datasets["train"].images) | given
+        return self.settled | given
 
 # %% ../nbs/03_dataset.ipynb #7039b3a2
 class MNISTDataModule(Folder, Batches):
@@ -149,7 +156,7 @@ class MNISTDataModule(Folder, Batches):
         batch_size: int = 25,  # images in one batch
         val: float | str = 0.2,  # fraction of train, unless the folder has val/; or `test`: validate on the test images
         test: float | None = None,  # fraction held out for the test where there is no test/; null: 0.2 if there is no train/ either
-        source: str | None = None,  # `digits`, `mnist` or `idx`: build the folder when it is missing
+        source: str | None = None,  # `digits`, `mnist`, `fashion`, `kmnist`, `emnist` or `idx`: build the folder when it is missing
         binary: int | None = None,  # for source: make two classes of equal size, such as `3` and `no3`
         per_class: int | list[int] | None = None,  # for source: images per class, train (or [train, test])
         raw: str | None = None,  # for source: a folder with the IDX files
@@ -160,19 +167,23 @@ class MNISTDataModule(Folder, Batches):
         resize_mode: str = "stretch",  # or pad: with an edge of `background`; or crop: the middle. Both keep proportions
         background: str = "white",  # what shows through where an image is transparent
         range: str | list[float] | None = None,  # for 16 bits: [black, white], or auto: as measured
+        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one, or one per channel; null: measured
+        std: float | list[float] | None = None,  # and divides by
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image
         columns: list[str] | None = None,  # of that file: image, label, and perhaps split and group
+        sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
         num_workers: int = 0,  # processes that load; 0 is fastest for images that fit into memory
         cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
     ):
         super().__init__()
-        check_settings(batch_size, val, source, seed, num_workers, test, broken)
-        self.path, self.val, self.test, self.cache = Path(path), val, test, cache
+        check_settings(batch_size, val, source, seed, num_workers, test, broken, std)
+        self.path, self.val, self.test, self.cache, self.mean, self.std = Path(path), val, test, cache, mean, std
         self.reading = {"color": color, "resize": resize, "resize_mode": resize_mode, "background": background, "range": range,
                         "broken": broken, "labels": labels, "columns": columns}
-        self.source, self.choice = source, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
+        if sampler not in (None, "balanced"): raise UserError(f"sampler is balanced or null, not {sampler!r}.", key="sampler")
+        self.source, self.sampler, self.choice = source, sampler, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
         self.batch_size, self.seed, self.num_workers, self.wanted = batch_size, seed, num_workers, (classes, image_shape)
         self.classes, self.image_shape, self.fingerprint, self.datasets, self.prepared = classes, image_shape, None, {}, None
 

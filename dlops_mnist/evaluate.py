@@ -25,7 +25,7 @@ from .parts.runfolder import find_checkpoint, nearest_path
 from .parts.command import run_command, say, show_table
 from .parts.compare import Comparison, compare_all, compare_recipes, plot_disagreements
 from .parts.core import UserError, atomic, nearest
-from .parts.exported import ExportedModel
+from .parts.exported import ExportedModel, is_exported
 from dlops_mnist.parts.metrics import (
     OVERALL,
     Answers,
@@ -262,7 +262,8 @@ LOOK = ("image_shape", "color", "resize", "resize_mode", "background", "range") 
 
 def check_arguments(checkpoints: tuple, split: str, draws: int, datamodule: Mapping[str, Any]) -> None:
     "Refuse at once what can be refused without loading anything; raises `UserError`."
-    for checkpoint in checkpoints: find_checkpoint(checkpoint)
+    for checkpoint in checkpoints:
+        if not str(checkpoint).startswith("models:"): find_checkpoint(checkpoint)
     if split not in SPLITS: raise UserError(f"There is no split `{split}`.{nearest(split, SPLITS)}", key="split")
     if draws < 1: raise UserError(f"`draws` must be at least 1, not {draws}.", key="draws")
     check_section(datamodule, "datamodule", "datamodule", "dlops_mnist.dataset.MNISTDataModule")
@@ -283,8 +284,7 @@ def measure_all(
     from dlops_mnist.dataset import open_dataset
     from dlops_mnist.models import load
 
-    exported = [str(checkpoint).lower().endswith(".onnx") for checkpoint in checkpoints]
-    first, *others = models = [ExportedModel(name) if file else load(name, trust) for name, file in zip(checkpoints, exported)]
+    first, *others = models = [ExportedModel(name) if is_exported(name) else load(name, trust) for name in checkpoints]
     for other in others:
         a, b = (list(getattr(model, "module", model).classes or []) for model in (first, other))
         if a != b: raise UserError(f"`{first.name}` knows the classes {a}, `{other.name}` knows {b}: they can't be compared.")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'BATCHES', 'CLOSE', 'RUNTIME', 'PARTS', 'SCRIPT', 'KINDS', 'with_probabilities', 'write_onnx', 'parity',
-           'check_parity', 'reference_of', 'facts', 'add_facts', 'write_int8', 'fetch_runtime', 'write_page',
-           'build_onnx', 'target_of', 'export', 'write_torch', 'show', 'print_export']
+           'check_parity', 'reference_of', 'helpful_temperature', 'facts', 'add_facts', 'write_int8', 'fetch_runtime',
+           'write_page', 'build_onnx', 'target_of', 'export', 'write_torch', 'show', 'print_export']
 
 # %% ../nbs/14_export.ipynb #d34f038a
 import io
@@ -31,7 +31,7 @@ from .parts.core import UserError, atomic, nearest
 from .parts.exported import SETTINGS, ExportedModel, quiet_session
 from .parts.folder import user_cache
 from .parts.ink import ink_facts
-from .parts.metrics import class_columns, mcnemar
+from .parts.metrics import class_columns, image_losses, mcnemar
 from .parts.runfolder import Run, check_links, find_checkpoint
 
 # %% ../nbs/14_export.ipynb #5fba0be8
@@ -129,6 +129,26 @@ def reference_of(
 ) -> Callable[[np.ndarray], np.ndarray]:
     "The module as a function: uint8 [B, ...] in, probabilities [B, K] out, always in eval mode."
     return lambda images: class_columns(module.predict(images).numpy())
+
+# %% ../nbs/14_export.ipynb #a4d5642f
+def helpful_temperature(
+    trained: Any,  # from `load`
+    val: Any,  # the evaluation of the validation images
+) -> float:
+    "What to divide the logits by so that the model is as sure as it is right; 1 where that doesn't help."
+    from dlops_mnist.evaluate import answer
+    from dlops_mnist.parts.scores import fit_temperature
+    from torch import as_tensor
+
+    logits, half = answer(trained, val.images), np.arange(len(val.labels)) % 2  # images are sorted by their hash
+    def fitted(rows: np.ndarray) -> float: return fit_temperature(as_tensor(logits[rows]), val.labels[rows])
+
+    if min(np.bincount(half, minlength=2)) < 10: return 1.0  # so few tell nothing
+    gain = np.empty(len(half))
+    for k in (0, 1):
+        rows = half == k
+        gain[rows] = image_losses(logits[rows], val.labels[rows]) - image_losses(logits[rows] / fitted(~rows), val.labels[rows])
+    return fitted(half >= 0) if gain.mean() > 3 * gain.std() / np.sqrt(len(gain)) else 1.0
 
 # %% ../nbs/14_export.ipynb #28ba4a9c
 def facts(
@@ -253,6 +273,7 @@ def build_onnx(
     settings: Mapping[str, Any],  # of the data module, that replace those of the checkpoint
     quantize: str | None = None,  # int8: smaller weights
     trust: bool = False,  # take code and places of the checkpoint, too
+    calibrate: str | None = "auto",  # a temperature, if it helps; None: probabilities as they are
 ) -> ExportedModel:
     "Write a run's best checkpoint as one ONNX file, with what it knows; raises `UserError` unless it answers alike."
     from dlops_mnist.dataset import open_dataset
@@ -262,9 +283,15 @@ def build_onnx(
     trained = load(subject, trust)
     trained.module.cpu()
     images = open_dataset(trained.config["datamodule"], settings)
-    test, val = (measure(trained, images, split) for split in ("test", "val"))
+    def measured() -> list: return [measure(trained, images, split) for split in ("test", "val")]
+
+    before, val = measured()
+    temperature = helpful_temperature(trained, val) if calibrate else 1.0
+    trained.module.temperature *= temperature
+    test, val = (before, val) if temperature == 1 else measured()
     write_onnx(trained.module, path)
-    known = facts(test, val)
+    known = facts(test, val) | {"calibrated": {"temperature": temperature} | {
+        name: [float(e.metrics.value[name]) for e in (before, test)] for name in ("ece", "loss")}}
     add_facts(path, known)
     found = parity(reference_of(trained.module), ExportedModel(path), test.images)
     check_parity(found)
@@ -277,11 +304,12 @@ def build_onnx(
 KINDS = {"onnx": "model.onnx", "torch": "model.pt2", "page": "page"}  # what is written into a run's folder
 
 
-def target_of(subject: Any, to: str | os.PathLike | None, format: str, quantize: str | None) -> Path:
+def target_of(subject: Any, to: str | os.PathLike | None, format: str, quantize: str | None, calibrate: str | None) -> Path:
     "Where to write; what can be refused without loading anything is refused. Raises `UserError`."
     checkpoint, run = find_checkpoint(subject)
     if format not in KINDS: raise UserError(f"There is no format `{format}`.{nearest(format, KINDS)}", key="format")
     if quantize not in (None, "int8"): raise UserError(f"`quantize={quantize}`: the one kind is int8.", key="quantize")
+    if calibrate not in (None, "auto"): raise UserError(f"`calibrate={calibrate}` is auto or null.", key="calibrate")
     if quantize and format == "torch": raise UserError("`quantize=int8` is for format=onnx and format=page.", key="quantize")
     target = Path(to) if to else run.path / KINDS[format] if run else checkpoint.with_name(f"{checkpoint.stem}-{KINDS[format]}")
     ending = Path(KINDS[format]).suffix
@@ -298,17 +326,18 @@ def export(
     quantize: str | None = None,  # int8: smaller weights
     runtime: str | os.PathLike | None = None,  # for a page: a folder with onnxruntime-web; None: npm fetches it
     trust: bool = False,  # take code and places of the checkpoint, too
+    calibrate: str | None = "auto",  # divide the logits by a temperature if that helps; None: as they are
     **datamodule: Any,  # settings that replace those of the checkpoint, such as path='other'
 ) -> ExportedModel:
     "Write a checkpoint as one file that answers as it does; raises `UserError`, and then nothing is written."
-    target = target_of(subject, to, format, quantize)
+    target = target_of(subject, to, format, quantize, calibrate)
     with tempfile.TemporaryDirectory() as place:
-        model = build_onnx(subject, Path(place, "model.onnx"), datamodule, quantize, trust)
+        model = build_onnx(subject, Path(place, "model.onnx"), datamodule, quantize, trust, calibrate)
         if format == "page": write_page(model, target, runtime)
         else:
             with atomic(target) as part:
                 if format == "onnx": shutil.copyfile(model.path, part)
-                else: write_torch(subject, part, trust)
+                else: write_torch(subject, part, model.metadata["calibrated"]["temperature"], trust)
     model.path = target
     return model
 
@@ -316,6 +345,7 @@ def export(
 def write_torch(
     subject: Any,  # a checkpoint file, or a run or its folder
     path: Path,  # the file
+    temperature: float = 1.0,  # by which the logits are divided
     trust: bool = False,  # as for `export`
 ) -> None:
     "Write the network for programs that have PyTorch and nothing of ours: `torch.export.load(path).module()(images)`."
@@ -323,6 +353,7 @@ def write_torch(
     from dlops_mnist.models import load
 
     module = load(subject, trust).module.cpu()
+    module.temperature *= temperature
     images, batch = torch.zeros(2, *module.image_shape, dtype=torch.uint8), torch.export.Dim("batch", min=1, max=2**20)
     with _silence(), path.open("wb") as file:
         torch.export.save(torch.export.export(with_probabilities(module), (images,), dynamic_shapes=({0: batch},)), file)
@@ -330,10 +361,13 @@ def write_torch(
 # %% ../nbs/14_export.ipynb #081eddf2
 def show(model: ExportedModel) -> None:
     "Print what was written, and how it was compared."
-    found, small, path = model.metadata["parity"], model.metadata.get("quantized"), model.path
+    found, small, path, change = model.metadata["parity"], model.metadata.get("quantized"), model.path, model.metadata["calibrated"]
     size = f"{path.stat().st_size:,} bytes" if path.is_file() else f"hand it out: python -m http.server -d {path}"
     say(f"{path}: {size}; classes {', '.join(model.classes)}", "bold")
-    say(f"It answers as the checkpoint does: on {found['images']:,} test images and {found['noise']} random ones, in batches of "
+    changed = change["temperature"] != 1
+    if changed: say("Calibrated: logits are divided by {temperature:.3g}, which was fitted on val. On the test images the calibration error "
+                    "was {ece[0]:.3f} and is {ece[1]:.3f}; the loss was {loss[0]:.3f} and is {loss[1]:.3f}.".format(**change))
+    say(f"It answers as the checkpoint does{', so calibrated' * changed}: on {found['images']:,} test images and {found['noise']} random ones, in batches of "
         f"{', '.join(map(str, found['batches']))}, no label differs and no probability by more than {found['largest']:.1g}.")
     if small: say(f"Then int8: {small['accuracy']:.1%} of the test images are right; {small['only_before']} that were right are wrong now, "
                   f"{small['only_after']} the other way round: no difference can be told.")
@@ -348,13 +382,16 @@ def print_export(
     quantize: str | None = None,  # int8: smaller weights, kept only if no difference can be told
     runtime: str | None = None,  # for a page: a folder with onnxruntime-web; null: npm fetches it, once
     trust: bool = False,  # the checkpoint is yours, or read: take its code and its places, too
+    calibrate: str | None = "auto",  # fit on val how sure the answers sound, where that helps; null: as the checkpoint has it
     **settings: Any,  # datamodule.KEY=value: other images to compare on, such as datamodule.path=DIR
 ) -> None:
     "Write a model as one file that runs without PyTorch, once it has answered as the checkpoint does."
     for key in settings:
-        if not key.startswith("datamodule."): raise UserError(f"Unknown setting `{key}`.{nearest(key, ['to', 'format', 'quantize', 'trust', 'datamodule.path'])}", key=key)
+        if key.startswith("datamodule."): continue
+        known = ['to', 'format', 'quantize', 'runtime', 'trust', 'calibrate', 'datamodule.path']
+        raise UserError(f"Unknown setting `{key}`.{nearest(key, known)}", key=key)
     overrides = {key.removeprefix("datamodule."): value for key, value in settings.items()}
-    show(export(checkpoint, to, format, quantize, runtime, trust, **overrides))
+    show(export(checkpoint, to, format, quantize, runtime, trust, calibrate, **overrides))
 
 # %% ../nbs/14_export.ipynb #0506cbff
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(print_export)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'Classifier', 'measure', 'save_running', 'load_running', 'temperature_in',
            'full_target', 'build_model', 'build_optimizer', 'build_scheduler', 'complete', 'to_probabilities',
-           'predict', 'criterion_of', 'optimizers_of', 'MNISTModule', 'fitting_images', 'fitting_logits', 'load_module',
-           'Trained', 'best_device', 'load', 'calibrate']
+           'predict', 'criterion_of', 'optimizers_of', 'MNISTModule', 'fitting_images', 'fitting_logits',
+           'least_memory', 'check_memory', 'load_module', 'Trained', 'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import MEAN, STD, EpochMetrics, classification_loss, to_input, to_logits
 from .parts.runfolder import find_checkpoint
 from .parts.command import mistyped
-from .parts.core import UserError, atomic, plain, read_checkpoint
+from .parts.core import UserError, atomic, memory, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
@@ -233,7 +234,9 @@ def criterion_of(module: "MNISTModule") -> Any:
 
 def optimizers_of(module: "MNISTModule") -> Any:
     "The optimizer of a config, with its schedule, as Lightning wants them."
-    settings, optimizer = module.hparams, build_optimizer(module.hparams["optimizer"], module.parameters())
+    settings = module.hparams
+    parameters = module.model.groups() if hasattr(module.model, "groups") else module.parameters()
+    optimizer = build_optimizer(settings["optimizer"], parameters)
     if not settings["scheduler"]: return optimizer
     return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 
@@ -249,12 +252,15 @@ class MNISTModule(Classifier):
         self.classes, self.image_shape = data.get("classes"), tuple(data.get("image_shape") or (28, 28))
         self.class_count = len(self.classes or (0, 1))
         for name, usual in (("mean", MEAN), ("std", STD)):
-            self.register_buffer(name, torch.tensor(data.get(name) or usual).reshape(-1, 1, 1), persistent=False)
+            value = torch.tensor(usual if data.get(name) is None else data[name], dtype=torch.float32)
+            self.register_buffer(name, value.reshape(-1, 1, 1), persistent=False)
         self.model = build_model(self.hparams["model"], self.image_shape, self.class_count)
         self.augment = build(augment, "augment", "model") if augment else None
         self.label_smoothing, self.metrics = self.hparams["label_smoothing"], build_metrics(self.hparams["metrics"], self.class_count)
 
-    def setup(self, stage: str) -> None: self.criterion = criterion_of(self) or self.criterion
+    def setup(self, stage: str) -> None:
+        self.criterion = criterion_of(self) or self.criterion
+        self.example_input_array = torch.zeros(2, *self.image_shape, dtype=torch.uint8)  # for a summary, and a tracker's graph
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."
@@ -286,6 +292,40 @@ def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
     raise UserError(f"{type(module.model).__name__} gives outputs of shape {shape}; {count} classes need "
                     f"{'[B], [B, 1] or [B, 2]' if count == 2 else f'[B, {count}]'}. "
                     "Let it take the number from a parameter called `classes` or `num_classes`.")
+
+# %% ../nbs/05_models.ipynb #b7ec02a5
+def least_memory(
+    config: Mapping[str, Any],  # any sections
+    images: int,  # in a batch
+) -> int:
+    "Bytes that a training step surely takes; 0 for a network that can't be told without its numbers."
+    kept = []
+
+    def note(layer: nn.Module, inputs: tuple) -> None:
+        kept.extend(part.numel() * part.element_size() for part in inputs if isinstance(part, Tensor))
+
+    with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        module = MNISTModule(config)
+        weights = sum(p.numel() * p.element_size() for p in module.parameters())
+        for layer in module.modules():
+            if any(p.requires_grad for p in layer.parameters(recurse=False)): layer.register_forward_pre_hook(note)
+        with suppress(Exception): module(torch.empty(2, *module.image_shape, dtype=torch.uint8))
+        return 2 * weights + images * sum(kept) // 4  # of two images; half of it again, since half precision may do
+    return 0
+
+
+def check_memory(
+    config: Mapping[str, Any],  # complete
+    datamodule: Any,  # after its `setup`
+) -> None:
+    "Refuse a training that can't fit into memory, before any is taken; raises `UserError`."
+    images = min(config["datamodule"].get("batch_size") or 1, len(getattr(datamodule, "datasets", {}).get("train", [0])))
+    there, least = memory(), least_memory(config, images)
+    on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
+    if on_gpu: there = torch.cuda.get_device_properties(0).total_memory
+    if least <= there: return
+    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network and {images:,} images at "
+                    f"a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or datamodule.batch_size.", key="model")
 
 # %% ../nbs/05_models.ipynb #5d04da59
 def load_module(

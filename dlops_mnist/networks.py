@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .parts.checkpoint import under_present_names
 from .parts.core import UserError
 
 # %% ../nbs/04_networks.ipynb #af3bbfab
@@ -111,6 +112,10 @@ def run_epoch(
 class Network(nn.Module):
     "Raw pixels in, logits out; a subclass makes the `layers` in between."
 
+    def __init__(self):
+        super().__init__()
+        self.register_load_state_dict_pre_hook(under_present_names)
+
     def forward(self, images: Tensor) -> Tensor:
         return to_logits(self.layers(to_input(images)))
 
@@ -148,7 +153,7 @@ class MLP(Network):
         _check_sizes("hidden", hidden)
         sizes, layers = [math.prod(image_shape), *hidden], [nn.Flatten()]
         for n_in, n_out in zip(sizes, sizes[1:]):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU(), *_dropout(dropout)]
+            layers += [nn.Linear(n_in, n_out), _with_dropout(nn.ReLU(), dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], _outputs(classes)))
 
 # %% ../nbs/04_networks.ipynb #968822f6
@@ -156,8 +161,9 @@ def _outputs(classes: int) -> int:
     return 1 if classes == 2 else classes
 
 
-def _dropout(probability: float) -> list[nn.Module]:
-    return [nn.Dropout(probability)] if probability else []
+def _with_dropout(layer: nn.Module, probability: float) -> nn.Module:
+    # in the layer's place, so that the names of the weights don't depend on it
+    return nn.Sequential(layer, nn.Dropout(probability)) if probability else layer
 
 
 def _check_sizes(name: str, sizes: Sequence[int]) -> None:
@@ -181,7 +187,7 @@ class CNN(Network):
         depths = [*(channels or [1]), *filters]
         blocks = [_block(n_in, n_out) for n_in, n_out in zip(depths, depths[1:])]
         features = depths[-1] * (height // shrink) * (width // shrink)
-        self.layers = nn.Sequential(*blocks, nn.Flatten(), *_dropout(dropout), nn.Linear(features, _outputs(classes)))
+        self.layers = nn.Sequential(*blocks, _with_dropout(nn.Flatten(), dropout), nn.Linear(features, _outputs(classes)))
         # the images follow the weights: PyTorch computes a convolution in the layout of its weights
         if channels_last: self.to(memory_format=torch.channels_last)
 

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from heapq import nsmallest
+from heapq import heappop, heappush
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 
 from .parts.command import run_command, say, show_table
 from .parts.core import UserError, atomic
-from .parts.exported import ExportedModel
+from .parts.exported import ExportedModel, is_exported
 from .parts.images import progress
 from .parts.intervals import choose_threshold
 from .parts.metrics import class_columns
@@ -44,6 +44,7 @@ class Checkpoint:
         self.trained = load(subject, trust)
         self.path, self.datamodule = self.trained.path, self.trained.config["datamodule"]
         self.image_shape = self.trained.module.image_shape
+        self.look = new_look(self.datamodule | {"image_shape": self.image_shape})
         self.classes = [str(name) for name in self.trained.module.classes or range(self.trained.module.class_count)]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -57,7 +58,7 @@ def open_model(
 ) -> ExportedModel | Checkpoint:
     "What answers; raises `UserError`. PyTorch is imported for checkpoints only."
     if isinstance(subject, ExportedModel | Checkpoint): return subject
-    return ExportedModel(subject) if str(subject).lower().endswith(".onnx") else Checkpoint(subject, trust)
+    return ExportedModel(subject) if is_exported(subject) else Checkpoint(subject, trust)
 
 # %% ../nbs/13_predict.ipynb #612243a0
 def find_pictures(
@@ -91,17 +92,17 @@ Row = dict[str, Any]
 
 def answer_row(
     image: Any,  # its name
-    probabilities: Sequence[float],  # [K]
+    probabilities: list[float],  # [K]
     classes: Sequence[str],
     top: int,  # so many classes
     threshold: float,  # whoever is less sure is in doubt
 ) -> Row:
     "What the model says about one image."
-    best = np.argsort(-np.asarray(probabilities), kind="stable")[:top]
+    best = sorted(range(len(classes)), key=probabilities.__getitem__, reverse=True)[:top]
     row = {"image": image}
     for place, k in enumerate(best, 1):
         end = f"_{place}" if place > 1 else ""
-        row |= {f"class{end}": classes[k], f"probability{end}": round(float(probabilities[k]), 6)}
+        row |= {f"class{end}": classes[k], f"probability{end}": round(probabilities[k], 6)}
     return row | ({"doubtful": bool(row["probability"] < threshold)} if threshold else {})
 
 # %% ../nbs/13_predict.ipynb #91516e97
@@ -113,11 +114,11 @@ def answers(
     batch: int = 256,  # pictures at a time: memory stays as it is, however many there are
 ) -> Iterator[tuple[Row, np.ndarray | None]]:
     "A row for each picture, in order, and its pixels; of a picture that can't be read, the row has an `error`."
-    pictures, look = iter(pictures), new_look(model.datamodule | {"image_shape": model.image_shape})
+    pictures = iter(pictures)
     while names := list(islice(pictures, batch)):
-        found = [_read(name, look) for name in names]
+        found = [_read(name, model.look) for name in names]
         good = [image for image in found if not isinstance(image, UserError)]
-        said = iter(model(np.stack(good)) if good else ())
+        said = iter(model(np.stack(good)).tolist() if good else ())
         for name, image in zip(names, found):
             if isinstance(image, UserError): yield {"image": name, "error": str(image)}, None
             else: yield answer_row(name, next(said), model.classes, top, threshold), image
@@ -147,7 +148,7 @@ def predict(
     if pixels.dtype != np.uint8 or pixels.shape[1:] != tuple(model.image_shape):
         raise UserError(f"The model takes uint8 images of the shape {list(model.image_shape)}, not {pixels.dtype} of "
                         f"{list(pixels.shape[1:])}.")
-    return pd.DataFrame([answer_row(i, row, model.classes, top, threshold) for i, row in enumerate(model(pixels))])
+    return pd.DataFrame([answer_row(i, row, model.classes, top, threshold) for i, row in enumerate(model(pixels).tolist())])
 
 # %% ../nbs/13_predict.ipynb #4b08743f
 def sureness(model: ExportedModel | Checkpoint) -> dict[str, Any]:
@@ -199,8 +200,8 @@ class Tally:
             self.count, self.unread = self.count + 1, self.unread + ("error" in row)
             self.doubtful += row.get("doubtful", False)
             if image is not None and self.keep:
-                new = (row["probability"], self.count, row["class"], image)
-                self.images = nsmallest(self.keep, [*self.images, new], key=lambda kept: kept[:2])
+                heappush(self.images, (-row["probability"], -self.count, row["class"], image))
+                if len(self.images) > self.keep: heappop(self.images)  # the surest
             yield row
 
 # %% ../nbs/13_predict.ipynb #0084bfc1
@@ -208,8 +209,8 @@ def draw_doubtful(tally: Tally, folder: str | os.PathLike) -> Path:
     "Write the images that were kept as one picture; where it lies."
     from dlops_mnist.parts.figures import plot_grid
 
-    titles = [f"{name} {p:.0%}" for p, _, name, _ in tally.images]
-    picture = plot_grid([image for *_, image in tally.images], titles, columns=8)
+    kept = sorted(tally.images, reverse=True)
+    picture = plot_grid([image for *_, image in kept], [f"{name} {-p:.0%}" for p, _, name, _ in kept], columns=8)
     with atomic(path := Path(folder, "predictions.png")) as part: part.write_bytes(picture.png())
     return path
 

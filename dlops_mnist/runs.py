@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['CHOICES', 'CHOSEN', 'USUAL', 'LEFT_OUT', 'CONDITION', 'ORDER', 'simple', 'usual_settings', 'changed_settings',
            'read_settings', 'make_row', 'read_runs', 'find_column', 'is_equal', 'is_number', 'as_number', 'matches',
-           'high_is_best', 'sort_rows', 'select_runs', 'short_names', 'differences', 'shown_metrics', 'make_cells',
-           'runs_table', 'plot_runs', 'diff_runs', 'print_runs']
+           'high_is_best', 'sort_rows', 'select_runs', 'short_names', 'differences', 'told_apart', 'shown_metrics',
+           'make_cells', 'runs_table', 'plot_runs', 'diff_runs', 'print_runs']
 
 # %% ../nbs/10_runs.ipynb #96a7e27e
 import fnmatch
 import operator
 import os
 import re
+import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, lru_cache
@@ -23,7 +25,7 @@ from typing import Any
 import yaml
 
 from .config import Difference, diff
-from .parts.command import run_command, show_table
+from .parts.command import harmless, run_command, show_table
 from .parts.core import UserError, flatten, nearest
 from .parts.runfolder import Run, best_row, find_runs, run_status
 from .parts.settings import DEFAULTS, GROUPS, base_config
@@ -228,16 +230,30 @@ def short_names(
 def differences(
     row: Mapping[str, Any],
     short: Mapping[str, str],  # from `short_names`
+    most: int | None = None,  # characters of a value; None: all of them
 ) -> str:
     "What differs in a run, in one line."
-    words = (f"{short[key]}={_value(value, key.endswith('_target_'))}" for key, value in row["differs"].items())
-    return text if len(text := " ".join(words)) <= 500 else f"{text[:500]} ..."
+    texts = {short[key]: _value(value, key.endswith("_target_")) for key, value in row["differs"].items()}
+    return " ".join(f"{name}={text if len(text) <= (most or len(text)) else f'{text[:most]}...'}" for name, text in texts.items())
 
 
 def _value(value: Any, is_class: bool) -> str:
     if value is None or isinstance(value, bool): return "null" if value is None else str(value).lower()
     if isinstance(value, float): return f"{value:g}"
     return str(value).rpartition(".")[2] if is_class else str(value)
+
+# %% ../nbs/10_runs.ipynb #f1db7a92
+def told_apart(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    "What all of several rows share, and the rows without it; where an experiment's runs differ, each of them says its value."
+    first = rows[0]["differs"] if len(rows) > 1 else {}
+    common = {key: value for key, value in first.items() if all(row.get(key) == value for row in rows)}
+    groups, keys = defaultdict(list), {}
+    for row in rows: groups[row["experiment"]].append(row)
+    for name, group in groups.items():
+        found = dict.fromkeys(chain.from_iterable(row["differs"] for row in group))
+        keys[name] = [key for key in found if any(row.get(key) != group[0].get(key) for row in group)]
+    return common, [{**row, "differs": {key: value for key, value in row["differs"].items() if key not in common} |
+                     {key: row[key] for key in keys[row["experiment"]] if key in row}} for row in rows]
 
 # %% ../nbs/10_runs.ipynb #5f031953
 def shown_metrics(
@@ -254,11 +270,12 @@ def shown_metrics(
 def make_cells(
     rows: Sequence[Mapping[str, Any]],
     sort: str | None = None,  # what they are sorted by
+    most: int | None = None,  # characters of a setting's value; None: all of them
 ) -> tuple[list[str], list[list[str]]]:
     "The header of the table, and the text of its cells."
     short, metrics = short_names(rows), shown_metrics(rows, sort)
     header = ["experiment", "run", "differs", *metrics, "epochs", "duration", "commit", "fingerprint", "status"]
-    return header, [[row["experiment"], row["run"], differences(row, short), *(_metric(row.get(name)) for name in metrics),
+    return header, [[row["experiment"], row["run"], differences(row, short, most), *(_metric(row.get(name)) for name in metrics),
                      row["epochs"], _duration(row["duration"]), f"{str(row['commit'] or '')[:7]}{'+' * row['dirty']}",
                      str(row["fingerprint"] or "")[:7], row["status"]] for row in rows]
 
@@ -348,8 +365,12 @@ def print_runs(
     if json: return _print_json(rows)
     if csv: return _print_csv(rows)
     if not rows: return print(f"No runs {'match' if where else 'are'} in {dir}.")
-    header, cells = make_cells(rows, sort)
-    show_table(header, cells, right=[*shown_metrics(rows, sort), "duration"], spare=["fingerprint", "commit", "epochs", "duration"])
+    most = 30 if sys.stdout.isatty() else None
+    common, own = told_apart(rows)
+    header, cells = make_cells(own, sort, most)
+    title = f"all of them: {differences({'differs': common}, short_names(rows), most)}" if common else ""
+    if title and not most: print(harmless(title), file=sys.stderr)  # behind a pipe, the first line is the header
+    show_table(header, cells, title if most else "", right=[*shown_metrics(rows, sort), "duration"], spare=["fingerprint", "commit", "epochs", "duration"])
 
 # %% ../nbs/10_runs.ipynb #1ffc2eb4
 def _print_json(rows: list[dict[str, Any]]) -> None:

@@ -4,20 +4,24 @@
 
 # %% auto #0
 __all__ = ['BODY', 'IMAGES', 'INLINE', 'OPEN', 'REFUSED', 'at_once', 'read_body', 'read_pictures', 'read_images', 'Service',
-           'describe', 'predict', 'health', 'ready', 'about', 'metrics', 'shipped', 'knows', 'Door', 'explain',
-           'make_app', 'listen', 'run_server', 'run_worker', 'crew', 'announce', 'serve']
+           'describe', 'predict', 'health', 'ready', 'about', 'metrics', 'collection', 'to_label', 'take_label',
+           'shipped', 'knows', 'Door', 'explain', 'make_app', 'listen', 'run_server', 'run_worker', 'crew', 'announce',
+           'bytes_of', 'serve']
 
 # %% ../nbs/15_serve.ipynb #5a1985ae
 import hmac
+import json
 import os
+import re
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from random import random
 from typing import Any
 
 import numpy as np
@@ -29,9 +33,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .parts.collect import Kept, label, waiting
 from .parts.command import run_command, say
 from .parts.core import UserError
-from .parts.service import Batcher, Busy, Counts, Unreadable, metrics_text, read_form, read_pixels
+from .parts.service import Batcher, Busy, Counts, OneWrite, Unreadable, metrics_text, read_form, read_pixels
 
 # %% ../nbs/15_serve.ipynb #9df352e9
 BODY, IMAGES = 10 * 2**20, 256  # bytes and images of one request
@@ -59,8 +64,7 @@ def read_pictures(
     "Image files as the model's training would have read them, uint8 [N, ...]; raises `Unreadable`."
     from dlops_mnist.parts.pictures import read_picture
 
-    settings = {"image_shape": list(model.image_shape)} | model.metadata.get("datamodule", {})
-    try: images = [read_picture(content, settings) for content in contents]
+    try: images = [read_picture(content, model.look) for content in contents]
     except UserError as error: raise Unreadable(f"Expected an image file, a form with image files, or JSON. {error}") from error
     return np.stack(images)
 
@@ -93,19 +97,40 @@ class Service:
         batch: int = 64,  # images in a batch
         waiting: int = 256,  # images that may queue
         token: str | None = None,  # what a request must bring; None: nothing
+        collect: str | None = None,  # a folder for doubtful pictures, and a `share` of all; None: nothing is kept
+        share: float = 0.02,
+        limit: float = 1e9,  # bytes in that folder
     ):
         self.file, self.doubt, self.batch, self.waiting, self.token = file, doubt, batch, waiting, token
-        self.counts = Counts()
+        self.counts, self.trouble = Counts(), ""
+        self.kept, self.share = Kept(collect, limit) if collect else None, share
         self.open()
 
     def open(self) -> None:
         "Open the model, and try it once: the first to ask shall not wait longer than others. Raises `UserError`."
         from dlops_mnist.parts.exported import ExportedModel
 
-        self.path = self.file
-        model = ExportedModel(self.path)
+        model = ExportedModel(self.file)
         model(np.zeros((1, *model.image_shape), np.uint8))
-        self.current = model, Batcher(model, self.batch, self.waiting, self.counts.batch)
+        self.current, self.path = (model, Batcher(model, self.batch, self.waiting, self.counts.batch)), model.path
+
+    def refresh(self) -> None:
+        "Take up another champion, where there is one. Who has asked already is answered by the old one."
+        from dlops_mnist.parts.exported import model_file
+
+        trouble, self.trouble = self.trouble, ""
+        try:
+            if model_file(self.file) == self.path: return
+            self.open()
+            say(f"{self.file} is {self.path} now")
+        except UserError as error:  # the old one answers on
+            self.trouble = str(error)
+            if self.trouble != trouble: say(f"{error} {self.path} answers on.", style="yellow")
+
+    def keep(self, image: np.ndarray, answer: Mapping[str, Any]) -> None:
+        "Keep a picture for people to label, if it is doubtful, or by chance."
+        why = "chance" if random() < self.share else "doubt" if answer["doubtful"] else None
+        if why: self.kept.keep(image, {key: answer[key] for key in ("label", "probability")} | {"why": why, "model": str(self.path)})
 
 # %% ../nbs/15_serve.ipynb #09a5081e
 def describe(
@@ -129,6 +154,8 @@ async def predict(request: Request) -> Response:
     except Busy: raise HTTPException(503, "Too much waits: try again in a second.", {"Retry-After": "1"}) from None
     answers = [describe(model, one, service.doubt) for one in found]
     for answer in answers: service.counts.answer(answer["label"], answer["doubtful"])
+    if service.kept and request.query_params.get("keep") != "0":
+        await run_in_threadpool(lambda: [service.keep(*pair) for pair in zip(images, answers)])
     if request.query_params.get("seen"): answers = [a | {"seen": i.tolist()} for a, i in zip(answers, images)]
     return JSONResponse(answers if many else answers[0])
 
@@ -147,7 +174,7 @@ async def about(request: Request) -> Response:
     "GET /model: what the model is."
     service = request.app.state.service
     model = service.current[0]
-    return JSONResponse({"file": str(service.path), "doubt": service.doubt} | model.metadata |
+    return JSONResponse({"file": str(service.path), "doubt": service.doubt, "collects": bool(service.kept)} | model.metadata |
                         {"classes": list(model.classes), "image_shape": list(model.image_shape)})
 
 
@@ -155,7 +182,38 @@ async def metrics(request: Request) -> Response:
     "GET /metrics: the counts, for Prometheus."
     service = request.app.state.service
     service.counts.waiting.set(service.current[1].size)
+    if service.kept: service.counts.left_out.set(service.kept.left_out)
     return Response(metrics_text(service.counts), media_type="text/plain; version=0.0.4")
+
+# %% ../nbs/15_serve.ipynb #c011ec02
+def collection(request: Request) -> Kept:
+    "The kept pictures; raises 404 where none are kept."
+    if not (kept := request.app.state.service.kept): raise HTTPException(404, "This service keeps no pictures: start it with collect=DIR.")
+    return kept
+
+
+async def to_label(request: Request) -> Response:
+    "GET /waiting: pictures without a label, the most doubtful first."
+    return JSONResponse(await run_in_threadpool(waiting, collection(request)))
+
+
+async def take_label(request: Request) -> Response:
+    "POST /label: what a picture shows, by its name or with its pixels; null: nobody can tell."
+    kept, (model, _) = collection(request), request.app.state.service.current
+    # only a page of this service may send this type: a browser lets no page of another host do so
+    typed = request.headers.get("content-type", "").startswith("application/json")
+    try: said = json.loads(await read_body(request)) if typed else None
+    except (ValueError, RecursionError): said = None
+    if not isinstance(said, dict) or not isinstance(said.get("label"), str | None) or not {"name", "image"} & said.keys():
+        raise HTTPException(422, 'Expected JSON: {"name": ..., "label": ...}, or {"image": pixels, "label": ...}.')
+    try:
+        name = said.get("name")
+        if name is None:
+            [image], _ = read_pixels(json.dumps(said["image"]).encode(), tuple(model.image_shape))
+            name = kept.keep(image, {"label": said.get("said"), "why": "asked"})
+        label(kept, str(name), said["label"] if "label" in said else None, model.classes)
+    except (UserError, Unreadable, ValueError) as error: raise HTTPException(422, str(error)) from error
+    return JSONResponse({"name": name})
 
 # %% ../nbs/15_serve.ipynb #14dddc7f
 def shipped(name: str, kind: str) -> Any:
@@ -169,7 +227,7 @@ def shipped(name: str, kind: str) -> Any:
     return answer
 
 # %% ../nbs/15_serve.ipynb #4931887d
-OPEN = ("/", "/health", "/docs", "/openapi.json")  # paths that need no token
+OPEN = ("/", "/health", "/docs", "/review", "/openapi.json")  # paths that need no token
 REFUSED = JSONResponse({"error": "The token is missing or wrong. Send it as `Authorization: Bearer TOKEN`."}, 401)
 
 
@@ -208,10 +266,12 @@ async def explain(request: Request, error: Exception) -> Response:
 
 def make_app(service: Service) -> Starlette:
     "The service as an application that any ASGI server runs."
-    page, docs = shipped("page.html", "text/html"), shipped("docs.html", "text/html")
-    paths = {"/": page, "/docs": docs, "/openapi.json": shipped("openapi.json", "application/json"), "/health": health,
-             "/ready": ready, "/model": about, "/metrics": metrics}
-    routes = [Route("/predict", predict, methods=["POST"]), *(Route(path, answer) for path, answer in paths.items())]
+    pages = {"/": "page.html", "/docs": "docs.html", "/review": "review.html"}
+    paths = {path: shipped(name, "text/html") for path, name in pages.items()} | {
+        "/openapi.json": shipped("openapi.json", "application/json"), "/health": health, "/ready": ready, "/model": about,
+        "/metrics": metrics, "/waiting": to_label}
+    posts = {"/predict": predict, "/label": take_label}
+    routes = [*(Route(path, answer, methods=["POST"]) for path, answer in posts.items()), *(Route(path, answer) for path, answer in paths.items())]
     app = Starlette(routes=routes, middleware=[Middleware(Door, service=service)],
                     exception_handlers={HTTPException: explain, Exception: explain})
     app.state.service = service
@@ -237,10 +297,16 @@ def run_server(
 ) -> None:
     "Answer requests until a signal comes."
     import uvicorn
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-    async def watch() -> None: server.should_exit |= not tick()
+    class Protocol(AutoHTTPProtocol):
+        def connection_made(self, transport: Any) -> None: super().connection_made(OneWrite(transport))
 
-    config = uvicorn.Config(make_app(service), log_level="warning", access_log=False, timeout_graceful_shutdown=1,
+    async def watch() -> None:
+        server.should_exit |= not tick()
+        await run_in_threadpool(service.refresh)
+
+    config = uvicorn.Config(make_app(service), http=Protocol, log_level="warning", access_log=False, timeout_graceful_shutdown=1,
                             timeout_notify=1, callback_notify=watch)
     server = uvicorn.Server(config)
     server.run([listening])
@@ -278,9 +344,16 @@ def announce(file: str, host: str, port: int, token: str | None) -> None:
     if host not in ("127.0.0.1", "localhost", "::1") and not token:
         say("Anybody who reaches this machine may use it: token=SECRET asks for one.", style="yellow")
 
+# %% ../nbs/15_serve.ipynb #c011ec03
+def bytes_of(text: str) -> float:
+    "A number of bytes, such as `500MB`; raises `UserError`."
+    found = re.fullmatch(r"([0-9.]+) ?([kMGT]?)B?", str(text))
+    try: return float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")
+    except (TypeError, ValueError) as error: raise UserError(f"`limit={text}`: a size, such as 500MB or 1GB.", key="limit") from error
+
 # %% ../nbs/15_serve.ipynb #dc098edf
 def serve(
-    file: str,  # what `export` wrote
+    file: str,  # what `export` wrote, or models:/NAME@champion: whatever is in use
     *,
     port: int = 8000,  # 0: any that is free
     host: str = "127.0.0.1",  # the address to listen at; 0.0.0.0: all of this machine's
@@ -289,11 +362,15 @@ def serve(
     doubt: float = 0.8,  # an answer that is less probable is called doubtful
     batch: int = 64,  # images that the model gets at once, at most
     waiting: int = 256,  # images that may queue; more get a 503
+    collect: str | None = None,  # a folder for doubtful pictures, for people to label at /review; null: nothing is kept
+    share: float = 0.02,  # of all pictures are kept as well, by chance: they tell the accuracy in use
+    limit: str = "1GB",  # what that folder may hold
 ) -> None:
     "Answer requests with an exported model, and show a page to draw on."
     token = token or os.environ.get("SERVE_TOKEN")
     if min(workers, batch, waiting) < 1: raise UserError("`workers`, `batch` and `waiting` are at least 1.")
-    settings = {"file": file, "doubt": doubt, "batch": batch, "waiting": waiting, "token": token}
+    settings = {"file": file, "doubt": doubt, "batch": batch, "waiting": waiting, "token": token, "collect": collect,
+                "share": share, "limit": bytes_of(limit) / workers}
     with tempfile.TemporaryDirectory() as counts, listen(host, port) as listening:
         if workers > 1: os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # read when the counts are made
         service = Service(**settings)

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAY_CHANGE', 'RESTORED', 'weights_from', 'with_facts', 'make_trainer', 'begin_anew', 'check_changes',
-           'check_restored', 'begin_with', 'reopen', 'check_there', 'prepare', 'note_data', 'train', 'print_result',
+           'check_restored', 'begin_with', 'reopen', 'check_there', 'prepare', 'train', 'print_result',
            'train_and_report', 'show_multirun', 'main']
 
 # %% ../nbs/07_train.ipynb #bd09fe6e
 import copy
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING
@@ -26,7 +25,7 @@ from .parts.launch import launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
-from .parts.settings import DEFAULT_CLASS, base_config, deep_update
+from .parts.settings import DEFAULT_CLASS, OLDER_RUNS, base_config, deep_update
 from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
 from .parts.targets import build, open_lengths
 
@@ -90,7 +89,7 @@ def check_changes(
 ) -> None:
     "Refuse settings that would make another run of this one, and a run that has nothing left to do; raises `UserError`."
     # the config of an older run lacks the settings that came later
-    changed = diff(deep_update({"datamodule": base_config()["datamodule"]}, run.config), config)
+    changed = diff(deep_update({"datamodule": base_config()["datamodule"] | OLDER_RUNS}, run.config), config)
     fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
     if fixed:
         before = "open" if changed[fixed][0] is MISSING else repr(changed[fixed][0])
@@ -126,11 +125,14 @@ def begin_with(module: Any, config: Config) -> None:
     "Give a new network the weights that `weights` names, and refuse a `ckpt_path` of another network; raises `UserError`."
     from dlops_mnist.parts.checkpoint import fitting_weights, load_weights
 
+    if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
         known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
-        if odd := sorted(own.keys() ^ known.keys() or own.keys() - fitting_weights(module, known).keys()):
-            raise UserError(f"`ckpt_path: {path}` holds the state of another network: `{odd[0]}` differs. To take what fits: "
+        fitting = fitting_weights(module, known)
+        if len(fitting) < len(own) or len(known) > len(own):
+            odd = min(own.keys() - fitting.keys() or known.keys() - own.keys())
+            raise UserError(f"`ckpt_path: {path}` holds the state of another network: `{odd}` differs. To take what fits: "
                             f"{as_typed('weights', path)}", key="ckpt_path")
 
 # %% ../nbs/07_train.ipynb #b8f5f7cd
@@ -157,11 +159,9 @@ def reopen(
 def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
-    comes_along = config["repeats"] and data.get("path") in SHIPPED
-    if not (comes_along or data.get("source") or data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]):
-        there(data["path"])
-    for key in ("ckpt_path", "weights"):
-        if config[key]: find_checkpoint(config[key])
+    own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]
+    if not (own or data.get("source") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
+    for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 
 def prepare(
@@ -171,6 +171,8 @@ def prepare(
     import pytorch_lightning as pl
     import torch
 
+    from dlops_mnist.parts.backbone import with_ways
+
     check_hardware(config["trainer"])
     if not config["resume"]:
         if config["ckpt_path"]: check_restored(config)
@@ -178,17 +180,10 @@ def prepare(
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
     if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
-    datamodule = build(config["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
+    datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
-
-# %% ../nbs/07_train.ipynb #454e72bd
-def note_data(run: Run, datamodule: Any) -> None:
-    "Say what is odd about the images, and keep the list of those that can't be read with the run."
-    if is_helper(): return
-    for note in getattr(datamodule, "notes", []): say(f"note: {note}")
-    if broken := getattr(datamodule, "broken", None): (run.path / "left_out.json").write_text(json.dumps(broken, indent=1))
 
 # %% ../nbs/07_train.ipynb #6a0cb9d3
 @sigterm_stops()
@@ -202,16 +197,18 @@ def train(
     config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
     check_there(config)
     with signals_wait():
-        from dlops_mnist.models import MNISTModule, calibrate
+        from dlops_mnist.models import MNISTModule, calibrate, check_memory
+        from dlops_mnist.parts.recorder import note_data, note_result
 
     quiet_lightning()
     keep_freed_memory()
     datamodule = prepare(config)
     config = with_facts(config, datamodule)
+    check_memory(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run):
-        note_data(run, datamodule)
+        note_data(run, datamodule)  # what is odd about the images
         module = MNISTModule(config)
         module.check()  # refused now, if its settings make no sense
         if not config["resume"]: begin_with(module, config)
@@ -220,6 +217,7 @@ def train(
         # never a pickle that runs code, which Lightning would allow for an address that begins with http
         begin = run.last_checkpoint if config["resume"] else config["ckpt_path"]
         trainer.fit(module, datamodule, ckpt_path=begin, weights_only=True)
+        note_result(run, datamodule)
         if config["calibrate"] and run.status == "finished" and not is_helper():
             for file in (run.best_checkpoint, run.last_checkpoint):
                 update_provenance(run, temperature=calibrate(file, datamodule))

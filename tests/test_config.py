@@ -407,7 +407,8 @@ def test_a_notebook_shows_a_mistake_as_a_sentence():
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.io import capture_output
 
-    with capture_output() as said: InteractiveShell.instance().run_cell("from dlops_mnist.config import load_config; load_config('a', 'b=1')")
+    cell = "from dlops_mnist.config import load_config; load_config('a', 'b=1')"
+    with capture_output() as said: InteractiveShell.instance().run_cell(cell)
     InteractiveShell.clear_instance()
     assert said.stdout.strip().count("\n") == 0 and said.stdout.startswith("UserError: There is no experiment a.")
 
@@ -416,5 +417,6 @@ def test_versions_and_terminals_of_old(tmp_path, program):
     assert re.fullmatch(r"dlops_mnist [\d.]+, PyTorch \S+, Lightning [\d.]+\n", program("train", "--version", cwd=tmp_path).stdout)
     assert program("runs", "--version", cwd=tmp_path).stdout == program("train", "--version", cwd=tmp_path).stdout
     code = "from dlops_mnist.parts.command import run_command, say\ndef f(): say('10–20 ± 1')\nrun_command(f, [])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (result.returncode, result.stdout) == (0, "10?20 ? 1\n"), result.stderr

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ import torch
 from browser import MISSING, answers, browser, handed_out
 from test_evaluate import make_dataset, make_run
 
-from dlops_mnist.export import PARTS, export, print_export, write_page
+from dlops_mnist.export import PARTS, export, helpful_temperature, print_export, write_page
 from dlops_mnist.models import load
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
@@ -78,7 +79,7 @@ def test_an_exported_file_is_evaluated_as_a_checkpoint_is(place, tmp_path):
 
 def test_a_strangers_file_chooses_no_place_to_write_and_builds_nothing(tmp_path):
     model = onnx.load(tiny.onnx_model(tmp_path / "x.onnx"))
-    known = {"classes": ["a", "b"], "image_shape": [28, 28], "datamodule": {"cache": "/tmp/x", "source": "digits", "val": 0.3}}
+    known = {"classes": ["a", "b"], "image_shape": [28, 28], "datamodule": {"cache": "elsewhere", "source": "digits", "val": 0.3}}
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in known.items()})
     onnx.save(model, tmp_path / "x.onnx")
     assert ExportedModel(tmp_path / "x.onnx").datamodule == {"val": 0.3, "image_shape": [28, 28], "classes": ["a", "b"]}
@@ -110,7 +111,8 @@ def test_what_answers_otherwise_is_not_kept(place, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("words, sentence", [
     (["no/run"], "There is no checkpoint or run"), (["RUN", "to=x.pt"], "ends in .onnx"),
-    (["RUN", "tox=1"], "Unknown setting `tox`. Did you mean `to`?"), (["."], "is not a run's folder")])
+    (["RUN", "calibrate=yes"], "auto or null"), (["RUN", "tox=1"], "Unknown setting `tox`. Did you mean `to`?"),
+    (["."], "is not a run's folder")])
 def test_mistakes_are_told(place, tmp_path, monkeypatch, capsys, words, sentence):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit): run_command(print_export, [str(place / "run") if word == "RUN" else word for word in words])
@@ -120,7 +122,8 @@ def test_mistakes_are_told(place, tmp_path, monkeypatch, capsys, words, sentence
 @pytest.mark.parametrize("change, sentence", [
     ({"classes": ()}, "name its classes"), ({"classes": ["one"]}, "name its classes"), ({"classes": [1, 2]}, "name its classes"),
     ({"classes": ["a", "b", "c"]}, "each of its 3 classes"),
-    ({"datamodule": [1]}, "settings for pictures")])
+    ({"datamodule": [1]}, "settings for pictures"), ({"datamodule": {"range": 5}}, "settings for pictures"),
+    ({"datamodule": {"color": "sepia"}}, "settings for pictures")])
 def test_a_strangers_file_is_looked_at_before_it_is_used(tmp_path, change, sentence):
     with pytest.raises(UserError, match=sentence): ExportedModel(tiny.onnx_model(tmp_path / "x.onnx", **change))
 
@@ -146,6 +149,40 @@ def test_other_formats_answer_alike(place, tmp_path):
     export(place / "run", tmp_path / "model.pt2", format="torch")
     answers = torch.export.load(tmp_path / "model.pt2").module()(torch.tensor(images))
     np.testing.assert_allclose(answers.detach(), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("sharper", [1, 8, 0.2])
+def test_a_temperature_is_fitted_only_where_it_helps(sharper):
+    found = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        logits = rng.normal(0, 2, (300, 4))
+        labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # drawn by the very probabilities of these logits
+        trained = SimpleNamespace(logits=lambda images, logits=logits: sharper * logits)
+        found.append(helpful_temperature(trained, SimpleNamespace(images=None, labels=labels)))
+    if sharper == 1: assert found.count(1.0) >= 7
+    else: np.testing.assert_allclose(found, sharper, rtol=0.35)
+    few = SimpleNamespace(images=None, labels=labels[:15])
+    assert helpful_temperature(SimpleNamespace(logits=lambda images: 8 * logits[:15]), few) == 1, "so few tell nothing"
+
+
+def test_probabilities_are_calibrated_and_answers_stay(place, tmp_path, monkeypatch, capsys):
+    from dlops_mnist import export as module_under_test
+
+    monkeypatch.setattr(module_under_test, "helpful_temperature", lambda trained, val: 2.0)
+    images = np.random.default_rng(1).integers(0, 256, (5, 28, 28), np.uint8)
+    module = load(place / "run").module.cpu()
+    wanted = (module(torch.tensor(images)) / 2).softmax(1).detach()
+    run_command(print_export, [str(place / "run"), f"to={tmp_path / 'x.onnx'}"])
+    assert "divided by 2, which was fitted on val" in capsys.readouterr().out
+    model = ExportedModel(tmp_path / "x.onnx")
+    np.testing.assert_allclose(model(images), wanted, atol=1e-5)
+    before, after = model.metadata["calibrated"]["loss"]
+    assert before != after and model.metadata["metrics"]["loss"][0] == after
+    export(place / "run", tmp_path / "x.pt2", format="torch")
+    np.testing.assert_allclose(torch.export.load(tmp_path / "x.pt2").module()(torch.tensor(images)).detach(), wanted, atol=1e-5)
+    export(place / "run", tmp_path / "y.onnx", calibrate=None)
+    np.testing.assert_allclose(ExportedModel(tmp_path / "y.onnx")(images), module.predict(torch.tensor(images)), atol=1e-5)
 
 
 def test_int8_is_kept_where_no_difference_can_be_told(place, tmp_path):

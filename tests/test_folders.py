@@ -1,6 +1,7 @@
 """Folders as people have them: what is read, what is said about it, and what a new picture looks like to the model."""
 
 import gzip
+import hashlib
 import io
 import struct
 import zlib
@@ -12,11 +13,12 @@ from PIL import Image, ImageDraw
 
 from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
 from dlops_mnist.inspection import inspect, oddities
+from dlops_mnist.parts import sources
 from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
-from dlops_mnist.parts.sources import build_idx
+from dlops_mnist.parts.sources import build_emnist, build_idx
 
 
 def draw(kind: str, seed: int, size: int = 24, mode: str = "L") -> Image.Image:
@@ -338,13 +340,13 @@ def test_inspect_says_what_is_odd(tmp_path, capsys):
     with pytest.raises(UserError, match="Did you mean `resize`"): inspect(str(tmp_path), resise=[3, 3])
 
 
-def write_idx(folder: Path, count: int = 40) -> Path:
-    folder.mkdir()
-    for split in ("train", "t10k"):
+def write_idx(folder: Path, count: int = 40, classes: int = 2, prefix: str = "", first: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "test" if prefix else "t10k"):
         images = np.stack([np.asarray(draw(("disc", "bar")[i % 2], i, size=28)) for i in range(count)])
-        for name, values in (("images-idx3", images), ("labels-idx1", np.arange(count) % 2)):
+        for name, values in (("images-idx3", images), ("labels-idx1", first + np.arange(count) % classes)):
             head = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
-            (folder / f"{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
+            (folder / f"{prefix}{split}-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
     return folder
 
 
@@ -370,3 +372,77 @@ def test_any_folder_becomes_a_standard_one(tmp_path):
     assert {split: sorted(data.hashes) for split, data in after.datasets.items()} == {
         split: sorted(data.hashes) for split, data in before.datasets.items()}
     with pytest.raises(UserError, match="already"): convert(str(path), str(tmp_path / "b"))
+
+
+def test_files_that_would_take_one_name_are_all_kept(tmp_path):
+    fill(tmp_path / "a", {"train": 3}, ending="jpg")
+    fill(tmp_path / "a", {"train": 3}, start=5)
+    (tmp_path / "a/train/disc/x").mkdir()
+    draw("disc", 70).save(tmp_path / "a/train/disc/x/1.png")
+    draw("disc", 71).save(tmp_path / "a/train/disc/x_1.png")
+    (tmp_path / "a/train/disc/005.jpg").write_bytes((tmp_path / "a/train/disc/000.jpg").read_bytes())
+    before = opened(tmp_path / "a")
+    for to, png in (("b", False), ("c", True)):
+        made = convert(str(tmp_path / "a"), str(tmp_path / to), png=png)
+        assert counts(opened(made)) == counts(before), to
+    assert {file.suffix for file in made.rglob("*") if file.is_file() and ".cache" not in file.parts} == {".png"}
+    (tmp_path / "a/train/bar/007.png").write_bytes(b"x")
+    (tmp_path / "a/train/disc/007.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"(?s)2 images can't be converted.*bar/007.png.*disc/007.png is empty"):
+        convert(str(tmp_path / "a"), str(tmp_path / "d"), png=True)
+    assert not (tmp_path / "d").exists()
+
+
+# ---- datasets with a name
+
+@pytest.mark.parametrize("name, number, called", [("fashion", 8, "bag"), ("kmnist", 2, "su")])
+def test_datasets_with_a_name_have_classes_with_names(tmp_path, monkeypatch, name, number, called):
+    raw = write_idx(tmp_path / "raw", classes=10)
+    with pytest.raises(UserError, match=f"is not {name}'s.*source=idx"): sources.SOURCES[name](tmp_path / "no", raw)
+    sums = [hashlib.md5((raw / f"{file}.gz").read_bytes()).hexdigest() for file in sources.MNIST_FILES]
+    monkeypatch.setitem(sources.KNOWN, name, sources.KNOWN[name]._replace(sums=sums))
+    dm = MNISTDataModule(tmp_path / "made", source=name, raw=str(raw), per_class=2)
+    dm.setup()
+    assert sorted(dm.classes) == sorted(sources.KNOWN[name].names) and counts(dm)["test"] == 10
+    two = MNISTDataModule(tmp_path / "two", source=name, raw=str(raw), binary=number)
+    two.setup()
+    assert two.classes == [f"no{called}", called]
+    with pytest.raises(UserError, match="datamodule.source=null") as error: MNISTDataModule(tmp_path / "raw", source=name).setup()
+    assert "remove" not in str(error.value)
+
+
+@pytest.mark.parametrize("part, count, some", [("balanced", 47, "small_a"), ("letters", 26, "z"), ("byclass", 62, "small_z"),
+                                               ("digits", 10, "9")])
+def test_the_parts_of_emnist(tmp_path, part, count, some):
+    raw = write_idx(tmp_path / "raw", 2 * count, count, prefix=f"emnist-{part}-", first=int(part == "letters"))
+    write_idx(raw, 10, 10, prefix="emnist-mnist-")
+    arrays = open_images(build_emnist(tmp_path / "made", raw, part=part))
+    assert len(arrays.classes) == count and some in arrays.classes
+    drawn = np.asarray(draw("disc", 0, size=28))
+    assert any((image == drawn.T).all() for image in arrays.splits["train"]["images"]), "it no longer lies on its side"
+    with pytest.raises(UserError, match="part is"): build_emnist(tmp_path / "other", raw, part="leters")
+
+
+# ---- kinds of folders that the tests above leave out
+
+def test_links_to_classes_and_files(tmp_path):
+    real, path = fill(tmp_path / "real", {"train": 12, "test": 6}), tmp_path / "data"
+    (path / "test/bar").mkdir(parents=True)
+    (path / "train").symlink_to(real / "train")
+    (path / "test/disc").symlink_to("../../real/test/disc")
+    for file in (real / "test/bar").iterdir(): (path / "test/bar" / file.name).symlink_to(file)
+    assert opened(path).fingerprint == opened(real).fingerprint and counts(opened(path))["test"] == 12
+
+
+def test_five_formats_in_one_folder(tmp_path):
+    for i, ending in enumerate(("bmp", "gif", "tif", "webp", "png")): fill(tmp_path, {"train": 4, "test": 2}, ending=ending, start=10 * i)
+    assert sum(counts(opened(tmp_path)).values()) == 60
+
+
+def test_an_unbalanced_folder_is_said_to_be_so(tmp_path):
+    fill(tmp_path, {"train": 100, "test": 30}, classes=("disc",))
+    fill(tmp_path, {"train": 4, "test": 2}, classes=("bar",))
+    said = " ".join(oddities(open_images(tmp_path)))
+    assert "train is unbalanced, with" in said and "disc" in said and "bar" in said
+    dm = opened(tmp_path)
+    assert all((data.labels == 0).any() for data in dm.datasets.values()), "the rare class is in each part"

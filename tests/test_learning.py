@@ -1,17 +1,26 @@
 """What a training may be told beyond network and optimizer: loss, metrics, augmentation, temperature, a network of timm."""
 
 import math
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from dlops_mnist.models import MNISTModule, load_module
+from dlops_mnist.config import load_config
+from dlops_mnist.dataset import open_dataset
+from dlops_mnist.models import MNISTModule, load, load_module
 from dlops_mnist.parts.augment import Augment
 from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.recorder import note_result
 from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.scores import balanced_weights, build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
+from dlops_mnist.train import train
 
 SHORT = ("trainer.accelerator=cpu", "model.hidden=[8]", "augment=random", "metrics=[f1,balanced_acc]", "loss.weights=balanced",
          "label_smoothing=0.1")
@@ -106,6 +115,27 @@ def test_pixels_are_standardised_by_what_the_config_says():
     assert torch.allclose(module(images), module(seen), atol=1e-5) and not {"mean", "std"} & set(module.state_dict())
 
 
+def test_training_measures_mean_and_deviation_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for split, name, low in (("train", "dark", 0), ("train", "light", 60), ("test", "dark", 0), ("test", "light", 60)):
+        (folder := tmp_path / "data" / split / name).mkdir(parents=True)
+        for i in range(20): Image.fromarray(rng.integers((low, 0, 100), (low + 90, 9, 250), (6, 7, 3), np.uint8)).save(folder / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    run = train(load_config(None, "datamodule.path=data", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu"))
+    known, module = run.config["datamodule"], load(run).module
+    dm = open_dataset(known)
+    pixels = dm.dataset("train").images / 255
+    assert np.allclose(known["mean"], pixels.mean((0, 2, 3)), atol=1e-4) and np.allclose(known["std"], pixels.std((0, 2, 3)), atol=1e-4)
+    assert module.mean.flatten().tolist() == pytest.approx(known["mean"])
+    again = train(load_config(run.path / "config.yaml", "datamodule.val=0.5"))
+    assert again.config["datamodule"]["mean"] == known["mean"], "what a run was made with stays, whatever is measured now"
+    grey = train(load_config(None, "datamodule.path=data", "datamodule.color=grey", "datamodule.mean=0", "datamodule.std=1.0",
+                             "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu"))
+    module = load(grey).module
+    assert torch.allclose(module(images := torch.randint(0, 256, (4, 6, 7), dtype=torch.uint8)), module(images / 255), atol=1e-6)
+    with pytest.raises(UserError, match="std"): train(load_config(None, "datamodule.path=data", "datamodule.std=[0,1,1]"))
+
+
 @pytest.mark.parametrize("shape", [(5, 9, 14), (5, 3, 16, 12), (5, 1, 7, 7)])
 @pytest.mark.parametrize("settings", [{"flip": 0.5}, {"crop": 3}, {"rotate": 20.0}, {"zoom": 0.3}, {"colour": 0.3}, {"erase": 0.5},
                                       {"flip": 0.5, "rotate": 9.0, "erase": 1.0, "random": 2}])
@@ -116,3 +146,86 @@ def test_augmentation_keeps_kind_and_shape_and_repeats(shape, settings):
     torch.manual_seed(3)
     assert first.shape == images.shape and first.dtype == torch.uint8 and torch.equal(first, change(images))
     assert not torch.equal(change(images), change(images)), "another time, another change"
+
+
+# ---- a network of timm's
+
+def photos(folder: Path, classes=("dark", "light"), count=20) -> str:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for low, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count): Image.fromarray(rng.integers(60 * low, 60 * low + 90, (20, 24, 3), np.uint8)).save(folder / split / name / f"{i}.png")
+    return f"datamodule.path={folder}"
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    if find_spec("timm") is None: pytest.skip("timm is not here: pip install timm safetensors")
+    from safetensors.torch import save_file
+
+    from dlops_mnist.parts.backbone import Timm
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(5)
+    network = Timm([3, 32, 32], 10, "test_resnet")
+    save_file(network.net.state_dict(), tmp_path / "tiny.safetensors")
+    torch.save(network.net.state_dict(), tmp_path / "tiny.pth")
+    settings = (photos(tmp_path / "photos"), "model=timm", "model.name=test_resnet", "datamodule.resize=[32,32]", "trainer.max_epochs=1",
+                "trainer.accelerator=cpu")
+    return network.net.state_dict(), settings
+
+
+@pytest.mark.parametrize("file", ["tiny.safetensors", "tiny.pth"])
+def test_a_frozen_backbone_keeps_the_weights_of_its_file(tiny, file, capsys):
+    then, settings = tiny
+    run = train(load_config(None, *settings, f"weights={file}", "model.freeze=true", "optimizer.lr=0.1"))
+    now, data = load(run).module.model.net.state_dict(), run.config["datamodule"]
+    assert {name for name in now if not torch.equal(now[name].cpu(), then[name])} == {"fc.weight", "fc.bias"}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "these begin afresh: model.net.fc.weight [2, " in said and "these don't fit: fc." in said and "fc.weight [10, " in said
+    assert data["mean"] == data["std"] == [0.5] * 3 and data["resize"] == [32, 32] and data["image_shape"] == [3, 32, 32]
+    other = train(load_config(None, *settings[1:], photos(Path("more"), ("a", "b", "c")), f"weights={run.path}"))
+    assert "these begin afresh: model.net.fc.weight [3, " in " ".join(capsys.readouterr().out.split())
+    assert other.config["datamodule"]["mean"] != [0.5] * 3, "weights of our own bring no habits"
+
+
+def test_a_backbone_may_learn_more_slowly(tiny):
+    then, settings = tiny
+    run = train(load_config(None, *settings, "weights=tiny.pth", "model.backbone_lr=0.0001", "optimizer=sgd", "optimizer.momentum=0.0",
+                             "optimizer.lr=0.1", "scheduler=onecycle"))
+    state = torch.load(run.last_checkpoint, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert state[0]["max_lr"] == pytest.approx(0.1) and state[1]["max_lr"] == pytest.approx(0.0001) and len(state[1]["params"]) > 10 * len(state[0]["params"])
+    now = load(run).module.model.net.state_dict()
+    assert not torch.equal(now["conv1.0.weight"].cpu(), then["conv1.0.weight"])
+
+
+def test_of_timm_only_its_own_names_are_taken(tiny):
+    for name, hint in (("test_resnit", "Did you mean `test_resnet`"), ("hf-hub:some/body", "no network"), ("local-dir:/tmp", "no network")):
+        with pytest.raises(UserError, match=hint): train(load_config(None, *tiny[1], f"model.name='{name}'"))
+    Path("bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(UserError, match="damaged"): train(load_config(None, *tiny[1], "weights=bad.safetensors"))
+
+
+def test_timm_is_had_without_torchvision_and_nothing_stays(tiny):
+    from dlops_mnist.parts.backbone import StandIns
+
+    assert not any(isinstance(finder, StandIns) for finder in sys.meta_path)
+    assert not any(type(module).__name__ == "_StandIn" for module in sys.modules.values())
+
+
+def test_a_balanced_sampler_and_a_word_where_nothing_was_learnt(tmp_path, monkeypatch, capsys):
+    photos(tmp_path / "photos", ("dark",), count=100)
+    photos(tmp_path / "photos", ("light",), count=10)
+    monkeypatch.chdir(tmp_path)
+    short = ("datamodule.path=photos", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu", "datamodule.batch_size=8")
+    dm = open_dataset(train(load_config(None, *short, "datamodule.sampler=balanced")).config["datamodule"])
+    drawn = torch.cat([labels for _, labels in dm.train_dataloader()])
+    labels = dm.dataset("val").labels
+    for right, word in (((labels == 0).mean(), True), ((labels == 0).mean() + 0.01, False)):
+        capsys.readouterr()
+        note_result(SimpleNamespace(best={"val_acc": float(right)}), dm)
+        assert ("no better than always naming the commonest class, `dark`" in " ".join(capsys.readouterr().out.split())) == word
+    assert len(drawn) == len(dm.dataset("train")) and abs(2 * int(drawn.sum()) - len(drawn)) <= 1
+    assert sum(len(labels) for _, labels in dm.val_dataloader()) == len(dm.dataset("val")), "validation sees each image once"
+    with pytest.raises(UserError, match="balanced or null"): train(load_config(None, *short, "datamodule.sampler=balance"))

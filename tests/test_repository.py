@@ -314,6 +314,16 @@ def test_a_notebook_out_of_order_is_seen(project, change, problem):
     assert problem in problems(project)
 
 
+def test_what_nbdevs_merge_leaves_is_seen(project):
+    def merged(notebook):
+        marks = [nbformat.v4.new_markdown_cell(f"`{mark}`") for mark in ("<<<<<<< HEAD", "=======", ">>>>>>> other")]
+        notebook.cells[3:4] = [marks[0], notebook.cells[3], marks[1], nbformat.v4.new_code_cell("y + 1"), marks[2]]
+
+    edit(project, merged)
+    refused = make(project, "notebooks.py", "prepare")
+    assert refused.returncode == 2 and "nbs/00_double.ipynb, cell 4, holds a conflict marker of a merge" in refused.stderr
+
+
 MERGED = "<<<<<<< HEAD\n#| export\ndef double(x): return 2 * x\n=======\n#| export\ndef double(x): return x + x\n>>>>>>> other"
 
 

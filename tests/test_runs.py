@@ -185,3 +185,21 @@ def test_junk_never_breaks_the_table(tmp_path, files):
     try: print_runs(str(tmp_path), sort="val_acc")
     except UserError as error: assert str(error)
     shutil.rmtree(run)
+
+
+def test_what_all_share_is_said_once_and_seed_0_says_so(tmp_path, capsys, monkeypatch):
+    for seed in (0, 1, 2):
+        make_run(tmp_path / "runs", 0.9, "experiment=sweep", "model=cnn", f"seed={seed}", f"datamodule.path={'x' * 80}")
+    print_runs(str(tmp_path / "runs"))
+    said = capsys.readouterr()
+    header, *rows = said.out.splitlines()
+    assert said.err == f"all of them: path={'x' * 80} model=CNN\n", "never cut where there is no terminal"
+    assert [row.split()[2] for row in rows] == ["seed=0", "seed=1", "seed=2"] and "CNN" not in "".join(rows)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    print_runs(str(tmp_path / "runs"))
+    assert f"path={'x' * 30}... model=CNN" in capsys.readouterr().out
+    print_runs(str(tmp_path / "runs"), csv=True)
+    assert "x" * 80 in capsys.readouterr().out
+    make_run(tmp_path / "runs", 0.9, "experiment=other")
+    print_runs(str(tmp_path / "runs"), "experiment=other")
+    assert "all of them" not in str(capsys.readouterr()), "a single run shares nothing"

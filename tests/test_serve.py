@@ -154,12 +154,13 @@ def test_the_other_paths(service, model):
     assert ask(service, "elsewhere")[0] == 404 and ask(service, "predict")[0] == 405
     assert ask(service, "../../etc/passwd")[0] == 404
     api = json.loads(ask(service, "openapi.json")[2])
-    assert {"/predict", "/health", "/ready", "/model", "/metrics", "/docs", "/"} == set(api["paths"])
+    paths = {"", "predict", "health", "ready", "model", "metrics", "docs", "review", "waiting", "label"}
+    assert set(api["paths"]) == {f"/{path}" for path in paths}
     for path, methods in api["paths"].items(): assert methods.keys() <= {"get", "post"}, path
 
 
 def test_pages_ask_no_other_host(service):
-    for path in ("", "docs"):
+    for path in ("", "docs", "review"):
         status, headers, content = ask(service, path)
         assert status == 200 and headers["content-type"].startswith("text/html")
         assert "default-src 'self'" in headers["content-security-policy"]
@@ -283,10 +284,10 @@ def _status(process: Path) -> str:
     except OSError: return ""
 
 
-def wait_until(condition, seconds: float = 10) -> bool:
+def wait_until(condition, seconds: float = 10):
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end: time.sleep(0.05)
-    return bool(found)
+    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -296,13 +297,11 @@ def test_several_workers_share_and_end_with_their_parent(model):
 
         def count(): return int(float(re.search(rb"serve_images_total{.*} (\S+)", ask(process.address, "metrics")[2])[1]))
 
-        assert wait_until(workers)
+        [worker] = wait_until(workers)
         for _ in range(20): assert ask(process.address, "predict", png(LIGHT))[0] == 200
         assert count() == 20  # of both together
-        [worker] = workers()
         os.kill(worker, signal.SIGKILL)
-        assert wait_until(lambda: workers() and workers() != [worker])  # another one took its place
-        [worker] = workers()
+        [worker] = wait_until(lambda: [pid for pid in workers() if pid != worker])  # another one took its place
         process.kill()
         assert wait_until(lambda: not Path(f"/proc/{worker}").exists())
 
@@ -417,3 +416,45 @@ def test_a_service_that_is_gone_is_said(model):
             page.wait("return document.body.dataset.ready")
         page.draw(LINE)
         assert "does not answer" in page.wait("return $('problem').innerText")
+
+
+# --- pictures that are kept ---
+
+
+def test_doubtful_pictures_wait_for_a_label(model, tmp_path):
+    sure, unsure = np.full((28, 28), 250, np.uint8), np.full((28, 28), 128, np.uint8)
+    with serving(model, f"collect={tmp_path}/kept", "doubt=0.8", "share=0") as one:
+        assert not json.loads(ask(one.address, "predict", png(sure))[2])["doubtful"]
+        for _ in range(2): assert json.loads(ask(one.address, "predict", png(unsure))[2])["doubtful"]
+        ask(one.address, "predict?keep=0", png(unsure + 1))
+        [waits] = json.loads(ask(one.address, "waiting")[2])
+        assert waits["why"] == "doubt" and waits["picture"].startswith("data:image/png;base64,")
+        json_type = {"Content_Type": "application/json"}
+
+        def label(**said): return ask(one.address, "label", json.dumps(said).encode(), **json_type)
+
+        name = waits["name"]
+        wrongs = {"label": "dark"}, {"name": name, "label": "drak"}, {"name": "../../x", "label": "dark"}, {"name": 3, "label": 3}
+        for wrong in wrongs:
+            status, _, body = label(**wrong)
+            assert status == 422 and json.loads(body)["error"], wrong
+        elsewhere = json.dumps({"name": name, "label": "dark"}).encode()  # as a form of another host's page could send it
+        assert ask(one.address, "label", elsewhere, Content_Type="text/plain")[0] == 422
+        assert label(name=name, label="dark")[0] == 200 and json.loads(ask(one.address, "waiting")[2]) == []
+        assert label(image=sure.tolist(), label="light", said="light")[0] == 200
+        assert ask(one.address, "review")[0] == 200
+    assert sorted(path.parent.name for path in (tmp_path / "kept/labelled").rglob("*.png")) == ["dark", "light"]
+
+
+def test_a_share_of_all_is_kept_by_chance_and_never_more_than_the_limit(model, tmp_path):
+    images = np.random.default_rng(0).integers(200, 256, (60, 28, 28), np.uint8)
+    with serving(model, f"collect={tmp_path}/kept", "doubt=0", "share=0.5", "limit=10kB") as one:
+        for image in images: assert ask(one.address, "predict", png(image))[0] == 200
+        left = re.search(r"serve_left_out_images ([0-9.]+)", ask(one.address, "metrics")[2].decode())
+    kept = [json.loads(file.read_text()) for file in (tmp_path / "kept/waiting").glob("*.json")]
+    assert kept and {known["why"] for known in kept} == {"chance"} and float(left[1]) > 0
+    assert sum(file.stat().st_size for file in (tmp_path / "kept").rglob("*") if file.is_file()) <= 10_000
+
+
+def test_nothing_is_kept_unless_it_is_asked_for(service):
+    assert ask(service, "waiting")[0] == 404 and not json.loads(ask(service, "model")[2])["collects"]

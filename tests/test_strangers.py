@@ -5,11 +5,13 @@ Every attack here was seen to work before there was a test of it.
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from PIL import Image
 from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import compare, evaluate
 from dlops_mnist.export import export
-from dlops_mnist.models import load, load_module
+from dlops_mnist.models import check_memory, least_memory, load, load_module
 from dlops_mnist.parts.core import UserError, plain
 from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
@@ -180,7 +182,8 @@ PLACES = {
 @pytest.mark.parametrize("key", PLACES)
 def test_places_connections_and_processes_are_left_out(work, capsys, key):
     *section, name = key.split(".")
-    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]}})
+    more = {"enable_checkpointing": True} if name == "default_root_dir" else {}  # where it has an effect
+    file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]} | more})
     config = load_config(file)
     assert "elsewhere" not in to_yaml(config) and config.datamodule.num_workers == 0 and config.trainer.get("num_nodes", 1) == 1
     said = capsys.readouterr().err
@@ -204,6 +207,27 @@ def test_the_command_that_goes_on_says_trust_where_it_must(work, name, words):
     assert how_to_go_on(run) == f"python -m dlops_mnist.train resume={run.path}{words}"
 
 
+ESCAPE = "\x1b]0;owned\x07\x1b[31m[bold]<script>alert(1)"
+
+
+def test_names_with_control_codes_and_markup_stay_names(work, program, capsys):
+    for number in range(12):
+        name = ESCAPE if number % 2 else "b"
+        Path("odd", "train", name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * number).save(Path("odd", "train", name, f"{number}.png"))
+    done = program("train", "datamodule.path=odd", "datamodule.val=0.4", "datamodule.test=0.4", "trainer.max_epochs=1", cwd=work)
+    assert done.returncode == 0, done.stderr
+    [run] = find_runs()
+    shown = program("evaluate", run.path, "draws=2", cwd=work)
+    page = (run.evaluation / "report.html").read_text()
+    assert shown.returncode == 0 and "[bold]" in shown.stdout and "<script>alert" not in page
+    load_config(a_checkpoint({"paths": {"runs": f"/{ESCAPE}"}}))
+    wrong = program("train", f"model={ESCAPE}", cwd=work)
+    for text in (done.stdout, done.stderr, shown.stdout, shown.stderr, wrong.stderr, capsys.readouterr().err):
+        assert "\x1b" not in text and "\x07" not in text
+    assert wrong.returncode == 2
+
+
 def test_own_runs_are_repeated_without_a_word(work, capsys):
     Path("data").mkdir()
     theirs = {"datamodule": {"path": str(work / "data"), "num_workers": 2, "classes": ["/", "~"]}, "paths": {"runs": "my/runs"}}
@@ -213,6 +237,45 @@ def test_own_runs_are_repeated_without_a_word(work, capsys):
 def test_a_machine_is_not_swamped_by_what_is_typed(work):
     with pytest.raises(UserError, match="`datamodule.num_workers: 1000000` would start as many processes"):
         load_config(None, "datamodule.num_workers=1000000")
+
+
+@pytest.mark.parametrize("words", [["model.hidden=[1000000000]"], ["model=cnn", "model.filters=[1000000000]"],
+                                   ["model.hidden=[10000000000000000000]"], ["model.hidden=[100000,100000,100000,100000]"]])
+def test_memory_is_estimated_before_any_is_taken(trained, program, words):
+    began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    result = program("train", "datamodule.path=data", "datamodule.val=test", *words, cwd=trained.path.cwd())
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    assert "GB" in result.stderr or "[10000000000000000000]" in str(words)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < began + 2**20 and len([*find_runs()]) == 1
+
+
+def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
+    config, gigabyte = load_config(None, "model=cnn", "trainer=cpu"), 10**9
+    small, large = (least_memory(config, images) for images in (25, 60_000))
+    assert small < 0.1 * gigabyte < large < 12 * gigabyte
+    monkeypatch.setattr("dlops_mnist.models.memory", lambda: gigabyte)
+    data = SimpleNamespace(datasets={"train": range(60_000)})
+    check_memory(config, data)
+    config.datamodule.batch_size = 10**12
+    with pytest.raises(UserError, match="60,000 images at a time; there are 1 GB"): check_memory(config, data)
+    before = torch.get_rng_state()
+    least_memory(config, 1)
+    assert torch.equal(before, torch.get_rng_state()), "to ask draws no random numbers"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+def test_a_helper_ends_when_its_parent_does():
+    child = "from dlops_mnist.parts.signals import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    number = next(int(line) for line in process.stdout if line.strip() != "1")
+    assert process.stdout.readline() == "1\n" and Path(f"/proc/{number}").exists()
+    process.kill(), process.wait()
+    until = time.monotonic() + 10
+    state = Path(f"/proc/{number}/stat")
+    def lives(): return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    while lives() and time.monotonic() < until: time.sleep(0.05)
+    assert not lives()
 
 
 # --- experiments that build on one another ---
@@ -288,7 +351,8 @@ def test_a_secret_of_the_environment_is_used_and_never_written_down(trained, mon
     Path("teller.py").write_text(TELLER)
     write(mine="callbacks:\n  tell: {_target_: teller.Teller, token: '${oc.env:MY_TOKEN}'}\nlogger: CSVLogger\n"
                "logger.CSVLogger.name: ${callbacks.tell.token}\nlogger.CSVLogger.save_dir: kept\n")
-    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1", "trainer.enable_progress_bar=false")
+    config = load_config("mine", "datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=1",
+                         "trainer.enable_progress_bar=false")
     run = train(config)
     assert Path("told").read_text() == "hush-hush-42" and Path("kept/hush-hush-42/version_0/metrics.csv").is_file()
     files = [file for folder in (run.path, Path("kept")) for file in folder.rglob("*") if file.is_file()]
@@ -314,7 +378,8 @@ def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, k
 
 def test_a_sweep_goes_on_where_it_was_stopped(trained, program):
     place, words = trained.path.cwd(), ["datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=2", "-m", "seed=0,1,2"]
-    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', 'if Path("BROKEN").exists(): raise ValueError("broken")'))
+    breaks = 'if Path("BROKEN").exists(): raise ValueError("broken")'
+    Path("nets.py").write_text(EVIL.replace('Path("SENTINEL").touch()', breaks))
     words += ["model._target_=nets.Net", "trainer.enable_progress_bar=false"]
     Path("BROKEN").touch()
     assert program("train", *words, cwd=place).returncode == 1 and not [run for run in find_runs() if run.config.get("sweep")]
@@ -348,7 +413,8 @@ def a_study(**changes) -> str:
     "The folder of a search, as far as it is read before a trial begins."
     Path("experiments").mkdir()
     Path("experiments/mine.yml").write_text("seed: 1\n")
-    about = {"experiment": "mine", "words": [], "monitor": ["val_acc"], "space": {"optimizer.lr": "optimizer.lr=1e-3,1e-2"}, "seed": 0,
+    about = {"experiment": "mine", "words": [], "monitor": ["val_acc"], "seed": 0,
+             "space": {"optimizer.lr": "optimizer.lr=1e-3,1e-2"},
              "directions": ["maximize"], "sampler": "grid", "pruner": "none", "storage": "journal", "name": "mine/search"}
     Path("theirs").mkdir()
     Path("theirs/study.json").write_text(json.dumps(about | changes))

@@ -3,30 +3,38 @@
 python tools/mutants.py [COUNT [SEED [MODULE ...]]]        300 mutants, seed 0 and all modules unless given
 
 A mutant is one change to one exported module: `<` becomes `<=`, `and` becomes `or`, `+` becomes `-`, a number grows by one, True
-becomes False, "min" becomes "max", a `not` goes, a returned value becomes None. The tests that reach the module run, those that
-are marked slow or races left out. What no test notices is listed at the end; exit status 1 if that is more than a tenth.
+becomes False, "min" becomes "max", a `not` goes, a returned value becomes None. First each test runs once, and its lines are
+noted; then, for each mutant, those run that reach its line, the quickest first, until one fails. Tests that are marked slow, tools
+or races are left out. What no test notices is listed at the end; exit status 1 if that is more than a tenth.
 """
 
 import ast
+import atexit
+import importlib
+import json
+import multiprocessing
 import os
 import random
-import re
+import resource
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import Queue
 
-from check import changed_modules, nearest_tests
-from imports import graph, importers
 from notebooks import environment, settings
-from run_tests import cores
 
-SECONDS = 600  # a mutant whose tests take longer hangs: that is noticed
+SECONDS = 40  # of tests for one mutant, as they took unbroken; three times as much, and it hangs, which is noticed as well
+MAP_SECONDS = 600  # for one file of tests, when its lines are noted
+MEMORY = 16 * 2**30  # a broken program may ask for any
+LEFT_OUT = (".git", ".venv", "runs", "build", "dist", "_docs", "__pycache__")
+NEVER = {"google", "IPython", "dask", "wandb", "mlflow"}  # what is slow to import, or leaves threads behind
 SWAPS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==", ast.In: "not in", ast.NotIn: "in",
          ast.Is: "is not", ast.IsNot: "is", ast.And: "or", ast.Or: "and", ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*",
          ast.FloorDiv: "*"}
@@ -104,45 +112,167 @@ def compiles(text: str, mutant: Mutant) -> bool:
     return True
 
 
-def survives(root: Path, library: str, mutant: Mutant) -> bool:
-    "Whether all tests that reach a module pass although it is broken; `root` is a copy that is given back as it was."
-    path = root / library / mutant.module
-    text = path.read_text("utf-8")
-    path.write_text(apply(text, mutant), "utf-8")
-    reached = importers(graph(root), changed_modules(root, [path]))
-    # tests that run a whole program import nothing of it
-    whole = [file for file in sorted((root / "tests").glob("test_*.py"))
-             if set(re.findall(r"program\(\s*\"(\w+)\"", file.read_text("utf-8"))) & reached]
-    try:
-        tests = list(dict.fromkeys([*nearest_tests(root, [path]), *whole]))
-        if not tests: return True
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not tools and not races"]
-        done = subprocess.run([sys.executable, "-m", "pytest", *options, *map(str, tests)], cwd=root, timeout=SECONDS,
-                              env=environment() | {"PYTHONPATH": str(root)}, stdin=subprocess.DEVNULL, capture_output=True)
-        return done.returncode in (0, 5)  # 5: none is chosen
-    except subprocess.TimeoutExpired: return False
-    finally: path.write_text(text, "utf-8")
+def lines_of(text: str, line: int) -> set[int]:
+    "The lines on which a tracer may see what stands in a line of a module; what runs at import is seen where the module is used."
+    nodes = list(ast.walk(ast.parse(text)))
+    bodies = [node.body if isinstance(node.body, list) else [node.body] for node in nodes
+              if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+    inside = {number for body in bodies for number in range(body[0].lineno, body[-1].end_lineno + 1)}
+    if line not in inside: return inside
+    statement = max((node for node in nodes if isinstance(node, ast.stmt) and node.lineno <= line <= node.end_lineno),
+                    key=lambda node: node.lineno)
+    body = getattr(statement, "body", None)
+    end = max(statement.lineno, body[0].lineno - 1) if body else statement.end_lineno
+    return set(range(statement.lineno, end + 1))
+
+
+class Tests:
+    "The tests of a copy of the repository, run in forks of this process, which has imported what they need but not the package."
+
+    def __init__(self, root: Path, library: str):
+        self.root, self.library, self.lines, self.seconds = root, library, {}, {}
+        os.chdir(root)
+        os.environ.update(environment() | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})
+        sys.path[:0] = [str(root), str(root / "tests")]
+        for name in sorted(self.needed()):
+            with suppress(Exception): importlib.import_module(name)
+
+    def needed(self) -> set[str]:
+        "The modules of other people that the package and its tests import."
+        nodes = [node for path in (*self.root.glob("tests/*.py"), *(self.root / self.library).rglob("*.py"))
+                 for node in ast.walk(ast.parse(path.read_text("utf-8")))]
+        names = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+        names |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        own = {self.library, *(path.stem for folder in ("tests", "tools") for path in self.root.glob(f"{folder}/*.py"))}
+        return {name for name in names if name.partition(".")[0] not in own | NEVER}
+
+    def run(self, what: list[str], seconds: float, plugin: object = None) -> int | None:
+        "The exit status of pytest in a fork; None if it took longer."
+        sys.stdout.flush()
+        if not (child := os.fork()):
+            os.setsid()
+            quiet = os.open(os.devnull, os.O_RDWR)
+            for number in range(3): os.dup2(quiet, number)
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            os._exit(forked(what, plugin))
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended: break
+            time.sleep(0.05)
+        with suppress(ProcessLookupError): os.killpg(child, signal.SIGKILL)  # and what it has started
+        if ended: return os.waitstatus_to_exitcode(status)
+        os.waitpid(child, 0)
+        return None
+
+    def learn(self) -> None:
+        "Find out which lines each test reaches, and how long it takes; a test that fails as things are is left out."
+        for file in sorted((self.root / "tests").glob("test_*.py")):
+            with tempfile.TemporaryDirectory() as folder:
+                watch, start = Watch(self.root / self.library, Path(folder)), time.monotonic()
+                self.run([str(file.relative_to(self.root))], MAP_SECONDS, watch)
+                told = [json.loads(part.read_text()) for part in sorted(Path(folder).glob("test-*.json"))]
+            for test, seconds, lines in told:
+                self.seconds[test] = seconds
+                for place in lines: self.lines.setdefault(place, set()).add(test)
+            print(f"{file.name}: {len(told)} tests in {time.monotonic() - start:.0f} seconds", file=sys.stderr, flush=True)
+
+    def reaching(self, mutant: Mutant) -> list[str]:
+        "The tests that reach a mutant's line, the quickest first, as many as there is time for."
+        text = (self.root / self.library / mutant.module).read_text("utf-8")
+        tests = set().union(*(self.lines.get(f"{mutant.module}:{line}", ()) for line in lines_of(text, mutant.line)))
+        chosen, left = [], SECONDS
+        for test in sorted(tests, key=lambda test: (self.seconds[test], test)):
+            left -= self.seconds[test]
+            if left > 0 or not chosen: chosen.append(test)
+        return chosen
+
+    def survives(self, mutant: Mutant) -> bool:
+        "Whether all tests that reach a mutant pass."
+        if not (tests := self.reaching(mutant)): return True
+        path = self.root / self.library / mutant.module
+        text, known = path.read_text("utf-8"), path.stat().st_mtime_ns
+        path.write_text(apply(text, mutant), "utf-8")
+        os.utime(path, ns=(known, known + (mutant.start + 1) * 1_000_000_000))  # or Python would take what it compiled before
+        try: return self.run(["-x", *tests], SECONDS + 3 * sum(map(self.seconds.get, tests))) == 0
+        finally:
+            path.write_text(text, "utf-8")
+            os.utime(path, ns=(known, known))
+
+
+def forked(what: list[str], plugin: object) -> int:
+    "Run pytest here, with programs in forks of this process."
+    import pytest
+
+    with suppress(ImportError):
+        import forks
+
+        forks.SERVER, forks._start_server = multiprocessing.get_context("fork"), lambda: None
+        forks._child = partial(program, forks._child, plugin)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not tools and not races"]
+    try: return int(pytest.main([*options, *what], [plugin] if plugin else []))
+    except BaseException: return 1
+
+
+def program(run, watch: "Watch | None", *args) -> None:
+    "A program that a test starts, in a fork: its output is no longer pytest's, and what it reached is left for its test to find."
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    atexit._clear()  # or it would remove our temporary folders when it ends
+    if watch: watch.seen.clear()
+    try: run(*args)
+    finally:
+        if watch: (watch.folder / f"{os.getpid()}.part").write_text(json.dumps(watch.places()))
+
+
+class Watch:
+    "A plugin of pytest that notes which lines of the package each test reaches, in programs that it starts as well."
+
+    def __init__(self, library: Path, folder: Path):
+        self.library, self.folder, self.seen, self.count = f"{library}/", folder, set(), 0
+
+    def trace(self, frame, event, _):
+        if not frame.f_code.co_filename.startswith(self.library): return None
+        self.note(frame, "line", None)
+        return self.note
+
+    def note(self, frame, event, _):
+        if event == "line": self.seen.add((frame.f_code.co_filename, frame.f_lineno))
+        return self.note
+
+    def places(self) -> list[str]:
+        return sorted({f"{file.removeprefix(self.library)}:{line}" for file, line in self.seen})
+
+    def pytest_runtest_protocol(self, item):
+        self.seen.clear()
+        self.passed, self.start = True, time.monotonic()
+        sys.settrace(self.trace), threading.settrace(self.trace)
+
+    def pytest_runtest_logreport(self, report):
+        self.passed &= report.passed
+        if report.when != "teardown": return
+        sys.settrace(None), threading.settrace(None)
+        parts = [*self.folder.glob("*.part")]
+        places = sorted({*self.places(), *(place for part in parts for place in json.loads(part.read_text()))})
+        for part in parts: part.unlink()
+        if not self.passed: return
+        self.count += 1
+        told = report.nodeid, time.monotonic() - self.start, places
+        (self.folder / f"test-{self.count}.json").write_text(json.dumps(told))
 
 
 def main(count: str = "300", seed: str = "0", *modules: str) -> int:
-    root = Path.cwd()
+    root, survivors = Path.cwd(), []
     library = settings(root)["lib_path"]
-    chosen, copies, survivors = choose(root / library, int(count), int(seed), list(modules)), Queue(), []
+    chosen = choose(root / library, int(count), int(seed), list(modules))
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(cores()):
-            left_out = shutil.ignore_patterns(".venv", "runs", "build", "dist", "__pycache__")
-            shutil.copytree(root, Path(folder, str(i)), ignore=left_out)
-            copies.put(Path(folder, str(i)))
-
-        def judge(mutant: Mutant) -> tuple[Mutant, bool]:
-            copy = copies.get()
-            try: return mutant, survives(copy, library, mutant)
-            finally: copies.put(copy)
-
-        with ThreadPoolExecutor(cores()) as pool:
-            for mutant, alive in pool.map(judge, chosen):
-                print("SURVIVED" if alive else "caught  ", mutant, flush=True)
-                if alive: survivors.append(mutant)
+        copy = shutil.copytree(root, Path(folder, "copy"), ignore=shutil.ignore_patterns(*LEFT_OUT))
+        tests = Tests(copy, library)
+        tests.learn()
+        for number, mutant in enumerate(chosen, 1):
+            alive = tests.survives(mutant)
+            print("SURVIVED" if alive else "caught  ", f"{number:3}", mutant, flush=True)
+            if alive: survivors.append(mutant)
+        os.chdir(root)
     print(f"\n{len(chosen) - len(survivors)} of {len(chosen)} mutants caught", *survivors, sep="\n")
     return len(survivors) > len(chosen) / 10
 

@@ -24,6 +24,7 @@ import sys
 import sysconfig
 import tempfile
 import tokenize
+import warnings
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
@@ -32,6 +33,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+# after a merge, cells lack an id or share one
+warnings.filterwarnings("ignore", category=FutureWarning, module="nbformat")
 SEAL = "executed_in_order"  # also in `allowed_metadata_keys` of settings.ini, so that nbdev_clean keeps it
 
 
@@ -72,7 +75,8 @@ def nbdev(command: str, *args: str, cwd: Path) -> None:
     subprocess.run([Path(sysconfig.get_path("scripts"), command), *args], cwd=cwd, env=environment(), check=True)
 
 
-CONFLICT = re.compile(r"^(<<<<<<<|>>>>>>>)( |$)", re.MULTILINE)  # what git leaves where two branches differ
+# what git leaves where two branches differ, and nbdev's merge in cells of their own
+CONFLICT = re.compile(r"^`?(<<<<<<<|>>>>>>>)( |$)", re.MULTILINE)
 
 
 def check_cells(root: Path) -> list[str]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUILTIN', 'RICH', 'no_alias', 'alternatives', 'fits', 'in_words', 'mistyped', 'unknown', 'parse_override', 'quote',
            'check_key', 'as_word', 'as_typed', 'parse_value', 'parameter_notes', 'describe_command', 'as_text', 'bind',
-           'clean_exit', 'run_command', 'versions', 'console', 'say', 'show_table']
+           'harmless', 'clean_exit', 'run_command', 'versions', 'console', 'say', 'show_table']
 
 # %% ../../nbs/parts/command.ipynb #d4dac12e
 import ast
@@ -282,6 +282,16 @@ def _checked(parameter: inspect.Parameter, word: str) -> Any:
     if annotation is not parameter.empty and not fits(value, text): raise mistyped(key, in_words(text), value)
     return value
 
+# %% ../../nbs/parts/command.ipynb #77cbc452
+def harmless(text: str) -> str:
+    "Text without control codes, with which a name from a stranger's folder could write anything onto a terminal."
+    return "\n".join(map(_one_line, text.expandtabs().split("\n")))
+
+
+def _one_line(text: str) -> str:
+    # a name from a stranger's folder may hold line ends, a terminal's control codes, or half of a character
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
 # %% ../../nbs/parts/command.ipynb #0b50e0fd
 @contextmanager
 def clean_exit() -> Iterator[None]:
@@ -290,7 +300,7 @@ def clean_exit() -> Iterator[None]:
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
     try: yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(harmless(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
@@ -300,7 +310,7 @@ def clean_exit() -> Iterator[None]:
         sys.exit(141)
     except OSError as error:  # a file that can't be read, or a folder that can't be written
         if error.filename is None: raise
-        print(f"error: `{error.filename}`: {error.strerror}.", file=sys.stderr)
+        print(harmless(f"error: `{error.filename}`: {error.strerror}."), file=sys.stderr)
         sys.exit(2)
 
 # %% ../../nbs/parts/command.ipynb #d0b484d6
@@ -350,6 +360,7 @@ def console() -> Any:
 
 def say(text: str, style: str | None = None) -> None:
     "Print text on the terminal, whatever it looks like; the style is Rich's."
+    text = harmless(text)
     if RICH: console().print(text, style=style, markup=False)
     else: print(text, flush=True)
 
@@ -389,8 +400,3 @@ def _draw_table(cells: list[list[str]], title: str, numbers: list[bool], spare: 
     for row in cells[1:]: table.add_row(*(Text(cell) for name, cell in zip(cells[0], row) if name in widths))
     console().print(table)
     if left_out: console().print(f"(no room for {', '.join(left_out)})", style="dim")
-
-
-def _one_line(text: str) -> str:
-    # a name from a stranger's folder may hold line ends, a terminal's control codes, or half of a character
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

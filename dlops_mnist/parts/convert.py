@@ -14,7 +14,8 @@ from pathlib import Path
 
 from .command import say, show_table
 from .core import UserError, atomic
-from .folder import scan, unused_notes
+from .folder import listing, scan, unused_notes
+from .pictures import BadImage, decode, encode_png
 
 # %% ../../nbs/parts/convert.ipynb #1df9ac07
 def convert(
@@ -22,9 +23,10 @@ def convert(
     to: str,  # the folder to make
     labels: str | None = None,  # a CSV or TSV file with the class of each image
     columns: Sequence[str] | None = None,  # of that file: image, label, and perhaps split and group
+    png: bool = False,  # write each picture as a PNG file; false: the files as they are
 ) -> Path:
-    "Write any folder of images as {train,test,val}/{class}/*, the files as they are; raises `UserError`."
-    found, rows, target = scan(path, labels, columns), [], Path(to)
+    "Write any folder of images as {train,test,val}/{class}/*; raises `UserError`."
+    found, rows, target, problems = scan(path, labels, columns), [], Path(to), []
     if target.exists(): raise UserError(f"`{to}` is there already: choose another folder.", key="to")
     with atomic(target) as part:
         for (split, name), files in found.files.items():
@@ -32,13 +34,19 @@ def convert(
             folder = part / ("" if found.whole else split) / name
             folder.mkdir(parents=True, exist_ok=True)
             common = os.path.commonpath([os.path.dirname(file) for file in files])
-            for file in files: _link(Path(path, file), folder / os.path.relpath(file, common or ".").replace(os.sep, "_"))
+            for file in files:
+                try: _write(Path(path, file), folder, os.path.relpath(file, common or ".").replace(os.sep, "_"), png)
+                except BadImage as error: problems.append(f"{Path(path, file)} {error}")
             rows.append([split if not found.whole else "-", name, len(files), files[0]])
+        if problems: raise UserError(listing(f"{len(problems):,} images can't be converted:", problems), key="path")
     show_table(["split", "class", "images", "such as"], rows, f"{path} -> {to}")
     for note in [*found.notes, *unused_notes(found.unused)]: say(f"note: {note}")
     return target
 
 
-def _link(file: Path, target: Path) -> None:
-    with suppress(OSError): return os.link(file.resolve(), target)
-    shutil.copy2(file, target)
+def _write(file: Path, folder: Path, name: str, png: bool) -> None:
+    if png and not name.lower().endswith(".png"): name += ".png"
+    while (folder / name).exists(): name = f"_{name}"  # a_b.png, and b.png in a/
+    if png: return (folder / name).write_bytes(encode_png(decode(file.read_bytes()))) and None
+    with suppress(OSError): return os.link(file.resolve(), folder / name)
+    shutil.copy2(file, folder / name)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'FEW_PROCESSES', 'UserError', 'closest', 'nearest', 'remove', 'atomic',
            'check_name', 'plain', 'flatten', 'read_checkpoint', 'unpack', 'offered', 'go_to_root', 'wait_briefly',
-           'usable_cores', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
+           'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
 import ctypes
@@ -213,6 +213,15 @@ FEW_PROCESSES = 4  # so many are always allowed, to try what several devices wou
 def usable_cores() -> int:
     "The cores that this process may use, which in a container or a cluster's job can be fewer than there are."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    "Bytes of memory that this process may use, which in a container can be fewer than the machine has."
+    limits = [2**62]
+    with suppress(AttributeError, OSError, ValueError): limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError): limits.append(int(Path(file).read_text()))
+    return min(limits)
 
 
 def check_hardware(

@@ -8,6 +8,7 @@ __all__ = ['COLORS', 'OTHERS', 'LINES', 'Picture', 'plot_bars', 'plot_grid', 'pl
            'html_page']
 
 # %% ../../nbs/parts/figures.ipynb #edb66705
+import warnings
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -40,7 +41,9 @@ class Picture(Figure):
         logarithmic = [axis for axes in self.axes for axis in (axes.xaxis, axes.yaxis) if axis.get_scale() == "log"]
         powers = {label for axis in logarithmic for label in axis.get_ticklabels(which="both")}
         for text in self.findobj(Text): text.set_parse_math(text in powers)
-        super().draw(renderer)
+        with warnings.catch_warnings():  # which would write the character itself, a control code perhaps, onto the terminal
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            super().draw(renderer)
 
     def png(
         self,

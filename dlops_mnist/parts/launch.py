@@ -187,7 +187,7 @@ def launch(
 def check_hydras(words: list[str], several: bool) -> None:
     "Refuse those of Hydra's own settings that would have no effect, or another one; raises `UserError`."
     for word in words:
-        if not word.startswith(("hydra/launcher=", "hydra.launcher.")):
+        if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size=")):
             raise UserError(f"`{word}`: of Hydra's own settings, those of its launcher can be chosen. A run's folder is below "
                             "paths.runs, its log is train.log in there.", key=word.partition("=")[0])
         if not several: raise UserError(f"`{word}` chooses how several runs are started, so it needs --multirun (-m).")

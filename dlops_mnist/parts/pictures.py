@@ -266,7 +266,7 @@ def read_picture(
     look = datamodule if isinstance(datamodule, Look) else new_look(datamodule)
     try:
         if isinstance(picture, bytes): return decode(picture, look)
-        with open(picture, "rb") as file: return decode(file.read(), look)
+        with open(picture, "rb", buffering=0) as file: return decode(file.read(), look)
     except OSError as error: raise UserError(f"`{picture}` can't be read: {error.strerror}.") from error
     except BadImage as error:
         raise UserError(f"{'The picture' if isinstance(picture, bytes) else f'`{picture}`'} {error}.") from error

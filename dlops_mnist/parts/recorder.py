@@ -6,10 +6,11 @@
 __all__ = ['LOG', 'LOGGERS', 'PROFILERS', 'log_handler', 'LogFile', 'describe_training', 'log_step', 'RunStatus',
            'save_checkpoint', 'rewind_to_epoch_start', 'rewind_to_batch_start', 'go_on_within_epoch', 'random_state',
            'set_random_state', 'RandomState', 'unknown_metric', 'Rows', 'complete', 'Checkpoints', 'stay_stopped',
-           'RunRecorder', 'make_callbacks', 'make_profiler']
+           'RunRecorder', 'make_callbacks', 'make_profiler', 'note_data', 'note_result']
 
 # %% ../../nbs/parts/recorder.ipynb #943a3782
 import errno
+import json
 import logging
 import os
 import random
@@ -27,11 +28,12 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 
 from .callbacks import check_needs_tracker, epoch_line, progress_bar, row_metrics
+from .command import say
 from .core import UserError, nearest, read_checkpoint
 from .checkpoint import keepable
 from .loggers import log_checkpoint
 from .provenance import made_by
-from .runfolder import Run, best_row, better, is_epoch_end, mark_ended, mark_running
+from .runfolder import Run, best_row, better, is_epoch_end, is_helper, mark_ended, mark_running
 from .runfolder import update_provenance, write_rows
 from .settings import MONITOR, MONITOR_MODE
 from .signals import StopSignals, agree, give_way, is_sigterm, signal_of
@@ -394,3 +396,27 @@ def make_profiler(
     if name not in PROFILERS:
         raise UserError(f"`trainer.profiler: {name}` is no profiler.{nearest(name, PROFILERS)}", key="trainer.profiler")
     return {"profiler": getattr(pl.profilers, PROFILERS[name])(dirpath=str(run.path), filename="profile")}
+
+# %% ../../nbs/parts/recorder.ipynb #d91313e4
+def note_data(
+    run: Run,
+    datamodule: Any,  # set up
+) -> None:
+    "Say what is odd about the images, and keep the list of those that can't be read with the run."
+    if is_helper(): return
+    for note in getattr(datamodule, "notes", []): say(f"note: {note}")
+    if broken := getattr(datamodule, "broken", None): (run.path / "left_out.json").write_text(json.dumps(broken, indent=1))
+
+
+def note_result(
+    run: Run,  # after training
+    datamodule: Any,
+) -> None:
+    "Say so if the best checkpoint is no better than always naming the commonest class."
+    val, accuracy = getattr(datamodule, "datasets", {}).get("val"), run.best.get("val_acc")
+    if is_helper() or val is None or accuracy is None: return
+    counts = np.bincount(val.labels)
+    if accuracy <= (share := counts.max() / counts.sum()) + 1e-6:
+        say(f"CAREFUL: val_acc {accuracy:.4f} is no better than always naming the commonest class, `{val.classes[counts.argmax()]}` "
+            f"({share:.1%} of val). Where classes are rare: loss.weights=balanced, or datamodule.sampler=balanced; and "
+            "metrics=balanced_acc monitor=val_balanced_acc", "bold red")

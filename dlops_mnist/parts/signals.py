@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'signal_of', 'agree', 'StopSignals', 'Interrupted',
            'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops',
-           'signals_wait', 'children_repeat']
+           'signals_wait', 'end_with_parent', 'children_repeat']
 
 # %% ../../nbs/parts/signals.ipynb #e87c937a
+import ctypes
 import importlib.util
 import os
 import signal
@@ -214,6 +215,11 @@ def signals_wait() -> Iterator[None]:
     for number in noted: signal.raise_signal(number)
 
 # %% ../../nbs/parts/signals.ipynb #1b3627cd
+def end_with_parent() -> None:
+    "Let Linux kill this process when the one that started it has died, which it would wait for in vain."
+    with suppress(OSError, AttributeError): ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 @contextmanager
 def children_repeat(run: Run) -> Iterator[None]:
     "Let processes that Lightning starts for a distributed run train this run's config, whatever started this process."
@@ -223,6 +229,7 @@ def children_repeat(run: Run) -> Iterator[None]:
     argv, spec, environment = sys.argv, main.__spec__, dict(os.environ)
     resumed = [as_word("resume", str(run.path))] if run.provenance.get("resumed") else [str(run.config_file)]
     resumed.append("trust=true")  # this process has looked at the settings
+    if is_helper(): end_with_parent()
     sys.argv, main.__spec__ = ["train", *resumed], importlib.util.find_spec("dlops_mnist.train")
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)
     try: yield

@@ -311,7 +311,7 @@ def build(
     except UserError: raise
     except Exception as error:
         # hydra wraps the class's own error, which says best what was wrong
-        reason = str(error.__cause__ or error).strip() or type(error).__name__
+        reason = str(error.__cause__ or error).strip().partition("\n")[0] or type(error).__name__  # PyTorch's go on for pages
         raise UserError(f"`{where}` ({target}) can't be built: {reason}", key=where) from error
 
 # %% ../../nbs/parts/targets.ipynb #b11d70ed
