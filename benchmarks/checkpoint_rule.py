@@ -7,7 +7,9 @@ each rule chooses an epoch from what `val` says. Printed are mean and standard d
 beats the last epoch and is beaten by it.
 """
 
+import logging
 import sys
+import warnings
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,7 +17,7 @@ import pytorch_lightning as pl
 from dlops_mnist.config import load_config
 from dlops_mnist.models import MNISTModule, predict
 from dlops_mnist.parts.metrics import image_losses
-from dlops_mnist.train import prepare
+from dlops_mnist.train import prepare, with_facts
 
 
 class Watch(pl.Callback):
@@ -37,6 +39,7 @@ def watch(experiment: str, seed: int, *changes: str) -> np.ndarray:
     "val_acc, val_loss, test accuracy, test loss and images of val, a row for each epoch."
     config = load_config(experiment, f"seed={seed}", *changes)
     datamodule = prepare(config)
+    config = with_facts(config, datamodule)
     callback = Watch(datamodule.datasets)
     settings = config["trainer"] | {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
                                     "enable_model_summary": False, "callbacks": [callback], "limit_val_batches": 0}
@@ -78,6 +81,8 @@ RULES = {
 
 
 def main(experiment: str = "001", seeds: str = "20", *changes: str) -> None:
+    warnings.simplefilter("ignore")
+    for name in ("pytorch_lightning", "lightning_fabric"): logging.getLogger(name).setLevel(logging.ERROR)
     seen = [watch(experiment, seed, *changes) for seed in range(int(seeds))]
     end = np.array([rows[-1, 2] for rows in seen])
     print(f"{experiment} {' '.join(changes)}: {len(seen)} seeds, {len(seen[0])} epochs, {seen[0][0, 4]:.0f} images in val")

@@ -1,28 +1,29 @@
 """Do the intervals of `evaluate` hold what they promise? How often the 95% interval of each metric covers the truth.
 
-python benchmarks/coverage.py [REPETITIONS] [DRAWS]      100 and 200, if none is given; with 2000 and 1000, go for lunch
+python benchmarks/coverage.py [REPETITIONS] [DRAWS] [PROCESSES]      200, 400 and 2, if none is given; 500 500 takes an hour
 
 A world in which the truth is known: the model's scores are normal, the classes `distance` apart, so its accuracy is what we
 ask for. The whole world has 400,000 images; a test set is drawn from it, again and again, and its intervals are compared with
 what the model does in the whole world. Printed is the share that covers, and in brackets, where it is more than a tenth of
-them, the share in which the table says that it can't tell. A row is a metric, a column the number of images.
+them, the share in which the table says that it can't tell. A row is a metric, a column the number of images. At 10,000 images
+there are at most 200 draws. In the end stands the range of each row over all worlds, of cells
+in which the table tells at least fifty times.
 """
 
 import sys
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
 import numpy as np
 
 from dlops_mnist.parts.metrics import metric_table
 
-SIZES, ACCURACIES = (30, 80, 360, 10_000), (0.84, 0.95, 0.99, 0.998)  # 10,000 images only with 200 repetitions or more
+SIZES, ACCURACIES = (30, 80, 360, 10_000), (0.84, 0.95, 0.99, 0.998)
 SHOWN = {"accuracy": "accuracy", "loss": "loss", "roc_auc": "ROC AUC", "brier": "Brier score", "mcc": "Matthews",
          "average_precision": "average precision", "precision/0": "precision", "recall/0": "recall", "f1/0": "F1",
          "ece": "calibration error"}
 
 
-@cache
 def world(classes: int, accuracy: float, rare: bool, sharp: float, size: int = 400_000) -> tuple[np.ndarray, ...]:
     "Labels [N], probabilities [N] or [N, K] and losses [N] of a whole world; `sharp`: 1 is calibrated, 3 is far too sure."
     rng = np.random.default_rng(0)
@@ -41,35 +42,42 @@ def world(classes: int, accuracy: float, rare: bool, sharp: float, size: int = 4
     return labels, p if classes > 2 else p[:, 1], losses
 
 
-def cover(classes: int, accuracy: float, rare: bool, sharp: float, images: int, repetitions: int, draws: int):
-    "For each metric the shares of the test sets whose interval covers, and which have none."
+def cover(classes: int, rare: bool, sharp: float, accuracy: float, repetitions: int, draws: int) -> list[dict[str, tuple]]:
+    "For each number of images and each metric: the share of the intervals that cover, and of the tables that have none."
     labels, p, losses = world(classes, accuracy, rare, sharp)
     names = [str(k) for k in range(classes)]
-    truth, rng = metric_table(labels, p, names, losses, draws=1)["value"], np.random.default_rng(1)
-    inside, none = [], []
-    for seed in range(repetitions):
-        rows = rng.integers(0, len(labels), images)
-        table = metric_table(labels[rows], p[rows], names, losses[rows], draws=draws, seed=seed)
-        inside.append((table["low"] <= truth) & (truth <= table["high"]))
-        none.append(table["low"].isna())
-    none = np.array(none)
-    return {name: (covered.sum() / max((~absent).sum(), 1), absent.mean())
-            for name, covered, absent in zip(truth.index, np.array(inside).T, none.T) if name in SHOWN}
+    truth, rng, found = metric_table(labels, p, names, losses, draws=1)["value"], np.random.default_rng(1), []
+    for images in SIZES:
+        inside, none = [], []
+        for seed in range(repetitions):
+            rows = rng.integers(0, len(labels), images)
+            table = metric_table(labels[rows], p[rows], names, losses[rows], draws=min(draws, 200) if images > 5000 else draws, seed=seed)
+            inside.append((table["low"] <= truth) & (truth <= table["high"]))
+            none.append(table["low"].isna())
+        inside, none = np.array(inside), np.array(none)
+        found.append({name: (covered.sum() / max((~absent).sum(), 1), absent.mean(), (~absent).sum())
+                      for name, covered, absent in zip(truth.index, inside.T, none.T) if name in SHOWN})
+    return found
 
 
-def main(repetitions: int = 100, draws: int = 200) -> None:
-    sizes = SIZES if repetitions >= 200 else SIZES[:-1]
-    for classes, rare, sharp in product((2, 10), (False, True), (1, 3)):
+def main(repetitions: int = 200, draws: int = 400, processes: int = 2) -> None:
+    kinds, ranges = list(product((2, 10), (False, True), (1, 3))), {}
+    pool = ProcessPoolExecutor(processes)
+    jobs = {kind: [pool.submit(cover, *kind, accuracy, repetitions, draws) for accuracy in ACCURACIES] for kind in kinds}
+    for (classes, rare, sharp), futures in jobs.items():
+        cells = [cell for future in futures for cell in future.result()]
         print(f"\n{classes} classes, {'1:20' if rare else 'balanced'}, {'calibrated' if sharp == 1 else 'three times too sure'};"
               f" {repetitions} test sets, {draws} draws\n{'accuracy':20}" +
-              "".join(f"{accuracy:<{8 * len(sizes)}}" for accuracy in ACCURACIES))
-        print(f"{'images':20}" + "".join(f"{size:<8,}" for size in sizes) * len(ACCURACIES))
-        cells = [cover(classes, accuracy, rare, sharp, size, repetitions if size < 5000 else max(repetitions // 5, 20), draws)
-                 for accuracy, size in product(ACCURACIES, sizes)]
+              "".join(f"{accuracy:<{8 * len(SIZES)}}" for accuracy in ACCURACIES))
+        print(f"{'images':20}" + "".join(f"{size:<8,}" for size in SIZES) * len(ACCURACIES))
         for name, title in SHOWN.items():
-            if name not in cells[0]: continue
-            words = [f"{covered:.2f}" + f"({absent:.1f})" * (absent > 0.1) for covered, absent in (c[name] for c in cells)]
+            words = [f"{covered:.2f}" + f"({absent:.1f})" * int(absent > 0.1) for covered, absent, _ in (c[name] for c in cells)]
             print(f"{title:20}" + "".join(f"{word:8}" for word in words), flush=True)
+            for size, cell in zip(SIZES * len(ACCURACIES), cells):
+                if cell[name][2] >= 50: ranges.setdefault((title, size), []).append(cell[name][0])
+    print(f"\n{'all worlds':20}" + "".join(f"{size:<14,}" for size in SIZES))
+    for title in SHOWN.values():
+        print(f"{title:20}" + "".join(f"{f'{min(r):.3f} to {max(r):.3f}' if (r := ranges.get((title, size))) else 'can not tell':16}" for size in SIZES))
 
 
 if __name__ == "__main__":

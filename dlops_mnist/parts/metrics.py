@@ -197,13 +197,14 @@ def _average_precision(labels: np.ndarray, scores: np.ndarray) -> tuple[float, f
     found = [k for k in ([1] if classes == 2 else range(classes)) if (labels == k).any()]
     if not found: return (np.nan,) * 3
     value = np.mean([average_precision(labels == k, scores[:, k]) for k in found])
-    images = np.isin(labels, found).sum()
+    # as many as the positives of all classes, were the classes equally large: a rare one weighs as much as the others
+    images = len(found) ** 2 / (1 / np.bincount(labels)[found]).sum()
     return (value, *share_interval(value * images, images))
 
 # %% ../../nbs/parts/metrics.ipynb #263c4af1
 OVERALL = {"accuracy": "accuracy", "loss": "loss", "roc_auc": "ROC AUC", "ece": "calibration error", "brier": "Brier score",
            "average_precision": "average precision", "mcc": "Matthews coefficient"}  # as people call them
-FEW = 5  # with fewer images of a class, the interval of a ranking would not cover
+FEW = 5  # with fewer images of a class the interval of a ranking would not cover, with fewer mistakes that of the calibration
 
 
 def metric_table(
@@ -231,6 +232,7 @@ def metric_table(
     table = pd.DataFrame(counted | weighed, index=["value", "low", "high"]).T.loc[names]
     count = np.bincount(labels, minlength=len(classes))
     if count[count > 0].min() < FEW: table.loc[["roc_auc", "average_precision"], ["low", "high"]] = np.nan
+    if (best_guess(p) != labels).sum() < FEW: table.loc["ece", ["low", "high"]] = np.nan
     return table
 
 # %% ../../nbs/parts/metrics.ipynb #0183eed4

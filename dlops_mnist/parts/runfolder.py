@@ -254,9 +254,9 @@ def better(
     than: float | None,  # the best so far; None if there is none
     mode: str,  # whether less is better (min) or more (max)
 ) -> bool:
-    "Whether a metric has improved; NaN never has, and anything is better than nothing."
+    "Whether a metric is as good as ever, or better; NaN never is, and anything is better than nothing."
     if value != value: return False
-    return than is None or (value < than if mode == "min" else value > than)
+    return than is None or (value <= than if mode == "min" else value >= than)
 
 
 def best_row(
@@ -264,7 +264,7 @@ def best_row(
     monitor: str,  # the metric
     mode: str,  # min or max
 ) -> dict[str, float]:
-    "The first of the rows with the best value of a metric; empty if none has one."
+    "The last of the rows with the best value of a metric; empty if none has one."
     best = {}
     for row in rows:
         if monitor in row and better(row[monitor], best.get(monitor), mode): best = dict(row)
