@@ -420,3 +420,8 @@ def test_versions_and_terminals_of_old(tmp_path, program):
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert (result.returncode, result.stdout) == (0, "10?20 ? 1\n"), result.stderr
+
+
+@pytest.mark.parametrize("params", ["xy", ["a"], 3])
+def test_the_blogs_callbacks_take_a_mapping(params):
+    with pytest.raises(UserError, match="a mapping"): load_config({"callbacks": [{"name": "WandBCallback", "params": params}]})

@@ -45,10 +45,11 @@ def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _callbacks_by_name(entries: list) -> dict[str, Any]:
     callbacks = {}
     for i, entry in enumerate(entries):
-        if not isinstance(entry, Mapping) or set(entry) - {"name", "lib", "params"} or not isinstance(entry.get("name"), str):
-            raise UserError(f"`callbacks[{i}]` needs `name`, and takes `lib` and `params` besides, not {entry!r}.",
+        fits = isinstance(entry, Mapping) and set(entry) <= {"name", "lib", "params"} and isinstance(entry.get("name"), str)
+        if not fits or not isinstance(params := entry.get("params") or {}, Mapping):
+            raise UserError(f"`callbacks[{i}]` needs `name`, and takes `lib` and `params` (a mapping) besides, not {entry!r}.",
                             key=f"callbacks[{i}]")
-        params = dict(entry.get("params") or {})
+        params = dict(params)
         if "monitor" in params and "{" not in str(params.get("filename", "{")):
             # a fixed name says neither how good the checkpoint is nor when it was saved
             params["filename"] = f"{params['filename']}-{{{params['monitor']}:.5f}}-{{epoch}}"

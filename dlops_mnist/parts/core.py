@@ -155,7 +155,7 @@ def read_checkpoint(
             packed = any(record.compress_type or record.file_size > size for record in archive.infolist())
             wrong = packed or archive.testzip()
     except PermissionError as error: raise UserError(f"`{path}` can't be read: {error.strerror}.") from error
-    except (zipfile.BadZipFile, OSError, ValueError, LookupError, RuntimeError, struct.error) as error: wrong = error
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, LookupError, RuntimeError, struct.error) as error: wrong = error
     if wrong: raise UserError(f"`{path}` is damaged, cut short, or no checkpoint at all.")
     try: checkpoint = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises errors of many kinds, and its messages advise switching the safety off
