@@ -26,7 +26,7 @@ def main(
 ) -> None:
     "Print the list of commands; raises `UserError` for any word but --help."
     if not set(words) - {"-h", "--help"}:
-        lines = ["  python -m dlops_mnist unpack      put the images and experiments that come with the package into this folder"]
+        lines = ["  python -m dlops_mnist unpack     put the images and experiments that come with the package into this folder"]
         lines += [f"  python -m dlops_mnist.{name:10} {note}" for name, note in PROGRAMS.items()]
         return print("The commands, each with a --help of its own:", *lines, sep="\n")
     name, *rest = words

@@ -22,7 +22,7 @@ from .parts.core import UserError
 from .parts.folder import fingerprint, unused_notes  # noqa: F401 (fingerprint: offered from here as well)
 from .parts.images import ImageArrays, open_images
 from .parts.convert import convert
-from .parts.sources import SOURCES, build_digits, build_idx, build_mnist
+from .parts.sources import SOURCES, build_digits, build_idx, build_mnist  # noqa: F401 (offered from here as well)
 
 # %% ../nbs/03_dataset.ipynb #22a5baf5
 # the commands stand above the imports of PyTorch and Lightning: those take seconds, and none of the commands needs them
@@ -178,12 +178,12 @@ class MNISTDataModule(Folder, Batches):
         cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
     ):
         super().__init__()
-        check_settings(batch_size, val, source, seed, num_workers, test, broken, std)
+        check_settings(batch_size, val, source, seed, num_workers, test, broken, std, sampler)
         self.path, self.val, self.test, self.cache, self.mean, self.std = Path(path), val, test, cache, mean, std
         self.reading = {"color": color, "resize": resize, "resize_mode": resize_mode, "background": background, "range": range,
                         "broken": broken, "labels": labels, "columns": columns}
-        if sampler not in (None, "balanced"): raise UserError(f"sampler is balanced or null, not {sampler!r}.", key="sampler")
-        self.source, self.sampler, self.choice = source, sampler, {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
+        self.source, self.sampler = source, sampler
+        self.choice = {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
         self.batch_size, self.seed, self.num_workers, self.wanted = batch_size, seed, num_workers, (classes, image_shape)
         self.classes, self.image_shape, self.fingerprint, self.datasets, self.prepared = classes, image_shape, None, {}, None
 

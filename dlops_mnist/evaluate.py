@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from .parts.runfolder import find_checkpoint, nearest_path
-from .parts.command import run_command, say, show_table
+from .parts.command import run_command, say, section_settings, show_table
 from .parts.compare import Comparison, compare_all, compare_recipes, plot_disagreements
 from .parts.core import UserError, atomic, nearest
-from .parts.exported import ExportedModel, is_exported
+from .parts.exported import ExportedModel, is_exported, model_file
 from dlops_mnist.parts.metrics import (
     OVERALL,
     Answers,
@@ -263,7 +263,7 @@ LOOK = ("image_shape", "color", "resize", "resize_mode", "background", "range") 
 def check_arguments(checkpoints: tuple, split: str, draws: int, datamodule: Mapping[str, Any]) -> None:
     "Refuse at once what can be refused without loading anything; raises `UserError`."
     for checkpoint in checkpoints:
-        if not str(checkpoint).startswith("models:"): find_checkpoint(checkpoint)
+        find_checkpoint(model_file(checkpoint) if is_exported(checkpoint) else checkpoint)
     if split not in SPLITS: raise UserError(f"There is no split `{split}`.{nearest(split, SPLITS)}", key="split")
     if draws < 1: raise UserError(f"`draws` must be at least 1, not {draws}.", key="draws")
     check_section(datamodule, "datamodule", "datamodule", "dlops_mnist.dataset.MNISTDataModule")
@@ -401,10 +401,7 @@ def print_evaluation(
     **settings,  # datamodule.KEY=value: look at other images, such as datamodule.path=DIR
 ) -> None:
     "Measure a checkpoint, or compare several: metrics with intervals, pictures, mistakes, a report."
-    for key in settings:
-        if key.startswith("datamodule."): continue
-        raise UserError(f"Unknown setting `{key}`.{nearest(key, ['split', 'out', 'draws', 'trust', 'datamodule.path'])}", key=key)
-    overrides = {key.removeprefix("datamodule."): value for key, value in settings.items()}
+    overrides = section_settings("datamodule", settings, print_evaluation)
     groups = [runs_of(word) for word in (checkpoint, *others)]
     words = [*chain(*groups)]
     if len(words) > 2: return show_several(groups, split, draws, overrides, trust)

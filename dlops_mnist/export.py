@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from .parts.command import run_command, say
+from .parts.command import run_command, say, section_settings
 from .parts.core import UserError, atomic, nearest
 from .parts.exported import SETTINGS, ExportedModel, quiet_session
 from .parts.folder import user_cache
@@ -386,11 +386,7 @@ def print_export(
     **settings: Any,  # datamodule.KEY=value: other images to compare on, such as datamodule.path=DIR
 ) -> None:
     "Write a model as one file that runs without PyTorch, once it has answered as the checkpoint does."
-    for key in settings:
-        if key.startswith("datamodule."): continue
-        known = ['to', 'format', 'quantize', 'runtime', 'trust', 'calibrate', 'datamodule.path']
-        raise UserError(f"Unknown setting `{key}`.{nearest(key, known)}", key=key)
-    overrides = {key.removeprefix("datamodule."): value for key, value in settings.items()}
+    overrides = section_settings("datamodule", settings, print_export)
     show(export(checkpoint, to, format, quantize, runtime, trust, calibrate, **overrides))
 
 # %% ../nbs/14_export.ipynb #0506cbff

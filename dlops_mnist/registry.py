@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'COMMANDS', 'Shelf', 'read_json', 'lines_of', 'history', 'add_line', 'writing', 'event', 'enthrone',
-           'register', 'fill', 'accuracy_of', 'gate', 'siblings', 'recipes', 'find_shelf', 'promote',
-           'datamodule_settings', 'rollback', 'show', 'print_models', 'to_mlflow']
+           'register', 'fill', 'accuracy_of', 'gate', 'siblings', 'recipes', 'find_shelf', 'promote', 'rollback',
+           'show', 'print_models', 'to_mlflow']
 
 # %% ../nbs/17_registry.ipynb #4dad2986
 import json
@@ -20,9 +20,10 @@ from typing import Any
 
 from .evaluate import measure_all
 from .export import export
-from .parts.command import run_command, say, show_table
+from .parts.command import run_command, say, section_settings, show_table
 from .parts.compare import Comparison, compare_recipes, is_luck
 from .parts.core import UserError, atomic, check_name, nearest
+from .parts.intervals import share_text
 from .parts.exported import CHAMPION, MODELS, ExportedModel, champion_of, is_exported, nearest_model
 from .parts.runfolder import Run, find_checkpoint
 
@@ -113,13 +114,14 @@ def register(
     name: str | None = None,  # of the model; null: the experiment's
     note: str = "",  # what a person should know
     mirror: str | None = None,  # mlflow: register it there, too
+    trust: bool = False,  # the run is yours, or read: take its code and its places, too
 ) -> int:
     "Give a model the next number, and print it."
     exported = is_exported(run)
     found = None if exported else find_checkpoint(run)[1]
     shelf = Shelf(name or (found.path.parent.name if found else Path(run).stem))
     with tempfile.TemporaryDirectory() as place:
-        model = ExportedModel(run) if exported else export(run, to=Path(place, "model.onnx"))
+        model = ExportedModel(run) if exported else export(run, Path(place, "model.onnx"), trust=trust)
         with writing(shelf):
             version = max(shelf.versions, default=0) + 1
             with atomic(shelf.path / str(version)) as part: fill(part, model, found, note)
@@ -145,8 +147,8 @@ def fill(folder: Path, model: ExportedModel, run: Run | None, note: str) -> None
 
 def accuracy_of(about: Mapping[str, Any]) -> str:
     "The accuracy of a version on its own test images, with its interval."
-    value, low, high = (about.get("metrics") or {}).get("accuracy") or (None, None, None)
-    return "unknown" if value is None else f"{value:.1%}" + (f" ({low:.1%}\N{EN DASH}{high:.1%})" if low is not None else "")
+    known = (about.get("metrics") or {}).get("accuracy")
+    return share_text(*known) if known else "unknown"
 
 # %% ../nbs/17_registry.ipynb #06e55426
 def gate(
@@ -172,11 +174,11 @@ def siblings(about: Mapping[str, Any]) -> list[str]:
             if other.status == "finished" and (other.path == run.path or is_luck(run.config, other.config))]
 
 
-def recipes(shelf: Shelf, challenger: int, champion: int, datamodule: Mapping[str, Any]) -> str:
+def recipes(shelf: Shelf, challenger: int, champion: int, datamodule: Mapping[str, Any], trust: bool) -> str:
     "What the seeds say, where both models have at least two; else nothing."
     groups = [siblings(shelf.about(version)) for version in (challenger, champion)]
     if min(map(len, groups)) < 2 or set(groups[0]) & set(groups[1]): return ""
-    measured = measure_all(*groups[0], *groups[1], datamodule=datamodule)
+    measured = measure_all(*groups[0], *groups[1], datamodule=datamodule, trust=trust)
     return f" Over seeds (A: the challenger): {compare_recipes(measured[:len(groups[0])], measured[len(groups[0]):])}"
 
 # %% ../nbs/17_registry.ipynb #62590992
@@ -192,28 +194,22 @@ def promote(
     version: str | int,  # its number
     *,
     force: str | None = None,  # a reason to promote it all the same, which the history keeps
+    trust: bool = False,  # the runs are yours, or read: take their code and their places, too
     **settings: Any,  # datamodule.KEY=value: compare on other images, such as datamodule.path=DIR
 ) -> None:
     "Make a version the champion, if it is better than the one in use by more than chance."
-    shelf, overrides = find_shelf(name), datamodule_settings(settings)
+    shelf, overrides = find_shelf(name), section_settings("datamodule", settings, promote)
     if str(version) not in map(str, shelf.versions): raise UserError(f"`{name}` has no version {version}.{nearest(version, shelf.versions)}", key="version")
     version, champion = int(version), shelf.champion
     if champion == version: return say(f"{name} {version} is the champion already.")
     better, found = (True, "the first one") if champion is None else gate(shelf.file(version), shelf.file(champion), overrides)
-    if champion is not None: found += recipes(shelf, version, champion, overrides)
+    if champion is not None: found += recipes(shelf, version, champion, overrides, trust)
     with writing(shelf):
         if shelf.champion != champion: raise UserError(f"Meanwhile {name} {shelf.champion} became the champion: compare again.")
         if better or force: enthrone(shelf, "promoted", version, f"{found}. Forced: {force}" if force and not better else found)
         else: add_line(shelf, event("refused", version, before=champion, why=found))
     if not (better or force): raise UserError(f'{name} {version} was not promoted: {found}. If there is another reason: force="reason".')
     say(f"{name} {version} is the champion now: {found}.")
-
-# %% ../nbs/17_registry.ipynb #d0b0090d
-def datamodule_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    "Settings of the images, without their prefix; raises `UserError` for others."
-    for key in settings:
-        if not key.startswith("datamodule."): raise UserError(f"Unknown setting `{key}`.{nearest(key, ['force', 'datamodule.path'])}", key=key)
-    return {key.removeprefix("datamodule."): value for key, value in settings.items()}
 
 # %% ../nbs/17_registry.ipynb #cd68615c
 def rollback(

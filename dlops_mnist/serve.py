@@ -369,6 +369,8 @@ def serve(
     "Answer requests with an exported model, and show a page to draw on."
     token = token or os.environ.get("SERVE_TOKEN")
     if min(workers, batch, waiting) < 1: raise UserError("`workers`, `batch` and `waiting` are at least 1.")
+    for key, value in (("doubt", doubt), ("share", share)):
+        if not 0 <= value <= 1: raise UserError(f"`{key}={value}` is a share, between 0 and 1.", key=key)
     settings = {"file": file, "doubt": doubt, "batch": batch, "waiting": waiting, "token": token, "collect": collect,
                 "share": share, "limit": bytes_of(limit) / workers}
     with tempfile.TemporaryDirectory() as counts, listen(host, port) as listening:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COMMANDS', 'Version', 'place_of', 'digest_of', 'pictures_of', 'read_folder', 'Store', 'read_whole', 'as_json',
            'write', 'record', 'compare', 'find_version', 'diff', 'draw_differences', 'restore', 'check', 'gc',
-           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'in_use', 'show_drift', 'out_of_fold', 'doubts',
+           'print_versions', 'pixel_hash', 'chosen_pictures', 'grow', 'show_drift', 'out_of_fold', 'doubts',
            'corrections']
 
 # %% ../nbs/16_versions.ipynb #2d7df90f
@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .parts.collect import about, accuracy_in_use, labelled
-from .parts.command import run_command, say, show_table
-from .parts.core import UserError, atomic, nearest
+from .parts.command import run_command, say, section_settings, show_table
+from .parts.core import UserError, atomic, nearest, quiet_lightning
 from .parts.folder import SPLITS, Scan, combine, scan
+from .parts.intervals import share_interval, share_text
 
 # %% ../nbs/16_versions.ipynb #cbc1fe1c
 class Version(NamedTuple):
@@ -315,6 +316,7 @@ def grow(
     if settings: raise UserError(f"Unknown setting `{[*settings][0]}`.{nearest([*settings][0], ['from', 'split', 'note', 'store'])}")
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
     if split not in ("train", "val"): raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
+    if not os.path.exists(source): raise UserError(f"There is no `{source}`: a service fills such a folder (collect=DIR).", key="from")
     if not Path(path, split).is_dir(): raise UserError(f"`{path}` has no folder `{split}`: python -m dlops_mnist.dataset convert {path} to=DIR makes one that has.", key="path")
     mended = str(source).endswith(".csv")
     chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, str(source), split)
@@ -327,16 +329,8 @@ def grow(
             else: write(Path(path, name), picture.read_bytes())
     except OSError as error: raise UserError(f"`{path}` can't be written: {error.strerror}. The same command goes on.", key="path") from error
     right, images = accuracy_in_use(str(source))
-    if not mended and images: say(f"Of {images} pictures kept by chance the model was right on {right}: {in_use(right, images)}.")
+    if not mended and images: say(f"Of {images} pictures kept by chance the model was right on {right}: {share_text(right / images, *share_interval(right, images))}.")
     return record(path, note=note or f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen), store=store)
-
-# %% ../nbs/16_versions.ipynb #960a0004
-def in_use(right: int, images: int) -> str:
-    "A share with its 95% interval, as text."
-    from dlops_mnist.parts.intervals import share_interval
-
-    low, high = share_interval(right, images)
-    return f"{right / images:.1%} ({low:.1%}\N{EN DASH}{high:.1%})"
 
 # %% ../nbs/16_versions.ipynb #960a0032
 def show_drift(
@@ -353,7 +347,7 @@ def show_drift(
     from dlops_mnist.parts.exported import ExportedModel
     from dlops_mnist.parts.pictures import read_picture
 
-    answering, overrides = ExportedModel(model), {key.removeprefix("datamodule."): value for key, value in settings.items()}
+    answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
     if len(pictures) < 30: raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... share=0.1 keeps more.)")
     images = open_dataset(answering.datamodule, overrides)
@@ -382,6 +376,7 @@ def out_of_fold(
     from dlops_mnist.parts.batches import ImageDataset, make_loader
     from dlops_mnist.parts.metrics import class_columns
 
+    quiet_lightning()
     train, section = open_dataset(config["datamodule"]).dataset("train"), config["datamodule"]
     fold, found = np.random.default_rng(0).permutation(len(train)) % folds, None
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}

@@ -222,8 +222,10 @@ warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # the
 
 # %% ../../nbs/parts/batches.ipynb #eefa9717
 def check_settings(batch_size: int, val: float | str, source: str | None, seed: int, num_workers: int,
-                   test: float | None = None, broken: str = "refuse", std: float | list[float] | None = None) -> None:
+                   test: float | None = None, broken: str = "refuse", std: float | list[float] | None = None,
+                   sampler: str | None = None) -> None:
     "Raise `UserError` for a setting that can't work."
+    if sampler not in (None, "balanced"): raise UserError(f"sampler is balanced or null, not {sampler!r}.", key="sampler")
     if batch_size < 1: raise UserError(f"batch_size must be at least 1, not {batch_size}.", key="batch_size")
     for key, value in (("seed", seed), ("num_workers", num_workers)):
         if value < 0: raise UserError(f"{key} must not be negative: {value}.", key=key)

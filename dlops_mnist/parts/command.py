@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUILTIN', 'RICH', 'no_alias', 'alternatives', 'fits', 'in_words', 'mistyped', 'unknown', 'parse_override', 'quote',
            'check_key', 'as_word', 'as_typed', 'parse_value', 'parameter_notes', 'describe_command', 'as_text', 'bind',
-           'harmless', 'clean_exit', 'run_command', 'versions', 'console', 'say', 'show_table']
+           'harmless', 'section_settings', 'clean_exit', 'run_command', 'versions', 'console', 'say', 'show_table']
 
 # %% ../../nbs/parts/command.ipynb #d4dac12e
 import ast
@@ -291,6 +291,19 @@ def harmless(text: str) -> str:
 def _one_line(text: str) -> str:
     # a name from a stranger's folder may hold line ends, a terminal's control codes, or half of a character
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+# %% ../../nbs/parts/command.ipynb #5ec70001
+def section_settings(
+    section: str,  # whose settings are meant: `datamodule`
+    settings: Mapping[str, Any],  # what a command got besides its own arguments
+    command: Callable,  # that command: its arguments are named where a word is neither
+) -> dict[str, Any]:
+    "The settings `SECTION.KEY=value` without their prefix; raises `UserError` for any other."
+    for key in settings:
+        if key.startswith(f"{section}."): continue
+        own = [name for name, parameter in inspect.signature(command).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+        raise UserError(f"Unknown setting `{key}`.{nearest(key, [*own, f'{section}.path'])}", key=key)
+    return {key.removeprefix(f"{section}."): value for key, value in settings.items()}
 
 # %% ../../nbs/parts/command.ipynb #0b50e0fd
 @contextmanager

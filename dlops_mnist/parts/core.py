@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'FEW_PROCESSES', 'UserError', 'closest', 'nearest', 'remove', 'atomic',
            'check_name', 'plain', 'flatten', 'read_checkpoint', 'unpack', 'offered', 'go_to_root', 'wait_briefly',
-           'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
+           'end_with_parent', 'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
 import ctypes
@@ -15,8 +15,8 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import struct
-import sys
 import warnings
 import zipfile
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
@@ -205,6 +205,11 @@ def wait_briefly() -> None:
     "Let PyTorch's threads soon go to sleep when they wait for one another; works only before PyTorch is imported."
     # read by GNU's OpenMP, which PyTorch brings along on Linux
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys(): os.environ["GOMP_SPINCOUNT"] = "10000"
+
+# %% ../../nbs/parts/core.ipynb #e7d00001
+def end_with_parent() -> None:
+    "Let Linux kill this process when the one that started it has died; elsewhere nothing happens."
+    with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 # %% ../../nbs/parts/core.ipynb #3d3e6ab7
 FEW_PROCESSES = 4  # so many are always allowed, to try what several devices would do

@@ -8,7 +8,6 @@ __all__ = ['PROBES', 'TICK', 'OURS', 'Decoded', 'decode_files', 'complain', 'dif
            'image_table', 'cache_folders', 'writable', 'open_images', 'generation_name']
 
 # %% ../../nbs/parts/images.ipynb #bf4d3cc5
-import ctypes
 import gc
 import hashlib
 import json
@@ -34,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .command import RICH, console
-from .core import UserError, atomic, remove
+from .core import UserError, atomic, end_with_parent, remove
 from .folder import Scan, combine, listing, relative_paths, scan, user_cache
 from .pictures import JPEG, BadImage, Look, finish, look_of, unpack
 
@@ -125,8 +124,7 @@ def _begin(function: Callable) -> None:
     global _function
     _function = function
     for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)  # the parent ends its workers
-    # a parent that was killed can't do that: Linux ends its workers with it (1: PR_SET_PDEATHSIG)
-    with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)
+    end_with_parent()  # one that was killed can't do that
     if os.getppid() != multiprocessing.parent_process().pid: os._exit(1)  # it was gone before that
     gc.freeze()  # what the parent made is never garbage here: looking for some would copy its memory, page by page
 

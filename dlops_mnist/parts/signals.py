@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'signal_of', 'agree', 'StopSignals', 'Interrupted',
            'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops',
-           'signals_wait', 'end_with_parent', 'children_repeat']
+           'signals_wait', 'children_repeat']
 
 # %% ../../nbs/parts/signals.ipynb #e87c937a
-import ctypes
 import importlib.util
 import os
 import signal
@@ -20,7 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .command import as_typed, as_word
-from .core import UserError
+from .core import UserError, end_with_parent
 from .runfolder import Run, discard_run, is_helper, mark_ended
 from .strangers import sift
 
@@ -215,11 +214,6 @@ def signals_wait() -> Iterator[None]:
     for number in noted: signal.raise_signal(number)
 
 # %% ../../nbs/parts/signals.ipynb #1b3627cd
-def end_with_parent() -> None:
-    "Let Linux kill this process when the one that started it has died, which it would wait for in vain."
-    with suppress(OSError, AttributeError): ctypes.CDLL("libc.so.6").prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 @contextmanager
 def children_repeat(run: Run) -> Iterator[None]:
     "Let processes that Lightning starts for a distributed run train this run's config, whatever started this process."
