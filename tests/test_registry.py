@@ -75,7 +75,7 @@ def test_names_of_models(work, capsys):
         with pytest.raises(UserError, match=said): model_file(word)
     for words, said in {"promote tinny 1": "Did you mean `tiny`", "promote tiny 8": "no version 8",
                         "promote tiny x": "no version x",
-                        "promote tiny 2 forse=x": "forse", "register nothing": "no checkpoint or run"}.items():
+                        "promote tiny 2 forse=x": "Did you mean `force`", "register nothing": "no checkpoint or run"}.items():
         with pytest.raises(SystemExit) as stop: run_command(COMMANDS, words.split())
         err = capsys.readouterr().err
         assert stop.value.code == 2 and said in err and "Traceback" not in err, err
@@ -150,6 +150,7 @@ def test_what_a_service_kept_is_held_against_the_validation_images(work, capsys)
     with pytest.raises(SystemExit) as stop: show_drift("dark", **setting)
     assert stop.value.code == 1 and "changed: brightness" in capsys.readouterr().out
     with pytest.raises(UserError, match="too few"): show_drift("empty", **setting)
+    with pytest.raises(UserError, match="Unknown setting `pth`"): show_drift("same", pth="data", **setting)
 
 
 @pytest.mark.slow

@@ -203,7 +203,8 @@ def test_mistakes_are_one_sentence(model, tmp_path, capsys, monkeypatch):
                  ("note.onnx",): "Did you mean `notes.onnx`?", ("notes.onx",): "Did you mean `notes.onnx`?",
                  ("run",): "python -m dlops_mnist.export run", ("best.ckpt",): "python -m dlops_mnist.export best.ckpt",
                  ("notes.onnx",): "notes.onnx", (str(model), f"port={port}"): f"port={port + 1}",
-                 (str(model), "prot=1"): "`port`", (str(model), "workers=0"): "workers", (str(model), "port=99999"): "99999"}
+                 (str(model), "prot=1"): "`port`", (str(model), "workers=0"): "workers", (str(model), "share=2"): "between 0 and 1",
+                 (str(model), "limit=lots"): "500MB", (str(model), "port=99999"): "99999"}
         for words, part in wrong.items():
             with pytest.raises(SystemExit) as end: run_command(serve, ["port=0", *words][-len(words) - ("port" not in words[-1]):])
             text = capsys.readouterr().err

@@ -27,6 +27,7 @@ from dlops_mnist.parts.signals import how_to_go_on
 from dlops_mnist.parts.strangers import strangers_settings
 from dlops_mnist.parts.yamlfile import to_yaml
 from dlops_mnist.predict import predict
+from dlops_mnist.registry import register
 from dlops_mnist.train import print_result, train
 
 EVIL = """
@@ -127,6 +128,7 @@ VERBS = {
     "compare": lambda run, **more: compare(run, run, draws=2, out="out", **more),
     "predict": lambda run, **more: predict(run, "data/test", **more),
     "export": lambda run, **more: export(run, "out.pt2", format="torch", **more),
+    "register": lambda run, **more: register(run, name="mine", **more),
 }
 
 
@@ -135,7 +137,7 @@ def test_no_verb_imports_code_for_a_checkpoints_sake(trained, verb):
     with pytest.raises(UserError, match=r"best.ckpt: `model._target_: evilmod.Net` names code that isn't installed.*trust=true"):
         VERBS[verb](trained)
     assert "evilmod" not in sys.modules and not Path("SENTINEL").exists() and not [*Path().glob("out*")]
-    if verb in ("load_module", "evaluate"):
+    if verb in ("load_module", "evaluate", "register"):
         VERBS[verb](trained, trust=True)
         assert Path("SENTINEL").exists()
         VERBS[verb](trained)  # what this process has imported runs nothing new
