@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BODY', 'IMAGES', 'INLINE', 'OPEN', 'REFUSED', 'at_once', 'read_body', 'read_pictures', 'read_images', 'Service',
-           'describe', 'predict', 'health', 'ready', 'about', 'metrics', 'collection', 'to_label', 'take_label',
-           'shipped', 'knows', 'Door', 'explain', 'make_app', 'listen', 'run_server', 'run_worker', 'crew', 'announce',
-           'bytes_of', 'serve']
+           'take_up', 'describe', 'predict', 'health', 'ready', 'about', 'metrics', 'collection', 'to_label',
+           'take_label', 'shipped', 'knows', 'Door', 'explain', 'make_app', 'listen', 'run_server', 'run_worker',
+           'crew', 'announce', 'bytes_of', 'serve']
 
 # %% ../nbs/15_serve.ipynb #5a1985ae
 import hmac
@@ -18,10 +18,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
-from random import random
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .parts.collect import Kept, label, waiting
+from .parts.collect import Kept, keep_some, label, waiting
 from .parts.command import run_command, say
 from .parts.core import UserError
 from .parts.service import Batcher, Busy, Counts, OneWrite, Unreadable, metrics_text, read_form, read_pixels
@@ -87,23 +87,21 @@ async def read_images(
     return images, many
 
 # %% ../nbs/15_serve.ipynb #02b689a2
+@dataclass
 class Service:
     "A model that answers, its queue, and what is counted."
 
-    def __init__(
-        self,
-        file: str,  # an exported model
-        doubt: float = 0.8,  # an answer that is less probable is doubtful
-        batch: int = 64,  # images in a batch
-        waiting: int = 256,  # images that may queue
-        token: str | None = None,  # what a request must bring; None: nothing
-        collect: str | None = None,  # a folder for doubtful pictures, and a `share` of all; None: nothing is kept
-        share: float = 0.02,
-        limit: float = 1e9,  # bytes in that folder
-    ):
-        self.file, self.doubt, self.batch, self.waiting, self.token = file, doubt, batch, waiting, token
-        self.counts, self.trouble = Counts(), ""
-        self.kept, self.share = Kept(collect, limit) if collect else None, share
+    file: str  # an exported model, or `models:/NAME@champion`
+    doubt: float = 0.8  # an answer that is less probable is doubtful
+    batch: int = 64  # images in a batch
+    waiting: int = 256  # images that may queue
+    token: str | None = None  # what a request must bring; None: nothing
+    collect: str | None = None  # a folder for doubtful pictures, and a `share` of all; None: nothing is kept
+    share: float = 0.02
+    limit: float = 1e9  # bytes in that folder
+
+    def __post_init__(self):
+        self.counts, self.trouble, self.kept = Counts(), "", Kept(self.collect, self.limit) if self.collect else None
         self.open()
 
     def open(self) -> None:
@@ -114,23 +112,19 @@ class Service:
         model(np.zeros((1, *model.image_shape), np.uint8))
         self.current, self.path = (model, Batcher(model, self.batch, self.waiting, self.counts.batch)), model.path
 
-    def refresh(self) -> None:
-        "Take up another champion, where there is one. Who has asked already is answered by the old one."
-        from dlops_mnist.parts.exported import model_file
+# %% ../nbs/15_serve.ipynb #15c00002
+def take_up(service: Service) -> None:
+    "Open another champion, where there is one. Who has asked already is answered by the old one."
+    from dlops_mnist.parts.exported import model_file
 
-        trouble, self.trouble = self.trouble, ""
-        try:
-            if model_file(self.file) == self.path: return
-            self.open()
-            say(f"{self.file} is {self.path} now")
-        except UserError as error:  # the old one answers on
-            self.trouble = str(error)
-            if self.trouble != trouble: say(f"{error} {self.path} answers on.", style="yellow")
-
-    def keep(self, image: np.ndarray, answer: Mapping[str, Any]) -> None:
-        "Keep a picture for people to label, if it is doubtful, or by chance."
-        why = "chance" if random() < self.share else "doubt" if answer["doubtful"] else None
-        if why: self.kept.keep(image, {key: answer[key] for key in ("label", "probability")} | {"why": why, "model": str(self.path)})
+    trouble, service.trouble = service.trouble, ""
+    try:
+        if model_file(service.file) == service.path: return
+        service.open()
+        say(f"{service.file} is {service.path} now")
+    except UserError as error:  # the old one answers on
+        service.trouble = str(error)
+        if service.trouble != trouble: say(f"{error} {service.path} answers on.", style="yellow")
 
 # %% ../nbs/15_serve.ipynb #09a5081e
 def describe(
@@ -155,7 +149,7 @@ async def predict(request: Request) -> Response:
     answers = [describe(model, one, service.doubt) for one in found]
     for answer in answers: service.counts.answer(answer["label"], answer["doubtful"])
     if service.kept and request.query_params.get("keep") != "0":
-        await run_in_threadpool(lambda: [service.keep(*pair) for pair in zip(images, answers)])
+        await run_in_threadpool(keep_some, service.kept, service.share, str(service.path), images, answers)
     if request.query_params.get("seen"): answers = [a | {"seen": i.tolist()} for a, i in zip(answers, images)]
     return JSONResponse(answers if many else answers[0])
 
@@ -304,7 +298,7 @@ def run_server(
 
     async def watch() -> None:
         server.should_exit |= not tick()
-        await run_in_threadpool(service.refresh)
+        await run_in_threadpool(take_up, service)
 
     config = uvicorn.Config(make_app(service), http=Protocol, log_level="warning", access_log=False, timeout_graceful_shutdown=1,
                             timeout_notify=1, callback_notify=watch)

@@ -18,7 +18,8 @@ from test_serve import ROOT, ask, png, serving, write_model
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.exported import ExportedModel, model_file
-from dlops_mnist.registry import COMMANDS, Shelf, enthrone, history, lines_of, promote, register, rollback, writing
+from dlops_mnist.parts.shelf import Shelf, enthrone, history, lines_of, writing
+from dlops_mnist.registry import COMMANDS, promote, register, rollback
 
 
 @pytest.fixture
