@@ -118,9 +118,23 @@ class Folder:
 
     def open(self) -> ImageArrays:
         "The images; decoded anew if any of the files has changed."
+        if self.version: return self.open_version()
         # the config of a trained model, which knows its classes, may be pointed at another folder
         if self.source and not (self.wanted[0] and self.path.exists()): SOURCES[self.source](self.path, **self.choice)
         return open_images(self.path, cache=self.cache, **self.reading)
+
+    def open_version(self) -> ImageArrays:
+        "The images of a recorded version, in a folder of its own; raises `UserError`."
+        from dlops_mnist.parts.store import checked_out
+
+        self.path, version = checked_out(self.version)
+        self.version, self.source = None, None
+        if version.table: self.reading["labels"] = version.table[0]
+        self.moved = {"path": str(self.path), "version": None, "source": None, "labels": self.reading["labels"]}
+        arrays = self.open()
+        if arrays.fingerprint == version.fingerprint: return arrays
+        raise UserError(f"`{self.path}` was changed since version {self.path.name} was brought back there. Move it away, and it is "
+                        "brought back anew.", key="version")
 
     def prepare_data(self) -> None:
         "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
@@ -135,7 +149,7 @@ class Folder:
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes, test)
         self.broken, self.notes = arrays.broken, said_of(arrays, self.datasets, test)
         if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
-        self.settled = {"classes": self.classes, "image_shape": self.image_shape}
+        self.settled = self.moved | {"classes": self.classes, "image_shape": self.image_shape}
         self.settled |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
         if self.test is None and arrays.found.whole: self.settled["test"] = test
 
@@ -172,6 +186,7 @@ class MNISTDataModule(Folder, Batches):
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image
         columns: list[str] | None = None,  # of that file: image, label, and perhaps split and group
+        version: str | None = None,  # read a recorded version in place of PATH: its name, its note, or `as-trained` (train RUN)
         sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
         num_workers: int = 0,  # processes that load; 0 is fastest for images that fit into memory
@@ -182,7 +197,7 @@ class MNISTDataModule(Folder, Batches):
         self.path, self.val, self.test, self.cache, self.mean, self.std = Path(path), val, test, cache, mean, std
         self.reading = {"color": color, "resize": resize, "resize_mode": resize_mode, "background": background, "range": range,
                         "broken": broken, "labels": labels, "columns": columns}
-        self.source, self.sampler = source, sampler
+        self.source, self.sampler, self.version, self.moved = source, sampler, version, {}
         self.choice = {"binary": binary, "per_class": per_class} | ({"raw": raw} if source != "digits" else {})
         self.batch_size, self.seed, self.num_workers, self.wanted = batch_size, seed, num_workers, (classes, image_shape)
         self.classes, self.image_shape, self.fingerprint, self.datasets, self.prepared = classes, image_shape, None, {}, None
@@ -195,7 +210,7 @@ def open_dataset(
     "The data module that the settings describe, set up; raises `UserError`."
     elsewhere = "path" in overrides and Path(overrides["path"]).resolve() != Path(settings.get("path") or "dataset").resolve()
     # another folder is taken as it is: not built, and without splits all of it is for the test
-    other = ({"source": None} if "path" in overrides else {}) | ({"test": 1.0, "labels": None} if elsewhere else {})
+    other = ({"source": None, "version": None} if "path" in overrides else {}) | ({"test": 1.0, "labels": None} if elsewhere else {})
     section = dict(settings) | other | dict(overrides)
     datamodule = build(section, "datamodule", "datamodule", default="dlops_mnist.dataset.MNISTDataModule")
     datamodule.prepare_data()

@@ -36,6 +36,7 @@ from dlops_mnist.parts.metrics import (
     with_interval,
 )
 from .parts.runfolder import Run, check_links
+from .parts.store import named, note_of
 from .parts.targets import check_section
 
 # %% ../nbs/09_evaluate.ipynb #951faf6f
@@ -52,6 +53,12 @@ class Evaluation(Answers):
     metrics: Any  # a DataFrame with the columns value, low, high: the 95% interval of each metric
     warnings: list[str]  # what to know before believing the figures
     folder: Path | None = None  # where the files are, if they were written
+
+    @property
+    def subject(self) -> str:
+        "Which images these are."
+        version = self.dataset["version"]
+        return f"{len(self.labels):,} {self.split} images of {self.dataset['path']}{f' (version: {version})' if version else ''}"
 
     @property
     def note(self) -> str:
@@ -92,7 +99,7 @@ def fairness(
     warnings, hashes, known = [], datamodule.dataset(split).hashes, trained.fingerprint or datamodule.fingerprint
     if known != datamodule.fingerprint:
         warnings.append(f"`{datamodule.path}` is not the dataset that the model was trained on: its fingerprint is "
-                        f"{datamodule.fingerprint[:12]}, that of the training was {known[:12]}.")
+                        f"{named(datamodule.fingerprint)}, that of the training was {named(known)}.")
     # a missing training set isn't built just to look at it
     try: before = open_dataset(trained.config["datamodule"], {"source": None})
     except UserError as error: return [*warnings, f"Whether the model has seen the evaluated images can't be checked: {error}"]
@@ -170,7 +177,8 @@ def measure(
     warnings = habits(Answers(data.labels, p, classes)) + honesty(table) + fairness(trained, datamodule, split)
     if not np.isfinite(p).all(): warnings.insert(0, "The model's answers are not numbers (NaN): its training went wrong.")
     counts = dict(zip(classes, np.bincount(data.labels, minlength=len(classes)).tolist()))
-    dataset = {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint, "images": counts}
+    dataset = {"path": str(datamodule.path), "fingerprint": datamodule.fingerprint, "version": note_of(datamodule.fingerprint),
+               "images": counts}
     table = with_own(table, trained, logits, data.labels)
     return Evaluation(data.labels, p, classes, trained, split, dataset, data.images, scores, data.paths, table, warnings)
 
@@ -208,7 +216,7 @@ def report_page(
     facts = {"Dataset": e.dataset | {"fingerprint at training": e.trained.fingerprint}, "Settings": e.trained.config,
              "Provenance": (run.provenance if run else {}) | {"checkpoint": e.trained.name}}
     return html_page(pictures, facts, title=f"{title}: evaluation", warnings=e.warnings,
-                     subject=f"{e.trained.path.name} on {len(e.labels):,} {e.split} images of {e.dataset['path']}",
+                     subject=f"{e.trained.path.name} on {e.subject}",
                      tiles=[(text, *with_interval(e.metrics, name).rstrip(")").partition(" (")[::2]) for name, text in overall(e.metrics).items()],
                      note=f"Below each figure stands its 95% interval. {e.note}",
                      tables={"Class by class": [CLASS_HEADER, *class_rows(e)]})
@@ -333,7 +341,7 @@ def show(result: Evaluation | Comparison) -> None:
     names = {name: text for e in shown.values() for name, text in overall(e.metrics).items()}
     def cell(e, name): return with_interval(e.metrics, name) if name in e.metrics.index else ""
     rows = [[text, *(cell(e, name) for e in shown.values())] for name, text in names.items()]
-    show_table(["metric", *shown], rows, f"{len(e.labels):,} {e.split} images of {e.dataset['path']}, with 95% intervals")
+    show_table(["metric", *shown], rows, f"{e.subject}, with 95% intervals")
     if compared: _show_disagreements(result)
     else: _show_classes(result)
 
@@ -384,8 +392,7 @@ def show_several(
         for warning in e.warnings: say(f"CAREFUL ({letter}): {warning}", "bold red")
     rows = [[letter, e.trained.name, *(with_interval(e.metrics, name) for name in ("accuracy", "loss", "roc_auc"))]
             for letter, e in measured.items()]
-    show_table(["", "checkpoint", "accuracy", "loss", "ROC AUC"], rows,
-               f"{len(e.labels):,} {e.split} images of {e.dataset['path']}, with 95% intervals")
+    show_table(["", "checkpoint", "accuracy", "loss", "ROC AUC"], rows, f"{e.subject}, with 95% intervals")
     answers = list(measured.values())
     if recipes: return say(compare_recipes(answers[:len(groups[0])], answers[len(groups[0]):]), "bold")
     show_table(["pair", "points", "95% interval", "p (Holm)", "verdict"], compare_all(measured), "difference in accuracy of these checkpoints; recipes need several seeds each")

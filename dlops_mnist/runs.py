@@ -29,6 +29,7 @@ from .parts.command import harmless, run_command, show_table
 from .parts.core import UserError, flatten, nearest
 from .parts.runfolder import Run, best_row, find_runs, run_status
 from .parts.settings import DEFAULTS, GROUPS, base_config
+from .parts.store import named, note_of
 from .parts.yamlfile import QuickLoader
 
 # %% ../nbs/10_runs.ipynb #9187c106
@@ -102,6 +103,7 @@ def make_row(run: Run) -> dict[str, Any]:
         "differs": changed_settings(settings), "monitor": monitor, "best_epoch": best.get("epoch"), "epochs": len(rows),
         "duration": seconds if isinstance(seconds, (int, float)) else None,
         "commit": simple(git.get("commit")), "dirty": git.get("dirty") is True, "status": simple(run_status(provenance)),
+        "version": note_of(provenance.get("fingerprint")),
     } | {key: simple(provenance.get(key)) for key in ("fingerprint", "started", "ended", "error")}
 
 # %% ../nbs/10_runs.ipynb #db384a10
@@ -277,7 +279,7 @@ def make_cells(
     header = ["experiment", "run", "differs", *metrics, "epochs", "duration", "commit", "fingerprint", "status"]
     return header, [[row["experiment"], row["run"], differences(row, short, most), *(_metric(row.get(name)) for name in metrics),
                      row["epochs"], _duration(row["duration"]), f"{str(row['commit'] or '')[:7]}{'+' * row['dirty']}",
-                     str(row["fingerprint"] or "")[:7], row["status"]] for row in rows]
+                     named(row["fingerprint"], 7), row["status"]] for row in rows]
 
 # %% ../nbs/10_runs.ipynb #e11b5b98
 def _metric(value: Any) -> str:

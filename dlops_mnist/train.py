@@ -26,6 +26,7 @@ from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
 from .parts.settings import DEFAULT_CLASS, OLDER_RUNS, base_config, deep_update
+from .parts.store import as_trained, keep_images
 from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
 from .parts.targets import build, open_lengths
 
@@ -74,7 +75,7 @@ def make_trainer(
 MAY_CHANGE = {"resume", "repeats", "builds_on", "ckpt_path", "weights", "calibrate", "checkpoint_every_n_steps", "paths.runs",
               "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar",
               "datamodule.path", "datamodule.cache", "datamodule.source", "datamodule.raw", "datamodule.num_workers",
-              "steps_per_call"}  # 1 in the config of an older run
+              "datamodule.version", "datamodule.labels", "versions", "steps_per_call"}  # 1 in the config of an older run
 
 
 def begin_anew(run: Run, change: str = "") -> str:
@@ -160,7 +161,7 @@ def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
     own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]
-    if not (own or data.get("source") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
+    if not (own or data.get("source") or data.get("version") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
     for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 
@@ -179,7 +180,7 @@ def prepare(
         if config["weights"]: config["weights"] = str(find_checkpoint(config["weights"])[0])
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    if config["repeats"]: unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
+    if config["repeats"] and not config["datamodule"].get("version"): unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
     datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
@@ -195,6 +196,7 @@ def train(
     wait_briefly()
     # what was checked already is only copied: the facts of the dataset are filled in
     config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
+    as_trained(config)
     check_there(config)
     with signals_wait():
         from dlops_mnist.models import MNISTModule, calibrate, check_memory
@@ -206,6 +208,7 @@ def train(
     config = with_facts(config, datamodule)
     check_memory(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
+    keep_images(config, datamodule)
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run):
         note_data(run, datamodule)  # what is odd about the images

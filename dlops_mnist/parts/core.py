@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_NAMES', 'MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'FEW_PROCESSES', 'UserError', 'closest', 'nearest', 'remove',
-           'atomic', 'check_name', 'plain', 'flatten', 'read_checkpoint', 'unpack', 'offered', 'go_to_root',
-           'wait_briefly', 'end_with_parent', 'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory',
-           'quiet_lightning']
+           'atomic', 'known_in', 'one_at_a_time', 'check_name', 'plain', 'flatten', 'read_checkpoint', 'unpack',
+           'offered', 'go_to_root', 'wait_briefly', 'end_with_parent', 'usable_cores', 'memory', 'check_hardware',
+           'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
 import ctypes
 import difflib
+import json
 import logging
 import os
 import re
@@ -87,6 +88,31 @@ def atomic(
         os.replace(part, path)
     finally:
         remove(part)
+
+# %% ../../nbs/parts/core.ipynb #97ddf000
+def known_in(file: Path) -> dict[str, Any]:
+    "The mapping in a JSON file; empty where there is none that can be read."
+    # a pipe of this name, in a folder that is no run of ours, would never end
+    try: found = json.loads(file.read_bytes()) if file.is_file() else None
+    except (OSError, ValueError, RecursionError): return {}
+    return found if isinstance(found, dict) else {}
+
+
+@contextmanager
+def one_at_a_time(
+    folder: Path,  # made if it isn't there
+    comfort: str = "",  # a sentence for the message
+    key: str | None = None,  # the setting that named the folder
+) -> Iterator[None]:
+    "Let one process at a time write into a folder; raises `UserError` where nothing can be written."
+    from filelock import FileLock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock", timeout=600): yield
+    except OSError as error:
+        where = f" ({error.filename})" * bool(error.filename)
+        raise UserError(f"`{folder}` can't be written: {error.strerror or error}{where}. {comfort}".strip(), key=key) from error
 
 # %% ../../nbs/parts/core.ipynb #8b620011
 def check_name(

@@ -59,7 +59,7 @@ class Scan(NamedTuple):
     notes: list[str] = []  # what a person should know about how the folder was read
     whole: bool = False  # there are no splits: all of it stands as `train`
     groups: dict[str, str] = {}  # file -> what it belongs to, such as a patient
-    table: bool = False  # a table says what is what
+    table: Path | None = None  # says what is what
 
 # %% ../../nbs/parts/folder.ipynb #ca9c2655
 class Listing(NamedTuple):
@@ -190,8 +190,7 @@ def scan(
     empty = [f"`{folder}/`" for folder, found in folders.items() if folder and not found.names
              and not any(other.startswith(f"{folder}/") for other in folders)]
     notes = places.notes + _gaps(classes, files) + ([f"{', '.join(empty[:5])} hold{'s' * (len(empty) == 1)} no image"] if empty else [])
-    return Scan(classes, files, stamp, max(max(times[1::3]), max(times[2::3])), unused, notes, places.whole, places.groups,
-                table is not None)
+    return Scan(classes, files, stamp, max(max(times[1::3]), max(times[2::3])), unused, notes, places.whole, places.groups, table)
 
 # %% ../../nbs/parts/folder.ipynb #b7828acb
 def unused_notes(

@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from .command import as_typed
-from .core import UserError, atomic, check_name, nearest, plain, remove
+from .core import UserError, atomic, check_name, known_in, nearest, plain, remove
 from .settings import MONITOR, MONITOR_MODE
 from .yamlfile import QuickLoader, to_yaml
 
@@ -147,21 +147,15 @@ class RunFiles:
     @property
     def config(self) -> dict[str, Any]:
         "The complete config of the run."
-        try: config = yaml.load(_read(self.config_file), QuickLoader)
+        try: config = yaml.load(self.config_file.read_bytes() if self.config_file.is_file() else b"", QuickLoader)
         except (OSError, yaml.YAMLError, ValueError, RecursionError): return {}
         return config if isinstance(config, dict) else {}
 
     @property
     def provenance(self) -> dict[str, Any]:
         "Versions, commit, dataset, machine, times and status of the run."
-        try: provenance = json.loads(_read(self.provenance_file))
-        except (OSError, ValueError, RecursionError): return {}
-        return provenance if isinstance(provenance, dict) else {}
+        return known_in(self.provenance_file)
 
-
-def _read(file: Path) -> bytes:
-    # a pipe of this name, in a folder that is no run of ours, would never end
-    return file.read_bytes() if file.is_file() else b""
 
 # %% ../../nbs/parts/runfolder.ipynb #e99c0a5c
 METRICS = ("epoch", "step", "loss", "acc", "val_loss", "val_acc")  # the columns that come first

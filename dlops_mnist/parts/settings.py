@@ -84,6 +84,7 @@ SETTINGS = {
     "matmul_precision": Setting("Literal['highest', 'high', 'medium'] | None", None,
                                 "how exactly a GPU multiplies float32 matrices"),
     "calibrate": Setting("Literal['auto'] | None", None, "auto: at the end, fit on val how sure the answers sound"),
+    "versions": Setting("bool", False, "record the images in .versions when a run begins, so that it can be repeated on them"),
     "compile": Setting("bool", False, "compile the network with torch.compile"),
     "sweep": Setting("str | None", None, "what the runs of one multirun have in common; set by --multirun"),
     "builds_on": Setting("list[str] | None", None, "the experiment files below this one; set by the program, from `base`"),
