@@ -26,7 +26,7 @@ def network(images: np.ndarray, labels: np.ndarray, epochs: int = 6):
     torch.set_num_threads(1)
     model = FastCNN(classes=10)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    def scaled(some): return torch.from_numpy(some).float()[:, None] / 255
+    def scaled(some): return torch.tensor(some).float()[:, None] / 255
     x, y = scaled(images), torch.from_numpy(labels.astype(np.int64))
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(50):
@@ -87,15 +87,9 @@ def main() -> None:
     images, labels = data["test"]
     print(f"accuracy {(answer(images).argmax(1) == labels).mean():.2%}", flush=True)
 
-    def seen(pictures: np.ndarray) -> tuple[dict, np.ndarray]:
-        p = answer(pictures)
-        return features(pictures, p, train), p.argmax(1)
-
-    def part(found: tuple[dict, np.ndarray], rows: np.ndarray) -> tuple[dict, np.ndarray]:
-        return {name: values[rows] for name, values in found[0].items()}, np.bincount(found[1][rows], minlength=10)
-
-    def rings(there: tuple, here: tuple) -> list[str]:
-        return [name for name, *_, p in drift(there[0], here[0], (there[1], here[1])) if p < ALARM]
+    def seen(pictures: np.ndarray) -> dict[str, np.ndarray]: return features(pictures, answer(pictures), train)
+    def part(found: dict, rows: np.ndarray) -> dict: return {name: values[rows] for name, values in found.items()}
+    def rings(there: dict, here: dict) -> list[str]: return [name for name, *_, p in drift(there, here) if p < ALARM]
 
     def share(title: str, told: list[list[str]]) -> float:
         first = max({name for names in told for name in names} or {""}, key=lambda name: sum(name in names for names in told))
@@ -123,11 +117,11 @@ def main() -> None:
         few = WINDOW * percent // 100
         told = []
         for rows in orders[:SHIFTED]:
-            (a, b), (c, d) = part(usual, rows[KNOWN:KNOWN + WINDOW - few]), part(foreign, chance.permutation(2000)[:few])
-            told.append(rings(part(usual, rows[:KNOWN]), ({name: np.concatenate([a[name], c[name]]) for name in a}, b + d)))
+            many, some = part(usual, rows[KNOWN:KNOWN + WINDOW - few]), part(foreign, chance.permutation(2000)[:few])
+            told.append(rings(part(usual, rows[:KNOWN]), {name: np.concatenate([many[name], some[name]]) for name in many}))
         share(f"{percent} % letters", told)
     for name, sign in (("strangeness", 1), ("sureness", -1)):
-        scores = sign * np.concatenate([usual[0][name], foreign[0][name]])
+        scores = sign * np.concatenate([usual[name], foreign[name]])
         truth = np.arange(len(scores)) >= len(images)
         print(f"letters against digits by {name:12} ROC AUC {roc_auc_score(truth, scores):.3f}; of the letters above all but "
               f"5 % of the digits: {np.mean(scores[truth] > np.quantile(scores[~truth], .95)):.1%}")

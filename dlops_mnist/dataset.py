@@ -27,8 +27,8 @@ from .parts.sources import SOURCES, build_digits, build_idx, build_mnist  # noqa
 # %% ../nbs/03_dataset.ipynb #22a5baf5
 # the commands stand above the imports of PyTorch and Lightning: those take seconds, and none of the commands needs them
 if __name__ == "__main__" and "get_ipython" not in globals():
-    built = run_command(SOURCES | {"convert": convert, "inspect": inspect})
-    if built: say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {as_typed('path', str(built))}")
+    built = run_command(SOURCES | {"convert": convert, "inspect": inspect, "doubts": "dlops_mnist.versions:doubts"})
+    if isinstance(built, Path): say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {as_typed('path', str(built))}")
     sys.exit()
 
 # %% ../nbs/03_dataset.ipynb #66226704

@@ -376,4 +376,4 @@ def serve(
             run_server(service, listening, tick)
 
 # %% ../nbs/15_serve.ipynb #b0d21f31
-if __name__ == "__main__" and "get_ipython" not in globals(): run_command(serve)
+if __name__ == "__main__" and "get_ipython" not in globals(): run_command({"": serve, "drift": "dlops_mnist.versions:show_drift"})

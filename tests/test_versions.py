@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dlops_mnist.parts.core import UserError
+from dlops_mnist.config import load_config
+from dlops_mnist.parts.command import run_command
+from dlops_mnist.parts.core import UserError, one_at_a_time
 from dlops_mnist.parts.folder import fingerprint
-from dlops_mnist.versions import Store, check, diff, gc, record, restore
+from dlops_mnist.parts.runfolder import Run
+from dlops_mnist.parts.store import Store, known_versions
+from dlops_mnist.runs import print_runs
+from dlops_mnist.train import train
+from dlops_mnist.versions import check, diff, gc, grow, record, restore
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +54,7 @@ def test_two_at_once(work):
     both = [start("record", "dataset") for _ in range(2)]
     assert [process.wait(100) for process in both] == [0, 0]
     check()
-    assert Store().names() == [fingerprint("dataset")]
+    assert [*known_versions()] == [fingerprint("dataset")]
 
 
 def test_a_version_comes_back_as_it_was(work):
@@ -79,3 +85,166 @@ def test_mistakes_are_one_sentence(work):
 def test_a_store_that_cannot_be_written(work):
     Path("locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match="can't be written"): record("dataset", store="locked/store")
+
+
+def test_a_record_mends_what_was_damaged_or_lost(work):
+    record("dataset")
+    lost, damaged = sorted(Path(".versions/objects").glob("*/*"))[:2]
+    lost.unlink()
+    damaged.write_bytes(b"x")
+    with pytest.raises(UserError, match="2 of 360 contents"): check()
+    with pytest.raises(UserError, match="missing or damaged"): restore(fingerprint("dataset"), to="back")
+    assert not Path("back").exists() and not list(Path().glob(".back*"))
+    record("dataset")
+    check()
+
+
+def test_two_that_write_wait_for_one_another(work):
+    record("dataset")
+    with one_at_a_time(Path(".versions")):
+        waiting = start("gc")
+        time.sleep(1.5)
+        assert waiting.poll() is None
+    assert waiting.wait(100) == 0
+
+
+def test_a_full_disk_is_one_message_and_what_was_recorded_is_good(work, capfd):
+    from test_disasters import small_disk
+
+    with small_disk(work / "small", 400_000) as disk:
+        few = work / "few"
+        shutil.copytree(work / "dataset", few)
+        for picture in sorted(few.glob("t*/*/*.png"))[8:]: picture.unlink()
+        record("few", store=str(disk / "store"))
+        process = subprocess.run([sys.executable, "-m", "dlops_mnist.versions", "record", "dataset", f"store={disk}/store"],
+                                 capture_output=True, text=True)
+        assert process.returncode == 2 and "No space left" in process.stderr and process.stderr.count("\n") == 1, process.stderr
+        check(store=str(disk / "store"))
+        assert not list(disk.rglob("*.part"))
+
+
+def test_a_forged_manifest_writes_nowhere_else(work):
+    from dlops_mnist.parts.store import Version
+
+    record("dataset")
+    [digest] = {file.parent.name + file.name for file in sorted(Path(".versions/objects").glob("*/*"))[:1]}
+    for name in ("train/3/../../../../outside.png", f"{work}/outside.png"):
+        forged = Version({name: digest})
+        Path(f".versions/manifests/{forged.fingerprint}.sha256").write_text(forged.manifest)
+        with pytest.raises(UserError, match="outside its folder"): restore(forged.fingerprint, to="back")
+    assert not list(work.glob("out*")) and not Path("back").exists()
+
+
+QUICK = ["trainer.max_epochs=1", "trainer.enable_progress_bar=false", "datamodule.batch_size=60"]
+
+
+def weights(run: Run) -> list:
+    import torch
+
+    return [*torch.load(run.last_checkpoint, weights_only=True)["state_dict"].values()]
+
+
+def test_a_run_is_repeated_on_what_it_was_trained_on(work, capsys):
+    first = train(load_config(None, "versions=true", *QUICK))
+    assert "360 images, 360 new contents" in capsys.readouterr().out
+    gone = sorted(Path("dataset/train").glob("*/*.png"))[:30]
+    for picture in gone: picture.unlink()
+    again = train(load_config(first.path, "datamodule.version=as-trained"))
+    same = load_config(again.path)
+    assert same["datamodule"]["path"] == f"data/versions/{fingerprint(same['datamodule']['path'])[:12]}"
+    assert all((a == b).all() for a, b in zip(weights(first), weights(again), strict=True))
+    assert again.provenance["fingerprint"] == first.provenance["fingerprint"] != fingerprint("dataset")
+    other = train(load_config(first.path))  # on what is there now: others
+    assert not all((a == b).all() for a, b in zip(weights(first), weights(other), strict=True))
+    record(str(same["datamodule"]["path"]), note="as it came")
+    capsys.readouterr()
+    print_runs("runs", "version=as it came")
+    assert capsys.readouterr().out.count("(as it came)") == 2
+    from dlops_mnist.evaluate import print_evaluation
+
+    print_evaluation(str(first.path), **{"datamodule.version": "as it came"})
+    out = " ".join(capsys.readouterr().out.split())
+    assert "(version: as it came), with 95% intervals" in out and "CAREFUL: `data/versions" not in out
+    print_evaluation(str(other.path), **{"datamodule.version": "as it came"})
+    assert "(as it came), that of the training was" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_version_for_training_that_is_not_there(work):
+    run = train(load_config(None, *QUICK))
+    for words, said in (((run.path, "datamodule.version=as-trained"), "were not recorded"), ((None, "datamodule.version=as-trained"), "train RUN"),
+                        ((None, "datamodule.version=mine"), "There is no version `mine`"), ((None, "versions=yes"), "must be bool")):
+        with pytest.raises(UserError, match=said): train(load_config(words[0], *QUICK, *words[1:]))
+    record("dataset", note="mine")
+    train(load_config(None, "datamodule.version=mine", *QUICK))
+    changed = next(Path("data/versions").glob("*/train/*/*.png"))
+    changed.unlink()
+    with pytest.raises(UserError, match="was changed since"): train(load_config(None, "datamodule.version=mine", *QUICK))
+    assert len(list(Path("runs/base").iterdir())) == 2, "a run that can't begin leaves no folder"
+
+
+def test_a_dataset_whose_classes_stand_in_a_table(work, capsys):
+    Path("flat/pictures").mkdir(parents=True)
+    lines = ["file,label,split"]
+    for number, picture in enumerate(sorted(Path("dataset").glob("t*/*/*.png"))):
+        shutil.copy(picture, f"flat/pictures/{number}.png")
+        lines.append(f"{number}.png,{picture.parent.name},{picture.parts[1]}")
+    Path("flat/labels.csv").write_text("\n".join(lines))
+    run = train(load_config(None, "datamodule.path=flat", "versions=true", *QUICK))
+    before = Path("flat/labels.csv").read_text()
+    Path("flat/labels.csv").write_text(before.replace("0.png,3,", "0.png,no3,"))
+    capsys.readouterr()
+    assert {what for what, *_ in diff(run.provenance["fingerprint"], "flat")} == {"relabelled"}
+    again = train(load_config(run.path, "datamodule.version=as-trained"))
+    assert again.provenance["fingerprint"] == run.provenance["fingerprint"]
+    assert all((a == b).all() for a, b in zip(weights(run), weights(again), strict=True))
+    assert Path(again.config["datamodule"]["path"], "labels.csv").read_text() == before
+    with pytest.raises(UserError, match="dataset convert"): grow("flat", **{"from": "labels.csv"} if Path("labels.csv").exists() else {"from": "flat"})
+
+
+def test_what_a_dataset_cannot_take_is_left_out_and_counted(work, capsys):
+    import numpy as np
+
+    from dlops_mnist.parts.collect import Kept, label
+
+    kept = Kept("kept")
+    for number, (size, name) in enumerate(((28, "3"), (14, "3"), (28, "no3"), (28, "cat"))):
+        image = np.random.default_rng(number).integers(0, 256, (size, size), np.uint8)
+        label(kept, kept.keep(image, {}), name, ["3", "no3", "cat"])
+    grow("dataset", **{"from": "kept"})
+    out = " ".join(capsys.readouterr().out.split())
+    assert "added train 3 1" in out and "added train no3 1" in out, out
+    assert "of another size than the dataset's 1" in out and "labelled cat, which is no class 1" in out
+    with pytest.raises(UserError, match="Unknown setting `splt`"): grow("dataset", splt="val", **{"from": "kept"})
+
+
+def test_doubts_are_a_command_about_a_dataset(work, capsys):
+    run = train(load_config(None, *QUICK))
+    from dlops_mnist.dataset import SOURCES
+
+    run_command(SOURCES | {"doubts": "dlops_mnist.versions:doubts"}, ["doubts", str(run.path)])
+    assert Path("doubts.csv").is_file() and Path("doubts.png").is_file() and "the most doubtful first" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_store_goes_through_dvc_to_another_machine(work):
+    "As lesson 16 says: `dvc add .versions`, then push; and pull elsewhere."
+    dvc = shutil.which(os.environ.get("DVC", "dvc"))
+    if not dvc: pytest.skip("there is no dvc here: pip install dvc, in an environment of its own, and DVC=its program")
+
+    def run(*command: str, cwd: Path) -> None:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+    record("dataset", note="first")
+    for command in (["git", "init", "-q"], [dvc, "init", "-q"], [dvc, "remote", "add", "-q", "-d", "team", str(work / "remote")],
+                    [dvc, "add", "-q", ".versions"], ["git", "add", "-A", ".dvc", ".versions.dvc", ".gitignore"],
+                    ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "first"], [dvc, "push", "-q"]):
+        run(*command, cwd=work)
+    next(Path("dataset/train").glob("*/*.png")).unlink()
+    second = record("dataset", note="second")  # a store that DVC knows takes new versions
+    for command in ([dvc, "add", "-q", ".versions"], ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qam", "second"],
+                    [dvc, "push", "-q"], ["git", "clone", "-q", ".", "colleague"]): run(*command, cwd=work)
+    os.chdir("colleague")
+    run(dvc, "pull", "-q", cwd=work / "colleague")
+    check()
+    assert fingerprint(restore("second", to="back")) == second and fingerprint(restore("first", to="back1")) != second

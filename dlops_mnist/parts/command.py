@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any
 
@@ -328,23 +329,26 @@ def clean_exit() -> Iterator[None]:
 
 # %% ../../nbs/parts/command.ipynb #d0b484d6
 def run_command(
-    commands: Callable | dict[str, Callable],  # one function, or one for each subject
+    commands: Callable | dict[str, Callable | str],  # one function, or one for each subject; "": where no subject is named
     argv: list[str] | None = None,  # the words of the command line; None: those of this process
 ) -> Any:
     "Run a function as a program: words become its arguments, mistakes become one message and exit status 2."
     words = list(sys.argv[1:] if argv is None else argv)
     if "--version" in words: return print(versions())
     with clean_exit():
-        if {"-h", "--help"} & set(words) or (isinstance(commands, dict) and not words):
-            chosen = commands if isinstance(commands, dict) else {"": commands}
-            return print("\n\n".join(describe_command(f"{_program()} {name}".strip(), function)
-                                     for name, function in chosen.items()))
-        if isinstance(commands, dict):
-            subject = words.pop(0)
-            if subject not in commands: raise UserError(f"Unknown command `{subject}`.{nearest(subject, commands)}")
-            commands = commands[subject]
-        positional, settings = bind(commands, words)
-        return commands(*positional, **settings)
+        known = commands if isinstance(commands, dict) else {"": commands}
+        if {"-h", "--help"} & set(words) or not words and "" not in known:
+            return print("\n\n".join(describe_command(f"{_program()} {name}".strip(), _function(known[name])) for name in known))
+        subject = words.pop(0) if words and words[0] in known or "" not in known else ""
+        if subject not in known: raise UserError(f"Unknown command `{subject}`.{nearest(subject, known)}")
+        function = _function(known[subject])
+        positional, settings = bind(function, words)
+        return function(*positional, **settings)
+
+
+def _function(command: Callable | str) -> Callable:
+    # of another module, named by text: imported only when it is called
+    return command if callable(command) else resolve_name(command)
 
 
 def versions() -> str:
