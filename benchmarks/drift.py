@@ -3,10 +3,11 @@
 python benchmarks/drift.py      (MNIST: MNIST_RAW_DIR names a folder with its four files, or they are downloaded)
 
 A network learns 5,000 of the training images. Of the 10,000 test images, 4,000 chosen anew each time stand for the
-validation set, and windows of 200 come from the others: 2,000 of them unchanged, 300 changed in each of several ways.
+validation set, and windows of 200 come from the others: 2,000 of them unchanged, 200 changed in each of several ways.
 """
 
 import sys
+from itertools import product
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from dlops_mnist.networks import FastCNN
 from dlops_mnist.parts.drift import ALARM, drift, features
 from dlops_mnist.parts.sources import load_mnist
 
-WINDOW, KNOWN, QUIET, SHIFTED = 200, 4000, 2000, 300
+WINDOW, KNOWN, QUIET, SHIFTED = 200, 4000, 2000, 200
 
 
 def network(images: np.ndarray, labels: np.ndarray, epochs: int = 6):
@@ -47,9 +48,9 @@ def letters(count: int, chance: np.random.Generator) -> np.ndarray:
     from matplotlib import font_manager
     from PIL import ImageDraw, ImageFont
 
-    files = [font_manager.findfont(font_manager.FontProperties(family=family, weight=weight, style=style))
-             for family in ("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono") for weight in ("normal", "bold") for style in ("normal", "italic")]
-    fonts = [ImageFont.truetype(file, 96) for file in sorted(set(files))]
+    kinds = product(("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"), ("normal", "italic"), ("normal",), ("normal", "bold"))
+    files = {font_manager.findfont(font_manager.FontProperties(*kind)) for kind in kinds}
+    fonts = [ImageFont.truetype(file, 96) for file in sorted(files)]
     found = []
     for name, font in zip(chance.choice(list("ABCDEFGHJKLMNPQRTUVWXYZ"), count), chance.integers(len(fonts), size=count)):
         sheet = Image.new("L", (160, 160))
@@ -97,20 +98,20 @@ def main() -> None:
         print(f"{title:34} {value:7.2%} of {len(told):,} windows{f', mostly by {first}' if first else ''}", flush=True)
         return value
 
-    usual = seen(images)
-    orders = [chance.permutation(len(images)) for _ in range(QUIET)]
-    quiet = share("nothing has changed", [rings(part(usual, rows[:KNOWN]), part(usual, rows[KNOWN:KNOWN + WINDOW])) for rows in orders])
+    usual, orders, week = seen(images), [chance.permutation(len(images)) for _ in range(QUIET)], slice(KNOWN, KNOWN + WINDOW)
+    quiet = share("nothing has changed", [rings(part(usual, rows[:KNOWN]), part(usual, rows[week])) for rows in orders])
     found = {}
     for name, change in SHIFTS.items():
         changed = seen(change(images, chance))
-        found[name] = share(name, [rings(part(usual, rows[:KNOWN]), part(changed, rows[KNOWN:KNOWN + WINDOW])) for rows in orders[:SHIFTED]])
+        found[name] = share(name, [rings(part(usual, rows[:KNOWN]), part(changed, rows[week])) for rows in orders[:SHIFTED]])
     for name, weights in MIXES.items():
         for size in (WINDOW, 2 * WINDOW):
             told = []
             for rows in orders[:SHIFTED]:
                 rest = rows[KNOWN:]
                 odds = np.array(weights)[labels[rest]]
-                told.append(rings(part(usual, rows[:KNOWN]), part(usual, chance.choice(rest, size, replace=False, p=odds / odds.sum()))))
+                drawn = chance.choice(rest, size, replace=False, p=odds / odds.sum())
+                told.append(rings(part(usual, rows[:KNOWN]), part(usual, drawn)))
             found[f"{name}, {size}"] = share(f"{name}, {size} pictures", told)
     foreign = seen(letters(2000, chance))
     for percent in (5, 10, 20):

@@ -2,7 +2,8 @@
 
 python benchmarks/versions.py [DVC]      (a dvc program, such as that of an environment of its own; default: dvc)
 
-Whole commands are timed, in turn: DVC's add, diff and checkout, ours as record, diff and restore.
+Whole commands are timed, in turn: DVC's add, diff and checkout, ours as record, diff and restore; then ours within a
+process that runs already, which leaves out what Python takes to begin.
 """
 
 import os
@@ -11,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 
+from dlops_mnist import versions
 from dlops_mnist.parts.pictures import encode_png
 
 IMAGES, ROUNDS = 10_000, 3
@@ -35,6 +38,12 @@ def seconds(*command: str) -> float:
     return time.perf_counter() - begin
 
 
+def within(function, *arguments: str, **settings: str) -> float:
+    begin = time.perf_counter()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere): function(*arguments, **settings)
+    return time.perf_counter() - begin
+
+
 def change(folder: Path, turn: int) -> None:
     "A hundred pictures get another class, a hundred are new."
     for file in sorted((folder / "train/1").glob("*.png"))[:100]: file.rename(folder / "train/2" / file.name)
@@ -45,25 +54,28 @@ def change(folder: Path, turn: int) -> None:
 
 def round_of(dvc: str, turn: int) -> dict[str, tuple[float, float]]:
     "Seconds of each step: ours, DVC's."
-    versions = [sys.executable, "-m", "dlops_mnist.versions"]
+    ours = [sys.executable, "-m", "dlops_mnist.versions"]
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         make(Path("data"), turn)
         shutil.copytree("data", "theirs")
         for command in (["git", "init", "-q"], ["git", "config", "user.email", "a@b.c"], ["git", "config", "user.name", "a"],
                         [dvc, "init", "-q"], [dvc, "config", "core.analytics", "false"]): seconds(*command)
-        record = seconds(*versions, "record", "data", "note=first"), seconds(dvc, "add", "-q", "theirs")
+        record = seconds(*ours, "record", "data", "note=first"), seconds(dvc, "add", "-q", "theirs")
         seconds("git", "add", "theirs.dvc", ".gitignore", ".dvc")
         seconds("git", "commit", "-qm", "first")
         for folder in ("data", "theirs"): change(Path(folder), turn)
-        again = seconds(*versions, "record", "data", "note=second"), seconds(dvc, "add", "-q", "theirs")
+        again = seconds(*ours, "record", "data", "note=second"), seconds(dvc, "add", "-q", "theirs")
         seconds("git", "commit", "-qam", "second")
-        diff = seconds(*versions, "diff", "first", "second"), seconds(dvc, "diff", "HEAD~1", "HEAD")
+        diff = seconds(*ours, "diff", "first", "second"), seconds(dvc, "diff", "HEAD~1", "HEAD")
         seconds("git", "checkout", "-q", "HEAD~1", "--", "theirs.dvc")
         shutil.rmtree("theirs")
-        restore = seconds(*versions, "restore", "first", "to=back"), seconds(dvc, "checkout", "-q", "theirs.dvc")
+        restore = seconds(*ours, "restore", "first", "to=back"), seconds(dvc, "checkout", "-q", "theirs.dvc")
+        inside = {"record": within(versions.record, "back", store="new"), "diff": within(versions.diff, "first", "second"),
+                  "restore": within(versions.restore, "first", to="once more")}
         os.chdir("/")
-    return {"record": record, "record again": again, "diff": diff, "restore": restore}
+    return {"record": record, "record again": again, "diff": diff, "restore": restore} | {
+        f"{step}, inside": (found, np.nan) for step, found in inside.items()}
 
 
 def main(dvc: str) -> None:
@@ -72,8 +84,10 @@ def main(dvc: str) -> None:
           "seconds of whole commands, median (lowest to highest)")
     for step in rounds[0]:
         ours, theirs = (np.array([found[step][i] for found in rounds]) for i in (0, 1))
-        print(f"{step:14} ours {np.median(ours):5.2f} ({ours.min():.2f} to {ours.max():.2f})   "
-              f"DVC {np.median(theirs):5.2f} ({theirs.min():.2f} to {theirs.max():.2f})   {np.median(theirs / ours):.1f}x")
+        line = f"{step:16} ours {np.median(ours):5.2f} ({ours.min():.2f} to {ours.max():.2f})"
+        if not step.endswith("inside"):
+            line += f"   DVC {np.median(theirs):5.2f} ({theirs.min():.2f} to {theirs.max():.2f})   {np.median(theirs / ours):.1f}x"
+        print(line)
 
 
 if __name__ == "__main__": main(sys.argv[1] if len(sys.argv) > 1 else "dvc")

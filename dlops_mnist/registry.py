@@ -153,7 +153,7 @@ def show(
     shelf = find_shelf(name)
     about = {version: shelf.about(version) for version in shelf.versions}
     rows = [[version, "champion" * (version == shelf.champion), accuracy_of(known), (known.get("dataset") or {}).get("fingerprint", "")[:12],
-             known.get("run") or "", known["note"]] for version, known in about.items()]
+             known.get("run") or "", known.get("note", "")] for version, known in about.items()]
     show_table([name, "", "accuracy", "dataset", "run", "note"], rows)
     show_table(["when", "what", "version", "before", "why"], [
         [done["when"][:19].replace("T", " "), done["what"], done["version"], done.get("before") or "", done.get("why", "")]

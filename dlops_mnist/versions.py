@@ -328,12 +328,13 @@ def corrections(
     if not rows or not {"image", "label"} <= rows[0].keys(): raise UserError(f"`{file}` lacks the columns image and label.", key="from")
     found, chosen = scan(path), {}
     shows = {image: name for (_, name), images in found.files.items() for image in images}
-    for image, label in ((row["image"], row["label"]) for row in rows):
+    for image, wanted in ((row["image"], row["label"]) for row in rows):
         if image not in shows: raise UserError(f"`{file}` names {image}, which is not in `{path}`.{nearest(image, shows)}", key="from")
-        if label not in found.classes: raise UserError(f"`{file}`: there is no class `{label}`.{nearest(label, found.classes)}", key="from")
-        if label == shows[image]: continue
+        if wanted not in found.classes:
+            raise UserError(f"`{file}`: there is no class `{wanted}`.{nearest(wanted, found.classes)}", key="from")
+        if wanted == shows[image]: continue
         *folders, name = image.split("/")
-        folders[folders.index(shows[image])] = label
+        folders[folders.index(shows[image])] = wanted
         new = "/".join([*folders, f"{Path(name).stem}-was-{shows[image]}{Path(name).suffix}"])
         if Path(path, new).exists(): raise UserError(f"`{path}/{new}` is there already, from an earlier correction: rename that file.", key="from")
         chosen[new] = Path(path, image)

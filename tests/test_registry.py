@@ -161,4 +161,20 @@ def test_the_circle_closes(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "The circle is closed" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     assert "digits 2 is the champion now" in done.stdout and "was not promoted" in done.stdout
-    assert "<svg" in (tmp_path / "circle/circle.html").read_text()
+    assert "<svg" in (tmp_path / "circle/circle.html").read_text() and "bit by bit" in (tmp_path / "circle/circle.svg").read_text()
+
+
+@pytest.mark.slow
+def test_what_mlflow_has_is_read_back_by_its_client(work, monkeypatch):
+    "The registered model loads there, answers as ours does, and carries our number and fingerprint."
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{work}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{work}/mlflow.db")
+    assert register("1.onnx", name="tiny", mirror="mlflow") == 4
+    [found] = mlflow.MlflowClient().search_model_versions("name='tiny'")
+    assert found.tags["dlops_mnist.version"] == "4"
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), np.uint8)
+    loaded = mlflow.pyfunc.load_model(f"models:/tiny/{found.version}")
+    [answers] = loaded.predict(images).values()
+    assert np.allclose(answers, ExportedModel("models:/tiny/4")(images), atol=1e-6)
+    with pytest.raises(UserError, match="the one there is is mlflow"): register("1.onnx", name="tiny", mirror="wandb")

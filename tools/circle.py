@@ -5,7 +5,8 @@ python tools/circle.py [DIR]
 A model is trained on few digits, registered, promoted and served. A script draws 300 pictures; the service keeps those that
 it doubts, and a share by chance; they are labelled at the service's own address, the dataset grows, a new model is trained.
 The gate compares both on pictures of the week after, which nobody trained on; the service takes the better one up, and goes
-back on request. At last the first run is repeated on the restored first version, bit by bit. DIR/circle.html shows it all.
+back on request. At last the first run is repeated on what it was trained on, bit by bit. DIR/circle.html shows it all, and
+circle.svg is its picture.
 """
 
 import base64
@@ -146,30 +147,35 @@ def same_weights(a: Path, b: Path) -> bool:
 
 STYLE = """:root { color-scheme: light dark }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 50rem; margin: 0 auto; padding: 1rem }
-svg { width: 100% } text { fill: CanvasText; font-size: 12px; text-anchor: middle } .name { font-weight: 700; font-size: 13px }
-rect { fill: Canvas; stroke: color-mix(in srgb, CanvasText 40%, Canvas) }
-.ring { fill: none; stroke: light-dark(#1d5fbf, #82b4ff); stroke-width: 3 }
+svg { width: 100%; height: auto }
 table { border-collapse: collapse } td, th { text-align: left; vertical-align: top; padding: .25rem .6rem;
   border-top: 1px solid color-mix(in srgb, CanvasText 20%, Canvas) }"""
 
 
-def page(facts: dict[str, str], log: list[dict], seconds: float) -> str:
-    "The circle's history as a picture: its stations around a ring, and each line of the registry."
+def picture(facts: dict[str, str]) -> str:
+    "The circle's history as an SVG picture, on light and on dark: its stations around a ring, in their order."
     x, y, wide, high = 360, 340, 268, 300
     boxes = []
     for i, (name, text) in enumerate(facts.items()):
         angle = 2 * np.pi * i / len(facts)
         place = f"translate({x + wide * np.sin(angle) - 92:.0f} {y - high * np.cos(angle) - 27:.0f})"
-        boxes.append(f'<g transform="{place}"><rect width="184" height="54" rx="9"/><text x="92" y="22" class="name">'
-                     f'{i + 1}. {html.escape(name)}</text><text x="92" y="41">{html.escape(text)}</text></g>')
+        boxes.append(f'<g transform="{place}"><rect width="184" height="54" rx="9" fill="#fff" stroke="#999"/>'
+                     f'<text x="92" y="22" font-size="13" font-weight="700">{i + 1}. {html.escape(name)}</text>'
+                     f'<text x="92" y="41" font-size="12">{html.escape(text)}</text></g>')
+    named = html.escape(f"The stations of the circle: {', '.join(facts)}")
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 680" width="720" height="680" font-family="sans-serif" '
+            f'text-anchor="middle" role="img" aria-label="{named}"><ellipse cx="{x}" cy="{y}" rx="{wide}" ry="{high}" '
+            f'fill="none" stroke="#4a86d8" stroke-width="3"/>{"".join(boxes)}</svg>\n')
+
+
+def page(facts: dict[str, str], log: list[dict], seconds: float) -> str:
+    "The same on a page, and each line of the registry's history."
     rows = "".join(f"<tr><td>{line['when'][11:19]}<td>{line['what']}<td>{line['version']}<td>{html.escape(line.get('why') or '')}"
                    for line in log)
     return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>The circle</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>
 <h1>The circle, once around</h1><p>{seconds:.0f} seconds, from a few digits to a model that replaced another one.</p>
-<svg viewBox="0 0 720 680" role="img" aria-label="The stations of the circle">
-<ellipse cx="{x}" cy="{y}" rx="{wide}" ry="{high}" class="ring"/>{"".join(boxes)}</svg>
-<h2>The registry's history</h2><table><tr><th>when<th>what<th>version<th>why</tr>{rows}</table></html>"""
+{picture(facts)}<h2>The registry's history</h2><table><tr><th>when<th>what<th>version<th>why</tr>{rows}</table></html>"""
 
 
 WEEK = "datamodule.path=next_week"
@@ -185,8 +191,8 @@ def main(folder: str) -> None:
     Path("experiments").mkdir()
     for file in root.glob("experiments/*.yml"): Path("experiments", file.name).write_text(file.read_text("utf-8"), "utf-8")
     prepare()
+    first = train("versions=true")
     first_version = run("versions", "record", "digits", "note=as it came").split()[0]
-    first = train()
     run("registry", "register", str(first), "name=digits")
     run("registry", "promote", "digits", "1")
     with served("models:/digits@champion", "collect=kept", "doubt=0.95", "share=0.05") as address:
@@ -205,8 +211,8 @@ def main(folder: str) -> None:
         run("registry", "promote", "digits", "3", WEEK, fails=True)  # the first one again: it is worse
         run("registry", "promote", "digits", "2", WEEK)
     run("registry", "show", "digits")
-    run("versions", "restore", first_version, "to=before")
-    run("train", str(first / "config.yaml"), "datamodule.path=before", "trainer.enable_progress_bar=false")
+    run("runs")  # which version each was trained on, by its note
+    run("train", str(first), "datamodule.version=as-trained", "trainer.enable_progress_bar=false")  # from before the growth
     again = newest("010_cnn")
     if not same_weights(first, again): raise SystemExit("the repeated run has other weights")
     gate = re.search(r"test images ([0-9.]+%) against ([0-9.]+%)", promoted)
@@ -217,6 +223,7 @@ def main(folder: str) -> None:
              "Repeated": "the first run, bit by bit"}
     lines = Path("models/digits/history.jsonl").read_text("utf-8").splitlines()
     log = [json.loads(line) for line in lines]
+    Path("circle.svg").write_text(picture(facts), "utf-8")
     Path("circle.html").write_text(page(facts, log, time.monotonic() - began), "utf-8")
     print(f"\nThe circle is closed, in {time.monotonic() - began:.0f} seconds. Its history: {Path('circle.html').resolve()}")
 
