@@ -164,7 +164,7 @@ async def predict(request: Request) -> Response:
     return as_json(answers if many else answers[0])
 
 # %% ../nbs/15_serve.ipynb #71f8c04f
-def health(request: Request) -> Response: return as_json({"status": "ok"})
+async def health(request: Request) -> Response: return as_json({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:
