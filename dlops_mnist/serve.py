@@ -182,7 +182,8 @@ async def metrics(request: Request) -> Response:
 # %% ../nbs/15_serve.ipynb #c011ec02
 def collection(request: Request) -> Kept:
     "The kept pictures; raises 404 where none are kept."
-    if not (kept := request.app.state.service.kept): raise HTTPException(404, "This service keeps no pictures: start it with collect=DIR.")
+    if not (kept := request.app.state.service.kept):
+        raise HTTPException(404, "This service keeps no pictures: start it with collect=DIR.")
     return kept
 
 
@@ -265,7 +266,8 @@ def make_app(service: Service) -> Starlette:
         "/openapi.json": shipped("openapi.json", "application/json"), "/health": health, "/ready": ready, "/model": about,
         "/metrics": metrics, "/waiting": to_label}
     posts = {"/predict": predict, "/label": take_label}
-    routes = [*(Route(path, answer, methods=["POST"]) for path, answer in posts.items()), *(Route(path, answer) for path, answer in paths.items())]
+    routes = [*(Route(path, answer, methods=["POST"]) for path, answer in posts.items()),
+              *(Route(path, answer) for path, answer in paths.items())]
     app = Starlette(routes=routes, middleware=[Middleware(Door, service=service)],
                     exception_handlers={HTTPException: explain, Exception: explain})
     app.state.service = service
@@ -343,7 +345,8 @@ def bytes_of(text: str) -> float:
     "A number of bytes, such as `500MB`; raises `UserError`."
     found = re.fullmatch(r"([0-9.]+) ?([kMGT]?)B?", str(text))
     try: return float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")
-    except (TypeError, ValueError) as error: raise UserError(f"`limit={text}`: a size, such as 500MB or 1GB.", key="limit") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"`limit={text}`: a size, such as 500MB or 1GB.", key="limit") from error
 
 # %% ../nbs/15_serve.ipynb #dc098edf
 def serve(
