@@ -312,7 +312,8 @@ def run_server(
         server.should_exit |= not tick()
         await run_in_threadpool(take_up, service)
 
-    config = uvicorn.Config(make_app(service), http=Protocol, log_level="warning", access_log=False, proxy_headers=False, lifespan="off",
+    config = uvicorn.Config(make_app(service), http=Protocol, log_level="warning", access_log=False, proxy_headers=False,
+                            lifespan="off",
                             timeout_graceful_shutdown=1, timeout_notify=1, callback_notify=watch)
     server = uvicorn.Server(config)
     server.run([listening])
