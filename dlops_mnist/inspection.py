@@ -122,7 +122,8 @@ def oddities(
     for split, data in arrays.splits.items():
         images = data["images"][:2000]
         means[split] = images.mean(axis=0)
-        if len(images) > 1 and (images == images[0]).all(): notes.append(f"all images of {split} are alike: there is nothing to learn")
+        if len(images) > 1 and (images == images[0]).all():
+            notes.append(f"all images of {split} are alike: there is nothing to learn")
         counts = np.bincount(data["labels"], minlength=len(arrays.classes))
         if counts.max() >= 10 * counts.min() > 0:
             rare, common = (f"{counts[i]:,} images of `{arrays.classes[i]}`" for i in (counts.argmin(), counts.argmax()))
@@ -147,7 +148,8 @@ def reading_settings(
     "The settings for `open_images` among what was typed; raises `UserError` for others."
     known = {key.removeprefix("datamodule."): value for key, value in settings.items()}
     unknown = next((key for key in known if key not in READING), None)
-    if unknown: raise UserError(f"Unknown setting `{unknown}`.{nearest(unknown, ['path', 'color', 'figures', *READING])}", key=unknown)
+    if unknown:
+        raise UserError(f"Unknown setting `{unknown}`.{nearest(unknown, ['path', 'color', 'figures', *READING])}", key=unknown)
     return known
 
 # %% ../nbs/02_inspection.ipynb #28df953e

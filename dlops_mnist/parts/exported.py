@@ -61,7 +61,8 @@ def _json_values(texts: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 # %% ../../nbs/parts/exported.ipynb #e7a10002
-MODELS, CHAMPION = "models", "champion.json"  # the folder with the registered models, and in each the file that names the one in use
+# the folder with the registered models, and in each the file that names the one in use
+MODELS, CHAMPION = "models", "champion.json"
 
 
 def champion_of(
@@ -71,7 +72,8 @@ def champion_of(
     file = folder / CHAMPION
     try: return int(json.loads(file.read_text("utf-8"))["version"])
     except FileNotFoundError: return None
-    except (OSError, ValueError, LookupError, TypeError) as error: raise UserError(f"`{file}` is damaged: it names no version.") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"`{file}` is damaged: it names no version.") from error
 
 
 def nearest_model(name: str) -> str:
@@ -121,7 +123,8 @@ class ExportedModel:
         self.datamodule = known | {"image_shape": list(self.image_shape), "classes": self.classes}
         try: self.look = new_look(self.datamodule)
         except (UserError, TypeError, ValueError, LookupError) as error:
-            raise UserError(f"`{path}` was not written by `python -m dlops_mnist.export`: its settings for pictures are none.") from error
+            raise UserError(f"`{path}` was not written by `python -m dlops_mnist.export`: its settings for pictures "
+                            "are none.") from error
         self.input = self.session.get_inputs()[0].name
         # what else `evaluate` asks of a model
         self.name, self.run, self.config = str(path), None, {"datamodule": self.datamodule}
@@ -169,6 +172,8 @@ def _missing(path: Path) -> str:
     from dlops_mnist.parts.runfolder import find_checkpoint, nearest_path
 
     try: _, run = find_checkpoint(path)
-    except UserError as error: return str(error) if os.path.isdir(path) else f"There is no exported model `{path}`.{nearest_path(path)}"
-    if (run.path / "model.onnx").is_file(): return f"`{path}` is a run. The model that was exported from it is {run.path / 'model.onnx'}"
+    except UserError as error:
+        return str(error) if os.path.isdir(path) else f"There is no exported model `{path}`.{nearest_path(path)}"
+    if (run.path / "model.onnx").is_file():
+        return f"`{path}` is a run. The model that was exported from it is {run.path / 'model.onnx'}"
     return f"`{path}` is a run, of which no model was exported yet: python -m dlops_mnist.export {path}"
