@@ -26,7 +26,8 @@ def resaved(image: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(file))
 
 
-KINDS = {"none": None, "one pixel right": lambda image: np.roll(image, 1, axis=1), "one pixel up and left": lambda image: np.roll(image, (-1, -1), (0, 1)),
+KINDS = {"none": None, "one pixel right": lambda image: np.roll(image, 1, axis=1),
+         "one pixel up and left": lambda image: np.roll(image, (-1, -1), (0, 1)),
          "one level brighter": lambda image: np.minimum(image, 254) + 1,
          **{f"JPEG, quality {quality}": lambda image, quality=quality: resaved(image, quality) for quality in (90, 75, 50)}}
 
@@ -34,7 +35,8 @@ KINDS = {"none": None, "one pixel right": lambda image: np.roll(image, 1, axis=1
 def main(folder: str, copies: int = 80) -> None:
     splits = open_images(build_mnist(Path(folder) / "all")).splits
     images = np.concatenate([splits[name]["images"] for name in ("train", "test")])
-    train, chosen = len(splits["train"]["images"]), np.random.default_rng(0).permutation(len(splits["test"]["images"]))[:copies] + len(splits["train"]["images"])
+    train = len(splits["train"]["images"])
+    chosen = train + np.random.default_rng(0).permutation(len(images) - train)[:copies]
     for name, change in KINDS.items():
         more = np.stack([change(images[i]) for i in chosen]) if change else images[:0]
         start, cpu = time.perf_counter(), time.process_time()
@@ -43,8 +45,8 @@ def main(folder: str, copies: int = 80) -> None:
         originals = pairs[(pairs < len(images)).all(axis=1)]
         between = ((originals < train).sum(axis=1) == 1).sum()
         found = len({(i, len(images) + k) for k, i in enumerate(chosen)} & set(map(tuple, pairs.tolist()))) if change else 0
-        print(f"{name:24} found {found:3} of {len(more):3}; pairs of originals {len(originals)}, of them {between} of different writers; "
-              f"by chance {chance:.1f}; limit {limit:.2f} levels; {seconds:.1f} s, {cpu:.1f} s of processor", flush=True)
+        print(f"{name:24} found {found:3} of {len(more):3}; pairs of originals {len(originals)}, of them {between} of different "
+              f"writers; by chance {chance:.1f}; limit {limit:.2f} levels; {seconds:.1f} s, {cpu:.1f} s of processor", flush=True)
 
 
 if __name__ == "__main__":

@@ -51,11 +51,11 @@ def coarse_views(
 def near_pairs(
     views: dict[tuple[int, int], np.ndarray],  # from `coarse_views`
 ) -> tuple[np.ndarray, np.ndarray, float, float]:
-    "Pairs of rows that show nearly the same [P, 2], nearest first; how far apart; the limit; and how many pairs are by chance below it."
+    "Pairs of rows that show nearly the same [P, 2], nearest first; how far apart; the limit; how many are below it by chance."
     from scipy.spatial import cKDTree
 
     plain, step = views[0, 0], np.sqrt(1.5)
-    some = plain[np.random.default_rng(0).permutation(len(plain))[:500]]
+    some = plain[np.random.default_rng(0).permutation(len(plain))[:max(50, min(500, 2**26 // len(plain)))]]
     squares, tenth = (plain**2).sum(axis=1), min(10, len(plain) - 1)
     apart = (some**2).sum(axis=1)[:, None] + squares - 2 * some @ plain.T
     limit = np.sqrt(max(np.quantile(np.partition(apart, tenth, axis=1)[:, tenth], 0.1), 0)) / 5
@@ -86,12 +86,12 @@ def near_copies(
     "The images that were shifted by a pixel, made a little brighter, or saved again, within and between splits."
     import pandas as pd
 
-    parts = arrays.splits.items()
-    everything = pd.concat([image_table(data, arrays.classes).assign(split=split) for split, data in parts], ignore_index=True)
-    kept = np.unique(np.concatenate([data["hashes"] for _, data in parts]), return_index=True)[1]
-    if min(arrays.image_shape[-2:]) < 6 or len(kept) < 2: pairs, distances, limit, chance = np.empty((0, 2), int), np.empty(0), 0.0, 0.0
-    else: pairs, distances, limit, chance = near_pairs(coarse_views(np.concatenate([data["images"] for _, data in parts])[kept]))
-    table = everything.loc[kept[pairs.ravel()]].assign(group=np.repeat(np.arange(len(pairs)), 2), distance=np.repeat(distances, 2).round(2))
+    frames = [image_table(data, arrays.classes).assign(split=split, hash=data["hashes"]) for split, data in arrays.splits.items()]
+    images, table = [data["images"] for data in arrays.splits.values()], pd.concat(frames, ignore_index=True)
+    table, pairs, distances, limit, chance = table.drop_duplicates("hash"), np.empty((0, 2), int), np.empty(0), 0.0, 0.0
+    if min(arrays.image_shape[-2:]) >= 6 and len(table) > 1:
+        pairs, distances, limit, chance = near_pairs(coarse_views(np.concatenate(images)[table.index]))
+    table = table.iloc[pairs.ravel()].assign(group=np.arange(2 * len(pairs)) // 2, distance=np.repeat(distances, 2).round(2))
     return NearCopies(table[["group", "distance", "split", "label", "image"]].reset_index(drop=True), limit, chance)
 
 # %% ../../nbs/parts/copies.ipynb #515ce467
