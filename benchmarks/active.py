@@ -67,7 +67,7 @@ def main(seeds: int) -> None:
           f"points of error removed by {MORE} labels: {(before - doubt).mean():.2f} by doubt, "
           f"{(before - chance).mean():.2f} by chance: {ratio:.1f} times as many; "
           f"wanted: at least 1.5: {'reached' if ratio >= 1.5 else 'MISSED'}")
-    sys.exit(ratio < 1.5)
+    sys.exit(int(ratio < 1.5))
 
 
 if __name__ == "__main__": main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)

@@ -28,13 +28,16 @@ from .parts.sources import SOURCES, build_digits, build_idx, build_mnist  # noqa
 # the commands stand above the imports of PyTorch and Lightning: those take seconds, and none of the commands needs them
 if __name__ == "__main__" and "get_ipython" not in globals():
     built = run_command(SOURCES | {"convert": convert, "inspect": inspect, "doubts": "dlops_mnist.versions:doubts"})
-    if isinstance(built, Path): say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {as_typed('path', str(built))}")
+    look = as_typed("path", str(built))
+    if isinstance(built, Path): say(f"`{built}` is ready; have a look: python -m dlops_mnist.dataset inspect {look}")
     sys.exit()
 
 # %% ../nbs/03_dataset.ipynb #66226704
 import pytorch_lightning as pl
 
-from .parts.batches import Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation  # noqa: F401
+from dlops_mnist.parts.batches import (  # noqa: F401 (offered from here as well)
+    Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation,
+)
 from .parts.targets import build
 
 _all_ = ["EpochSampler", "fingerprint", "make_loader"]  # nbdev: names of this module, though others define them
@@ -109,7 +112,9 @@ def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: flo
         if not {split, other} <= datasets.keys() or {split, other} <= arrays.splits.keys(): continue
         counts = {part: np.bincount(datasets[part].labels, minlength=len(datasets[part].classes)) for part in (split, other)}
         lacking = [name for name, own, others in zip(datasets[split].classes, counts[split], counts[other]) if own and not others]
-        if lacking: notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold some out")
+        if lacking:
+            notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold "
+                         "some out")
     return notes
 
 # %% ../nbs/03_dataset.ipynb #a2928107
@@ -133,8 +138,8 @@ class Folder:
         self.moved = {"path": str(self.path), "version": None, "source": None, "labels": self.reading["labels"]}
         arrays = self.open()
         if arrays.fingerprint == version.fingerprint: return arrays
-        raise UserError(f"`{self.path}` was changed since version {self.path.name} was brought back there. Move it away, and it is "
-                        "brought back anew.", key="version")
+        raise UserError(f"`{self.path}` was changed since version {self.path.name} was brought back there. Move it away, and it "
+                        "is brought back anew.", key="version")
 
     def prepare_data(self) -> None:
         "Build the folder if it is missing and has a source, and decode it; Lightning calls this in one process."
@@ -181,12 +186,12 @@ class MNISTDataModule(Folder, Batches):
         resize_mode: str = "stretch",  # or pad: with an edge of `background`; or crop: the middle. Both keep proportions
         background: str = "white",  # what shows through where an image is transparent
         range: str | list[float] | None = None,  # for 16 bits: [black, white], or auto: as measured
-        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one, or one per channel; null: measured
+        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one for each channel; null: measured
         std: float | list[float] | None = None,  # and divides by
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image
         columns: list[str] | None = None,  # of that file: image, label, and perhaps split and group
-        version: str | None = None,  # read a recorded version in place of PATH: its name, its note, or `as-trained` (train RUN)
+        version: str | None = None,  # a recorded version, read in place of PATH: its name, its note, or `as-trained` (train RUN)
         sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
         num_workers: int = 0,  # processes that load; 0 is fastest for images that fit into memory
@@ -210,7 +215,8 @@ def open_dataset(
     "The data module that the settings describe, set up; raises `UserError`."
     elsewhere = "path" in overrides and Path(overrides["path"]).resolve() != Path(settings.get("path") or "dataset").resolve()
     # another folder is taken as it is: not built, and without splits all of it is for the test
-    other = ({"source": None, "version": None} if "path" in overrides else {}) | ({"test": 1.0, "labels": None} if elsewhere else {})
+    other = {"source": None, "version": None} if "path" in overrides else {}
+    if elsewhere: other |= {"test": 1.0, "labels": None}
     section = dict(settings) | other | dict(overrides)
     datamodule = build(section, "datamodule", "datamodule", default="dlops_mnist.dataset.MNISTDataModule")
     datamodule.prepare_data()

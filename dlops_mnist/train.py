@@ -161,7 +161,8 @@ def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
     own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]
-    if not (own or data.get("source") or data.get("version") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
+    made = data.get("source") or data.get("version") or config["repeats"] and data.get("path") in SHIPPED
+    if not (own or made): there(data["path"])
     for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 
@@ -180,7 +181,8 @@ def prepare(
         if config["weights"]: config["weights"] = str(find_checkpoint(config["weights"])[0])
     if config["matmul_precision"]: torch.set_float32_matmul_precision(config["matmul_precision"])
     pl.seed_everything(config["seed"], workers=True, verbose=False)
-    if config["repeats"] and not config["datamodule"].get("version"): unpack(str(config["datamodule"].get("path")))  # in an empty folder, the images that come along
+    # in an empty folder, the images that come along
+    if config["repeats"] and not config["datamodule"].get("version"): unpack(str(config["datamodule"].get("path")))
     datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()

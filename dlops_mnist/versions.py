@@ -23,7 +23,8 @@ from .parts.command import run_command, say, section_settings, show_table
 from .parts.core import UserError, nearest, one_at_a_time, quiet_lightning
 from .parts.folder import listing, scan
 from .parts.intervals import share_interval, share_text
-from .parts.store import Store, Version, as_json, find_version, bring_back, keep, known_versions, read_version, state_of, write
+from .parts.store import Store, Version, as_json, bring_back, find_version, keep, known_versions, read_version
+from .parts.store import state_of, write
 
 # %% ../nbs/16_versions.ipynb #faf08a8c
 def record(
@@ -78,7 +79,8 @@ def diff(
     "What differs between two versions, in words of classes and splits."
     old, new = meant(a, store), meant(b, store)
     found, places = list(compare(old, new)), old.places | new.places
-    rows = [[*what, count] for what, count in sorted(Counter((what, *places[now or before]) for what, before, now in found).items())]
+    counts = Counter((what, *places[now or before]) for what, before, now in found)
+    rows = [[*what, count] for what, count in sorted(counts.items())]
     if rows: show_table(["what", "split", "class", "images"], rows, f"from {old.fingerprint[:12]} to {new.fingerprint[:12]}")
     else: say("no difference")
     if json: write(json, as_json({"a": old.fingerprint, "b": new.fingerprint, "differences": found}))
@@ -112,7 +114,7 @@ def restore(
 ) -> Path:
     "Bring a version back, into a new folder."
     found, target = find_version(version, store), Path(to)
-    if target.exists(): raise UserError(f"`{target}` exists already: nothing in there is touched. Name a new folder: to=DIR.", key="to")
+    if target.exists(): raise UserError(f"`{target}` exists already, and is not touched. Name a new folder: to=DIR.", key="to")
     bring_back(found, target, store)
     say(f"{found.fingerprint[:12]} restored to {target}: {len(found.files):,} images")
     return target
@@ -147,7 +149,8 @@ def gc(
     kept, versions = Store(store), recorded(store)
     with one_at_a_time(kept.path, key="store"):
         needed = {kept.object(digest) for version in versions for digest in version.contents.values()}
-        rest = [file for file in kept.path.glob("objects/*/*") if str(file) not in needed] + [*kept.path.glob("manifests/.*.part")]
+        rest = [file for file in kept.path.glob("objects/*/*") if str(file) not in needed]
+        rest += kept.path.glob("manifests/.*.part")
         size = sum(file.stat().st_size for file in rest)
         for file in rest: file.unlink(missing_ok=True)
     say(f"{len(rest):,} files removed, {size / 1e6:.1f} MB")
@@ -193,12 +196,15 @@ def chosen_pictures(
 def check_growth(path: str, split: str, source: str | None) -> None:
     "Refuse what a dataset can't grow by; raises `UserError`."
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
-    if split not in ("train", "val"): raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
-    if not os.path.exists(source): raise UserError(f"There is no `{source}`: a service fills such a folder (collect=DIR).", key="from")
+    if split not in ("train", "val"):
+        raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
+    if not os.path.exists(source):
+        raise UserError(f"There is no `{source}`: a service fills such a folder (collect=DIR).", key="from")
     if scan(path).table or not Path(path, split).is_dir():
-        raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR makes one that has.", key="path")
+        raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR makes one "
+                        "that has.", key="path")
     if os.path.isdir(source) and not any(labelled(source)):
-        raise UserError(f"`{source}` holds no labelled pictures: a service fills it (collect=DIR), people label at /review.", key="from")
+        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.", key="from")
 
 # %% ../nbs/16_versions.ipynb #41bf9b28
 def grow(
@@ -207,25 +213,29 @@ def grow(
     split: str = "train",  # or val; never test
     note: str = "",  # of the new version
     store: str = ".versions",  # where versions are kept
-    **settings: Any,  # from=DIR: what a service kept, and people labelled; from=FILE.csv: corrected labels; datamodule.resize=...: as in training
+    **settings: Any,  # from=DIR: what people labelled; from=FILE.csv: corrected labels; datamodule.resize=...: as in training
 ) -> str:
     "Add labelled pictures to a dataset, or correct its labels, as a new version of it."
     source = settings.pop("from", None)
     check_growth(path, split, source)
     mended, reading = os.path.isfile(source), reading_settings(settings)
     chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, source, split, reading)
-    rows = [["relabelled" if mended else "added", *place, count] for place, count in Counter(tuple(name.split("/")[:-1]) for name in sorted(chosen)).items()]
-    show_table(["what", "split", "class", "images"], rows + [["left out", "", why, count] for why, count in left_out.items()], f"{source} -> {path}")
+    places = Counter(os.path.dirname(name) for name in sorted(chosen))
+    rows = [["relabelled" if mended else "added", place, count] for place, count in places.items()]
+    rows += [["left out", why, count] for why, count in left_out.items()]
+    show_table(["what", "where", "images"], rows, f"{source} -> {path}")
     before = record(path, store=store)
     try:
         for name, picture in chosen.items():
             if mended: picture.rename(Path(path, name))
             else: write(Path(path, name), picture.read_bytes())
     except OSError as error:
-        raise UserError(f"`{path}` can't be written: {error.strerror}. Its state before is version {before[:12]}.", key="path") from error
+        raise UserError(f"`{path}` can't be written: {error.strerror}. Its state before is version {before[:12]}.") from error
     right, images = accuracy_in_use(source) if not mended else (0, 0)
-    if images: say(f"Of {images} pictures kept by chance the model was right on {right}: {share_text(right / images, *share_interval(right, images))}.")
-    return record(path, note=note or f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen), store=store)
+    share = share_text(right / images, *share_interval(right, images)) if images else ""
+    if images: say(f"Of {images} pictures kept by chance the model was right on {right}: {share}.")
+    usual = f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen)
+    return record(path, note=note or usual, store=store)
 
 # %% ../nbs/16_versions.ipynb #cd0f81ea
 def show_drift(
@@ -246,13 +256,15 @@ def show_drift(
 
     answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
-    if len(pictures) < 30: raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... share=0.1 keeps more.)")
+    if len(pictures) < 30:
+        raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... "
+                        "share=0.1 keeps more.)")
     images = open_dataset(answering.datamodule, overrides)
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (images.dataset(split).images for split in ("val", "train"))
     found = drift(*(features(some, answering(some), train) for some in (val, here)))
-    show_table(["what", "validation", "kept", "p"], [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found],
-               f"{len(here):,} kept pictures against {len(val):,} validation images")
+    rows = [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found]
+    show_table(["what", "validation", "kept", "p"], rows, f"{len(here):,} kept pictures against {len(val):,} validation images")
     changed = [name for name, *_, p in found if p < ALARM]
     say(f"Something has changed: {', '.join(changed)}." if changed else "No change can be told.", "bold")
     if changed: sys.exit(1)
@@ -271,10 +283,11 @@ def out_of_fold(
     from dlops_mnist.parts.batches import ImageDataset, make_loader
     from dlops_mnist.parts.metrics import class_columns
 
-    def part(rows): return ImageDataset(*(part[rows] for part in (train.images, train.labels, train.hashes, train.raw_paths)), train.classes)
+    def part(rows): return ImageDataset(*(of[rows] for of in arrays), train.classes)
 
     quiet_lightning()
     train, size = open_dataset(config["datamodule"]).dataset("train"), config["datamodule"]["batch_size"]
+    arrays = train.images, train.labels, train.hashes, train.raw_paths
     fold, answers = np.random.default_rng(0).permutation(len(train)) % folds, np.zeros((len(train), len(train.classes)))
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     for k in range(folds):
@@ -293,15 +306,15 @@ def ranked(train: Any, p: Any) -> Any:
 
     rows, names, others = np.arange(len(train)), np.array(train.classes, object), p.copy()
     others[rows, train.labels] = -1
-    table = pd.DataFrame({"image": np.array(train.paths, object), "label": names[train.labels], "network": names[others.argmax(1)],
-                          "margin": (p[rows, train.labels] - others.max(1)).round(3)})
+    table = pd.DataFrame({"image": np.array(train.paths, object), "label": names[train.labels],
+                          "network": names[others.argmax(1)], "margin": (p[rows, train.labels] - others.max(1)).round(3)})
     return table.sort_values("margin", kind="stable")
 
 
 def doubts(
     run: str,  # a run or a checkpoint: its settings, and its training images
     *,
-    csv: str = "doubts.csv",  # all training images, the most doubtful first; correct the column `label`, then: versions grow PATH from=CSV
+    csv: str = "doubts.csv",  # the most doubtful first; correct the column `label`, then: versions grow PATH from=CSV
     grid: str = "doubts.png",  # a picture of the first ones
     trust: bool = False,  # the run is yours, or read: run its code, too
 ) -> Any:
@@ -314,7 +327,8 @@ def doubts(
     write(csv, table.to_csv(index=False).encode())
     titles = [f"{row.label}, or {row.network}?" for row in table.head(24).itertuples()]
     write(grid, plot_grid(train.images[table.index[:24]], titles, title="labels that a network doubts", size=1.4).png(dpi=160))
-    show_table(list(table), table.head(10).values.tolist(), f"{csv}: {len(table):,} images, the most doubtful first; {grid} shows 24 of them")
+    title = f"{csv}: {len(table):,} images, the most doubtful first; {grid} shows 24 of them"
+    show_table(list(table), table.head(10).values.tolist(), title)
     return table
 
 # %% ../nbs/16_versions.ipynb #c31d1946
@@ -325,18 +339,21 @@ def corrections(
     "The file of each image whose label was corrected, by its new place; raises `UserError`."
     try: rows = list(DictReader(Path(file).read_text("utf-8").splitlines()))
     except (OSError, ValueError) as error: raise UserError(f"`{file}` can't be read: {error}.", key="from") from error
-    if not rows or not {"image", "label"} <= rows[0].keys(): raise UserError(f"`{file}` lacks the columns image and label.", key="from")
+    if not rows or not {"image", "label"} <= rows[0].keys():
+        raise UserError(f"`{file}` lacks the columns image and label.", key="from")
     found, chosen = scan(path), {}
     shows = {image: name for (_, name), images in found.files.items() for image in images}
     for image, wanted in ((row["image"], row["label"]) for row in rows):
-        if image not in shows: raise UserError(f"`{file}` names {image}, which is not in `{path}`.{nearest(image, shows)}", key="from")
+        if image not in shows:
+            raise UserError(f"`{file}` names {image}, which is not in `{path}`.{nearest(image, shows)}", key="from")
         if wanted not in found.classes:
             raise UserError(f"`{file}`: there is no class `{wanted}`.{nearest(wanted, found.classes)}", key="from")
         if wanted == shows[image]: continue
         *folders, name = image.split("/")
         folders[folders.index(shows[image])] = wanted
         new = "/".join([*folders, f"{Path(name).stem}-was-{shows[image]}{Path(name).suffix}"])
-        if Path(path, new).exists(): raise UserError(f"`{path}/{new}` is there already, from an earlier correction: rename that file.", key="from")
+        if Path(path, new).exists():
+            raise UserError(f"`{path}/{new}` is there already, from an earlier correction: rename that file.", key="from")
         chosen[new] = Path(path, image)
     if not chosen: raise UserError(f"`{file}` changes no label: correct its column `label` first.", key="from")
     return chosen

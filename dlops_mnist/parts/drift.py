@@ -72,7 +72,7 @@ def shares_p(
 
 # %% ../../nbs/parts/drift.ipynb #82a5f8b3
 ALARM = 0.01  # the share of unchanged weeks with an alarm, at most
-CLASSES, OTHERS = 0.4, 0.3  # of it: a change of classes is the hardest to see; the rest is left over, as p-values are approximations
+CLASSES, OTHERS = 0.4, 0.3  # parts of it: classes are the hardest to see; the rest is left over, as p-values are approximate
 
 
 def drift(

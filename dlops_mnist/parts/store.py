@@ -98,7 +98,7 @@ class Store:
             with open(self.object(digest), "rb") as file: content = file.read()
             if hashlib.sha256(content).hexdigest() == digest: return content
         except FileNotFoundError: pass
-        raise UserError(f"`{self.object(digest)}` is missing or damaged. `python -m dlops_mnist.versions check` looks at all of them.")
+        raise UserError(f"`{self.object(digest)}` is missing or damaged. `versions check` looks at all of them.")
 
 # %% ../../nbs/parts/store.ipynb #e6e70297
 def known_versions(store: str | os.PathLike = ".versions") -> dict[str, dict[str, Any]]:
@@ -122,9 +122,11 @@ def read_version(fingerprint: str, store: str | os.PathLike) -> Version:
     "A version by its whole name; raises `UserError` where its manifest was changed."
     file = Path(store, "manifests", f"{fingerprint}.sha256")
     known = {key: value for key, value in known_in(file.with_suffix(".json")).items() if key in Version._fields[1:]}
-    try: version = Version({name: digest for digest, name in (line.split("  ", 1) for line in file.read_text("utf-8").splitlines())}, **known)
-    except (OSError, ValueError): version = None
-    if version and version.fingerprint == fingerprint: return version
+    try:
+        lines = [line.split("  ", 1) for line in file.read_text("utf-8").splitlines()]
+        version = Version({name: digest for digest, name in lines}, **known)
+        if version.fingerprint == fingerprint: return version
+    except (OSError, ValueError): pass
     raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
 
 # %% ../../nbs/parts/store.ipynb #da7ce114
@@ -137,7 +139,7 @@ def find_version(
     meant = [key for key, about in known.items() if name and about.get("note") == name][-1:]
     meant = meant or [key for key in known if len(name) >= 4 and key.startswith(name)]
     if len(meant) == 1: return read_version(meant[0], store)
-    if meant: raise UserError(f"`{name}` may be {' or '.join(f'`{key[:16]}`' for key in meant)}: use more of it.", key="version")
+    if meant: raise UserError(f"`{name}` may be {' or '.join(key[:16] for key in meant)}: use more of it.", key="version")
     names = [*filter(None, map(note_of, known)), *(key[:12] for key in known)]
     raise UserError(f"There is no version `{name[:12]}` in `{store}`.{nearest(name, names)}", key="version")
 
@@ -145,7 +147,7 @@ def find_version(
 def files_of(path: str | os.PathLike, found: Scan) -> dict[str, str]:
     "The file of each picture by its name in a version; raises `UserError`."
     odd = next((name for name in found.classes if "/" in name), None)
-    if odd: raise UserError(f"`{found.table}` has a class `{odd}`: a `/` can't be part of its name in a version.", key="labels")
+    if odd: raise UserError(f"`{found.table}` has a class `{odd}`: no `/` may be in its name in a version.", key="labels")
     return {f"{split}/{name}/{file}" if found.table else file: f"{path}/{file}"
             for (split, name), files in found.files.items() for file in files}
 
@@ -191,7 +193,7 @@ def bring_back(version: Version, target: Path, store: str | os.PathLike) -> None
     "Write a version's files into a new folder; raises `UserError`."
     kept = Store(store)
     odd = next((file for file in version.contents if os.path.isabs(file) or ".." in file.split("/")), None)
-    if odd: raise UserError(f"The version {version.fingerprint[:12]} names `{odd}`, which lies outside its folder: nothing was written.")
+    if odd: raise UserError(f"The version {version.fingerprint[:12]} names `{odd}`, outside its folder: nothing was written.")
     try:
         with atomic(target) as part:
             for folder in {os.path.dirname(file) for file in version.contents}: os.makedirs(part / folder, exist_ok=True)
@@ -213,11 +215,13 @@ def as_trained(config: Mapping[str, Any]) -> None:
     "Put the name of the version in place of `datamodule.version=as-trained`; raises `UserError`."
     if config["datamodule"].get("version") != "as-trained": return
     source = config["resume"] or config["repeats"]
-    if not source: raise UserError("`datamodule.version=as-trained` is for a run that is repeated: train RUN datamodule.version=as-trained", key="datamodule.version")
+    if not source:
+        raise UserError("`datamodule.version=as-trained` is for a run that is repeated: train RUN datamodule.version=as-trained",
+                        key="datamodule.version")
     name = origin(source).get("fingerprint")
     if name not in known_versions():
-        raise UserError(f"The images that `{source}` was trained on, version {str(name)[:12]}, were not recorded in `.versions` "
-                        "(versions=true records those of a run).", key="datamodule.version")
+        raise UserError(f"The images of `{source}`, version {str(name)[:12]}, were not recorded in `.versions` (versions=true "
+                        "records those of a run).", key="datamodule.version")
     config["datamodule"]["version"] = name
 
 # %% ../../nbs/parts/store.ipynb #31c6ebe3
@@ -226,9 +230,10 @@ def keep_images(config: Mapping[str, Any], datamodule: Any) -> None:
     if not config["versions"] or is_helper(): return
     path, fingerprint, reading = (getattr(datamodule, name, None) for name in ("path", "fingerprint", "reading"))
     if not reading or not fingerprint:
-        raise UserError("`versions=true` records a folder of images, and this data module doesn't say which.", key="versions")
+        raise UserError("`versions=true` records a folder of images; this data module doesn't say which.", key="versions")
     if fingerprint in known_versions(): return
     found = scan(path, reading["labels"], reading["columns"], reading["broken"] == "skip")
     version, new, _ = keep(path, found)
-    if version.fingerprint != fingerprint: raise UserError(f"`{path}` is being changed: the images differ from those that were just read.", key="versions")
+    if version.fingerprint != fingerprint:
+        raise UserError(f"`{path}` is being changed: the images differ from those that were just read.", key="versions")
     say(f"version     {fingerprint[:12]} recorded: {len(version.files):,} images, {new:,} new contents")
