@@ -204,7 +204,8 @@ def check_growth(path: str, split: str, source: str | None) -> None:
         raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR makes one "
                         "that has.", key="path")
     if os.path.isdir(source) and not any(labelled(source)):
-        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.", key="from")
+        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.",
+                        key="from")
 
 # %% ../nbs/16_versions.ipynb #41bf9b28
 def grow(

@@ -13,7 +13,7 @@ import numpy as np
 # %% ../../nbs/parts/drift.ipynb #9b11bf0c
 def small(
     images: np.ndarray,  # uint8 [N, H, W] or [N, 3, H, W]
-    side: int = 7,
+    side: int = 9,
 ) -> np.ndarray:
     "Blurred versions of images, each without its own brightness and contrast: float32 [N, side * side]."
     grey = images.mean(1) if images.ndim == 4 else images.astype(np.float32)

@@ -76,21 +76,22 @@ class Store:
         self,
         path: str | os.PathLike = ".versions",  # its folder
     ):
-        self.path = Path(path)
+        self.path, self.new = Path(path), 0  # how many contents came
         self.objects = f"{self.path}/objects"  # text: there are many of them, and a Path takes longer than reading its file
 
     def object(self, digest: str) -> str:
         "Where a content lies."
         return f"{self.objects}/{digest[:2]}/{digest[2:]}"
 
-    def add(self, file: str) -> tuple[str, bool]:
-        "Keep a file's content; gives its hash, and whether it is new."
+    def add(self, file: str) -> str:
+        "Keep a file's content; gives its hash."
         with open(file, "rb") as source: content = source.read()
         digest = hashlib.sha256(content).hexdigest()
         try: self.get(digest)
-        except UserError: write(self.object(digest), content)  # one that was damaged is mended
-        else: return digest, False
-        return digest, True
+        except UserError:  # it is new, or was damaged
+            write(self.object(digest), content)
+            self.new += 1
+        return digest
 
     def get(self, digest: str) -> bytes:
         "A content; raises `UserError` where it is missing, or is not what was kept."
@@ -171,22 +172,15 @@ def keep(
     store: str | os.PathLike = ".versions",
 ) -> tuple[Version, int, bool]:
     "Record the state of a dataset: the version, how many contents are new, and whether it was known. Raises `UserError`."
-    kept, new = Store(store), 0
-
-    def add(file: str) -> str:
-        nonlocal new
-        digest, is_new = kept.add(file)
-        new += is_new
-        return digest
-
+    kept = Store(store)
     with one_at_a_time(kept.path, "What was recorded before is still good.", key="store"):
-        version = version_of(path, found, add, note)
+        version = version_of(path, found, kept.add, note)
         manifest = kept.path / "manifests" / f"{version.fingerprint}.sha256"
         known = manifest.is_file()
         about = {key: value for key, value in version._asdict().items() if key != "files" and value}
         if note or not known: write(manifest.with_suffix(".json"), as_json(about))
         write(manifest, version.manifest.encode())
-    return version, new, known
+    return version, kept.new, known
 
 # %% ../../nbs/parts/store.ipynb #b7a27f3f
 def bring_back(version: Version, target: Path, store: str | os.PathLike) -> None:
