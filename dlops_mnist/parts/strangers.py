@@ -67,7 +67,7 @@ def sift(
 
     return allowed("", plain(config)), left_out
 
-
+# %% ../../nbs/parts/strangers.ipynb #eceff162
 def strangers_settings(
     config: Mapping[str, Any],  # as for `sift`
     source: str | os.PathLike,
@@ -82,7 +82,7 @@ def strangers_settings(
                        "processes; type what you want of them, or trust=true."), file=sys.stderr)
     return kept
 
-
+# %% ../../nbs/parts/strangers.ipynb #3d81f451
 def is_elsewhere(text: str) -> bool:
     "Whether a text names a place outside the working folder, or an address on the net."
     scheme, separator, rest = text.rpartition(":///" if text.startswith("sqlite:") else "://")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'ROOTS', 'RESERVED', 'FROM_ENVIRONMENT', 'LENGTHS', 'source_file', 'present_name', 'names_in', 'find',
            'definition', 'Parameter', 'meaning', 'ClassSource', 'read_class', 'lineage', 'check_section', 'build',
-           'build_told', 'open_lengths']
+           'build_told', 'with_defaults', 'open_lengths']
 
 # %% ../../nbs/parts/targets.ipynb #1f51998e
 import ast
@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Any
 
 from .. import MOVED
 from .command import fits, in_words, mistyped, parameter_notes
-from .core import UserError, closest, nearest
+from .core import UserError, closest, nearest, plain
 
 # %% ../../nbs/parts/targets.ipynb #93b1c2e7
 def source_file(
@@ -143,6 +143,12 @@ class Parameter:
     def null(self) -> bool:
         "Whether its default is null."
         return isinstance(self.default, ast.Constant) and self.default.value is None
+
+    @property
+    def usual(self) -> Any:
+        "Its default as plain data; MISSING where it has none, or one that only Python could say."
+        try: return plain(ast.literal_eval(self.default))
+        except (UserError, ValueError): return MISSING
 
     def takes(self, value: Any) -> bool:
         "Whether a value, as a config gives it, fits the annotation, or is the default null."
@@ -328,6 +334,13 @@ def build_told(
     section = {key: value for key, value in section.items() if value is not None or key not in facts}
     taken = (facts.keys() & inspect.signature(cls).parameters.keys()) - (section.keys() - set(fixed))
     return build(section, where, kind, **{name: facts[name] for name in taken})
+
+
+def with_defaults(section: Any) -> Any:
+    "A section with the defaults that its class declares for what it doesn't name; anything else as it is."
+    source = read_class(str(section.get("_target_"))) if isinstance(section, Mapping) else None
+    usual = {name: p.usual for name, p in source.parameters.items()} if source else {}
+    return {name: value for name, value in usual.items() if value is not MISSING} | section if source else section
 
 
 LENGTHS = ("total_steps", "T_max", "total_iters", "max_steps", "max_iters", "num_training_steps")  # of a training, in schedules
