@@ -10,6 +10,7 @@ __all__ = ['FLAGS', 'FLAG_NOTES', 'FILLED_IN', 'split_command', 'help_text', 'Jo
 import json
 import os
 import secrets
+import signal
 import sys
 import textwrap
 import time
@@ -20,7 +21,7 @@ from typing import Any
 
 from .command import as_text, as_word, clean_exit, say, versions
 from .compose import compose_jobs, sources
-from .core import UserError, closest, flatten, wait_briefly
+from .core import FEW_PROCESSES, UserError, closest, end_with_parent, flatten, usable_cores, wait_briefly
 from .runfolder import Run, find_checkpoint, find_runs
 from .schema import schema
 from .settings import DEFAULT_CLASS, DEFAULTS, GIVEN, GROUPS, OWN_DEFAULTS, SETTINGS, SEVERAL, Config, base_config
@@ -105,7 +106,7 @@ class Job:
     "One of the runs of a multirun, by its number; what Hydra's launcher calls, perhaps in another process."
 
     def __init__(self, run: Callable[[Config], Any], configs: list[Config], typed: list[str]):
-        self.run, self.configs, self.typed = run, configs, typed
+        self.run, self.configs, self.typed, self.launcher = run, configs, typed, os.getpid()
         self.__name__ = self.__qualname__ = "train"
 
     def __call__(self, chosen) -> Any:
@@ -114,6 +115,7 @@ class Job:
         # Lightning repeats Hydra's command line in each process of a distributed run when it sees Hydra here: that makes
         # new folders and whole new sweeps. It gets a command line of its own from `train`.
         HydraConfig.instance().cfg = None
+        if os.getppid() == self.launcher: end_with_parent(signal.SIGTERM)  # as for a closed terminal: the run is saved
         sys.argv = ["train", *self.typed]  # what a run notes as the command that made it
         try: return self.run(self.configs[chosen.number])
         except Exception as error:
@@ -191,17 +193,22 @@ def launch(
 # %% ../../nbs/parts/launch.ipynb #0008e610
 def check_hydras(words: list[str], several: bool) -> None:
     "Refuse those of Hydra's own settings that would have no effect, or another one; raises `UserError`."
+    most = max(FEW_PROCESSES, usable_cores())
     for word in words:
+        key, _, value = word.partition("=")
+        if key == "hydra.launcher.n_jobs" and value.isdecimal() and int(value) > most:
+            raise UserError(f"`{word}` would train as many at once, and this machine has {usable_cores()} cores: at most {most} here.", key=key)
         if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size=")):
             raise UserError(f"`{word}`: of Hydra's own settings, those of its launcher can be chosen. A run's folder is below "
-                            "paths.runs, its log is train.log in there.", key=word.partition("=")[0])
-        if not several: raise UserError(f"`{word}` chooses how several runs are started, so it needs --multirun (-m).")
+                            "paths.runs, its log is train.log in there.", key=key)
+        if not several: raise UserError(f"`{word}` chooses how several runs are started, so it needs --multirun (-m).", key=key)
 
 # %% ../../nbs/parts/launch.ipynb #ebcfc90f
 def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = False) -> None:
     "Every run of a multirun, by Hydra's launcher. One that fails doesn't end the others; the exit status is 1 then."
     import hydra
     from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
 
     folder, sweep = job.configs[0]["paths"]["runs"], f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     if again: job.configs, sweep = still_to_do(job.configs, folder, sweep)
@@ -213,10 +220,12 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     os.environ["HYDRA_FULL_ERROR"] = "1"  # a failing job raises here, where its message is made readable
     sys.argv = ["train", "--multirun", f"number=range({len(job.configs)})", *hydras]
     try: hydra.main(version_base="1.3", config_path=None, config_name="train_jobs")(job)()
+    except HydraException as error:  # one of `hydras`: of its settings, or a launcher that isn't there
+        raise UserError(f"{' '.join(hydras)}: {' '.join(str(error).partition('Config search path')[0].split())}") from error
     except Exception as error:
         print(f"Not all of these {len(job.configs)} runs ended well; the first that did not: {error}", file=sys.stderr)
         sys.exit(1)
     finally:
-        if after:
+        if after and not isinstance(sys.exception(), UserError):
             runs = [run for run in find_runs(folder) if run.config.get("sweep") == sweep]
             after(folder, sweep, [config for config in job.configs if not any(is_run_of(run, config) for run in runs)])

@@ -155,12 +155,17 @@ WITHOUT_EFFECT = DECLARED["without_effect"]
 
 def check_effect(config: Mapping[str, Any]) -> None:
     "Refuse what Lightning would accept and nothing would come of; raises `UserError`."
-    trainer, usual = config["trainer"], read_class(DEFAULT_CLASS["trainer"]).parameters
-    after_all = {"default_root_dir": trainer.get("enable_checkpointing") or trainer.get("logger"),
-                 "use_distributed_sampler": "_target_" in config["datamodule"]}
-    for name in WITHOUT_EFFECT.keys() & trainer.keys():
-        if after_all.get(name) or trainer[name] is None or trainer[name] == usual[name].usual: continue
-        raise UserError(f"`trainer.{name}: {trainer[name]}` would have no effect: {WITHOUT_EFFECT[name]}.", key=f"trainer.{name}")
+    trainer, sections = config["trainer"], {f"logger.{name}": section for name, section in config["logger"].items() if section}
+    saves = trainer.get("enable_checkpointing")
+    after_all = {"default_root_dir": saves or trainer.get("logger"), "use_distributed_sampler": "_target_" in config["datamodule"]}
+    after_all |= dict.fromkeys(("checkpoint_name", "add_file_policy", "log_model=all"), saves)
+    for where, section in {"trainer": {"_target_": DEFAULT_CLASS["trainer"]} | trainer, **sections}.items():
+        usual = read_class(section["_target_"]).parameters
+        for key, reason in WITHOUT_EFFECT.get(section["_target_"].rpartition(".")[2], {}).items():
+            name, _, what = key.partition("=")
+            value = section.get(name)
+            if after_all.get(key) or value is None or (value != what if what else name in usual and value == usual[name].usual): continue
+            raise UserError(f"`{where}.{name}: {value}` would have no effect: {reason}.", key=f"{where}.{name}")
 
 
 def check_checkpointing(config: Mapping[str, Any]) -> None:
@@ -233,7 +238,8 @@ def find_experiment(
     if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
     if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
-    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".json"]
+    files = [file for file in folder.iterdir() if file.suffix in ({path.suffix} - {""} or {".yml", ".yaml"}) and file.is_file()]
+    there = [file.name if path.suffix else file.stem for file in files if file.name[0] != "."]
     raise UserError(f"There is no experiment {path}.{nearest(path.name, there)}")
 
 # %% ../../nbs/parts/settings.ipynb #70c1eaa0
