@@ -254,7 +254,8 @@ STARTS = {"hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.max
 
 @pytest.mark.parametrize("name", HydraConf.__dataclass_fields__)
 def test_a_setting_of_hydra_starts_jobs_or_is_refused_with_the_reason(name):
-    words = [f"hydra.{name}=x", f"hydra.{name}.dir=x", f"+hydra.{name}.x=y", f"hydra/{name}=x", f"~hydra.{name}", f"++hydra.{name}.dir=x"]
+    words = [f"hydra.{name}=x", f"hydra.{name}.dir=x", f"+hydra.{name}.x=y", f"hydra/{name}=x", f"~hydra.{name}",
+             f"++hydra.{name}.dir=x"]
     for word in words:
         if word in ("hydra/launcher=x", "hydra.launcher.dir=x"): continue  # Hydra knows its launchers, and what each takes
         with pytest.raises(UserError, match="A run's folder is below paths.runs"): check_hydras([word], True)

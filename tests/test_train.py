@@ -191,16 +191,17 @@ def test_settings_that_a_restored_state_overrules_are_refused(work, capsys, trai
 
 
 def test_what_a_class_does_anyway_may_be_typed_where_a_state_goes_on(work, trained):
-    run = train("callbacks=early_stopping", f"ckpt_path={trained.last_checkpoint}", "optimizer.weight_decay=0", "trainer.max_epochs=2",
-                "optimizer.betas=[0.9,0.999]")
+    run = train("callbacks=early_stopping", f"ckpt_path={trained.last_checkpoint}", "optimizer.weight_decay=0",
+                "optimizer.betas=[0.9,0.999]", "trainer.max_epochs=2")
     assert [row["epoch"] for row in run.rows] == [1]
 
 
-@pytest.mark.parametrize("words", [["trainer.max_epochs=3"], ["datamodule.batch_size=50"], ["trainer.limit_train_batches=2"]], ids=" ".join)
-def test_a_schedule_for_the_whole_length_goes_on_with_that_length(work, capsys, words):
-    first = train("001", "scheduler=cosine", "trainer.max_epochs=1")
-    with pytest.raises(SystemExit): train("001", "scheduler=cosine", "trainer.max_epochs=1", f"ckpt_path={first.last_checkpoint}", *words)
-    assert f"leave {words[0].partition('=')[0]} as it was" in capsys.readouterr().err and len(list(find_runs())) == 1
+@pytest.mark.parametrize("word", ["trainer.max_epochs=3", "datamodule.batch_size=50", "trainer.limit_train_batches=2"])
+def test_a_schedule_for_the_whole_length_goes_on_with_that_length(work, capsys, word):
+    words = ["001", "scheduler=cosine", "trainer.max_epochs=1"]
+    first = train(*words)
+    with pytest.raises(SystemExit): train(*words, f"ckpt_path={first.last_checkpoint}", word)
+    assert f"leave {word.partition('=')[0]} as it was" in capsys.readouterr().err and len(list(find_runs())) == 1
 
 
 def test_a_new_run_begins_with_the_weights_of_another(work, capsys, trained):

@@ -256,8 +256,8 @@ def check_hardware(
                         "what several processes do: trainer=ddp_sim.", key="trainer.strategy")
     nodes = trainer.get("num_nodes") or 1
     if nodes > 1 and not CLUSTER & os.environ.keys():
-        raise UserError(f"`trainer.num_nodes: {nodes}` would wait for {nodes - 1} other machines, and nothing here says where they are. "
-                        "Start it by torchrun on each of them, or by srun.", key="trainer.num_nodes")
+        raise UserError(f"`trainer.num_nodes: {nodes}` would wait for {nodes - 1} other machines, and nothing here says where "
+                        "they are. Start it by torchrun on each of them, or by srun.", key="trainer.num_nodes")
     on_cpu = wanted == "cpu" or wanted == "auto" and not any(there.values())
     if on_cpu and devices.isdecimal() and int(devices) > max(usable_cores(), FEW_PROCESSES):
         raise UserError(f"`trainer.devices: {devices}` would start {devices} processes on {usable_cores()} cores, where they only "

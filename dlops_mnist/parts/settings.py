@@ -133,7 +133,8 @@ def sections_of(
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
-        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items() if section is not None)
+        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items()
+                    if section is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
@@ -164,7 +165,8 @@ def check_effect(config: Mapping[str, Any]) -> None:
         for key, reason in WITHOUT_EFFECT.get(section["_target_"].rpartition(".")[2], {}).items():
             name, _, what = key.partition("=")
             value = section.get(name)
-            if after_all.get(key) or value is None or (value != what if what else name in usual and value == usual[name].usual): continue
+            unchanged = value != what if what else name in usual and value == usual[name].usual
+            if after_all.get(key) or value is None or unchanged: continue
             raise UserError(f"`{where}.{name}: {value}` would have no effect: {reason}.", key=f"{where}.{name}")
 
 
@@ -237,7 +239,8 @@ def find_experiment(
     files = [Path(folder, f"{path}{end}") for folder in (beside, "", "experiments") for end in ("", ".yml", ".yaml")]
     if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
-    if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
+    if not folder.is_dir():
+        raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
     files = [file for file in folder.iterdir() if file.suffix in ({path.suffix} - {""} or {".yml", ".yaml"}) and file.is_file()]
     there = [file.name if path.suffix else file.stem for file in files if file.name[0] != "."]
     raise UserError(f"There is no experiment {path}.{nearest(path.name, there)}")

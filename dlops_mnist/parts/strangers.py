@@ -39,7 +39,7 @@ def check_installed(
 
 # %% ../../nbs/parts/strangers.ipynb #cc275a0e
 PROCESSES = {"datamodule.num_workers": FEW_PROCESSES, "trainer.devices": FEW_PROCESSES, "trainer.num_nodes": 1}  # at most
-CONNECTS = re.compile(r"(host|url|uri|address|endpoint|server|proxy)$")  # settings that name a place on the net, however it is written
+CONNECTS = re.compile(r"(host|url|uri|address|endpoint|server|proxy)$")  # settings that name a place on the net
 READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on",
              *(f"datamodule.{name}" for name in ("path", "raw", "labels", "classes", "facts"))}
 
@@ -63,8 +63,8 @@ def sift(
             return MISSING if any(item is MISSING for item in items) else items
         if path.endswith(("_target_", ".lib")) and isinstance(value, str): check_installed(value, path, source, known)
         many = isinstance(value, int) and value > PROCESSES.get(path, value)
-        net = CONNECTS.search(path) and not str(value).startswith("sqlite:")
-        if not many and not (isinstance(value, str) and (net or is_elsewhere(value) or FROM_ENVIRONMENT.search(value))): return value
+        net = CONNECTS.search(path) and not str(value).startswith("sqlite:") or FROM_ENVIRONMENT.search(str(value))
+        if not many and not (isinstance(value, str) and (net or is_elsewhere(value))): return value
         left_out.append(f"`{path}: {value}`")
         return MISSING
 
@@ -81,8 +81,8 @@ def strangers_settings(
     if trust: return dict(config)
     kept, left_out = sift(config, source, typed)
     if left_out:
-        print(harmless(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, connections or "
-                       "processes; type what you want of them, or trust=true."), file=sys.stderr)
+        print(harmless(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, "
+                       "connections or processes; type what you want of them, or trust=true."), file=sys.stderr)
     return kept
 
 # %% ../../nbs/parts/strangers.ipynb #3d81f451
@@ -90,4 +90,5 @@ def is_elsewhere(text: str) -> bool:
     "Whether a text names a place outside the working folder, or an address on the net."
     scheme, separator, rest = text.rpartition(":///" if text.startswith("sqlite:") else "://")
     inner = PurePosixPath(rest.replace("\\", "/"))
-    return bool(separator and scheme != "sqlite") or inner.is_absolute() or ".." in inner.parts or bool(re.match(r"~|[A-Za-z]:[\\/]", text))
+    if separator and scheme != "sqlite" or inner.is_absolute() or ".." in inner.parts: return True
+    return bool(re.match(r"~|[A-Za-z]:[\\/]", text))

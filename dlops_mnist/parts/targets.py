@@ -294,7 +294,8 @@ def _passed_on(source: ClassSource) -> list[str]:
     return [*read_class(target).parameters] if target else []
 
 
-FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")  # text that is filled in where it is used, so that no record holds it
+# text that is filled in where it is used, so that no record holds it
+FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
 
 
 def _check_inside(value: Any, where: str) -> None:
