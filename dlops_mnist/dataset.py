@@ -34,7 +34,9 @@ if __name__ == "__main__" and "get_ipython" not in globals():
 # %% ../nbs/03_dataset.ipynb #66226704
 import pytorch_lightning as pl
 
-from .parts.batches import Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation  # noqa: F401
+from dlops_mnist.parts.batches import (  # noqa: F401 (offered from here as well)
+    Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation,
+)
 from .parts.targets import build
 
 _all_ = ["EpochSampler", "fingerprint", "make_loader"]  # nbdev: names of this module, though others define them
@@ -109,7 +111,9 @@ def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: flo
         if not {split, other} <= datasets.keys() or {split, other} <= arrays.splits.keys(): continue
         counts = {part: np.bincount(datasets[part].labels, minlength=len(datasets[part].classes)) for part in (split, other)}
         lacking = [name for name, own, others in zip(datasets[split].classes, counts[split], counts[other]) if own and not others]
-        if lacking: notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold some out")
+        if lacking:
+            notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold "
+                         "some out")
     return notes
 
 # %% ../nbs/03_dataset.ipynb #a2928107
@@ -167,7 +171,7 @@ class MNISTDataModule(Folder, Batches):
         resize_mode: str = "stretch",  # or pad: with an edge of `background`; or crop: the middle. Both keep proportions
         background: str = "white",  # what shows through where an image is transparent
         range: str | list[float] | None = None,  # for 16 bits: [black, white], or auto: as measured
-        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one, or one per channel; null: measured
+        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one for each channel; null: measured
         std: float | list[float] | None = None,  # and divides by
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image

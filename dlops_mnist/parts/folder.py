@@ -189,7 +189,8 @@ def scan(
     stamp = hashlib.sha256(text.encode() + times.tobytes()).hexdigest()[:20]
     empty = [f"`{folder}/`" for folder, found in folders.items() if folder and not found.names
              and not any(other.startswith(f"{folder}/") for other in folders)]
-    notes = places.notes + _gaps(classes, files) + ([f"{', '.join(empty[:5])} hold{'s' * (len(empty) == 1)} no image"] if empty else [])
+    notes = places.notes + _gaps(classes, files)
+    if empty: notes.append(f"{', '.join(empty[:5])} hold{'s' * (len(empty) == 1)} no image")
     return Scan(classes, files, stamp, max(max(times[1::3]), max(times[2::3])), unused, notes, places.whole, places.groups,
                 table is not None)
 

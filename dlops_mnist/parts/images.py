@@ -112,9 +112,9 @@ def different_sizes(path: Path, sizes: Counter) -> UserError:
     "What to say where images have many sizes."
     smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
     side = int(min(224, np.median([min(size) for size in sizes.elements()]))) // 4 * 4 or 4
-    return UserError(f"The images of `{path}` have {len(sizes)} different sizes, from {_size(smallest)} to {_size(largest)}. Choose "
-                     f"one for all of them, such as datamodule.resize=[{side},{side}] (with datamodule.resize_mode=pad or crop, "
-                     "proportions are kept).", key="resize")
+    return UserError(f"The images of `{path}` have {len(sizes)} different sizes, from {_size(smallest)} to {_size(largest)}. "
+                     f"Choose one for all of them, such as datamodule.resize=[{side},{side}] (with "
+                     "datamodule.resize_mode=pad or crop, proportions are kept).", key="resize")
 
 
 def _size(shape: tuple) -> str: return f"{shape[-1]}x{shape[-2]}"
@@ -192,7 +192,8 @@ def write_splits(
     files, stop = relative_paths(found), 0
     paths = np.array([file.encode() for file in files])
     groups = [found.groups.get(file, file) for file in files] if found.groups else []
-    groups = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in groups], np.uint64)
+    groups = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in groups],
+                      np.uint64)
     for split in dict.fromkeys(split for split, _ in found.files):
         counts = [len(found.files.get((split, name), [])) for name in found.classes]
         start, stop = stop, stop + sum(counts)
@@ -284,8 +285,9 @@ def check_room(folder: Path, size: int) -> None:
     free, twice = shutil.disk_usage(folder).free, size * (1 + (size > 2**30))  # large ones lie on the disk while they are decoded
     if size > 2**30: print(f"The decoded images take {size / 1e9:.1f} GB in {folder.parent}.", file=sys.stderr)
     if twice > free:
-        raise UserError(f"The decoded images take {twice / 1e6:,.1f} MB of space, and {folder.parent} has {free / 1e6:,.1f} MB left. "
-                        "Choose a smaller size, such as datamodule.resize=[64,64], or a folder with more space: datamodule.cache=DIR.", key="cache")
+        raise UserError(f"The decoded images take {twice / 1e6:,.1f} MB of space, and {folder.parent} has {free / 1e6:,.1f} "
+                        "MB left. Choose a smaller size, such as datamodule.resize=[64,64], or a folder with more space: "
+                        "datamodule.cache=DIR.", key="cache")
 
 # %% ../../nbs/parts/images.ipynb #8663484e
 @dataclass

@@ -137,7 +137,8 @@ def by_table(
             if "group" in which: groups[file] = row[which["group"]].strip()
     if missing:
         words = f"{len(missing):,} of {len(rows):,} rows of `{table}` name a file that is not there, such as `{missing[0]}`"
-        if not skip or len(missing) == len(rows): raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
+        if not skip or len(missing) == len(rows):
+            raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
         notes.append(words)
     return Places(where, notes, "split" not in which, groups)
 

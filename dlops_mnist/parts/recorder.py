@@ -417,6 +417,6 @@ def note_result(
     if is_helper() or val is None or accuracy is None: return
     counts = np.bincount(val.labels)
     if accuracy <= (share := counts.max() / counts.sum()) + 1e-6:
-        say(f"CAREFUL: val_acc {accuracy:.4f} is no better than always naming the commonest class, `{val.classes[counts.argmax()]}` "
-            f"({share:.1%} of val). Where classes are rare: loss.weights=balanced, or datamodule.sampler=balanced; and "
-            "metrics=balanced_acc monitor=val_balanced_acc", "bold red")
+        say(f"CAREFUL: val_acc {accuracy:.4f} is no better than always naming the commonest class, "
+            f"`{val.classes[counts.argmax()]}` ({share:.1%} of val). Where classes are rare: loss.weights=balanced, or "
+            "datamodule.sampler=balanced; and metrics=balanced_acc monitor=val_balanced_acc", "bold red")
