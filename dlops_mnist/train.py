@@ -162,9 +162,8 @@ def reopen(
 def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
-    own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"]
-    made = data.get("source") or data.get("version") or config["repeats"] and data.get("path") in SHIPPED
-    if not (own or made): there(data["path"])
+    own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"] or data.get("version")
+    if not (own or data.get("source") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
     for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 # %% ../nbs/07_train.ipynb #2e9bf997
@@ -188,7 +187,7 @@ def prepare(
     datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
     datamodule.setup()
-    return datamodule
+    return keep_images(config, datamodule)
 
 # %% ../nbs/07_train.ipynb #7bf84d55
 def fit(
@@ -223,8 +222,7 @@ def train(
     "Train what a config describes; returns the run: its folder, checkpoints and metrics. Raises `UserError`."
     wait_briefly()
     # what was checked already is only copied: the facts of the dataset are filled in
-    config = copy.deepcopy(config) if isinstance(config, Config) else load_config(config)
-    as_trained(config)
+    config = as_trained(copy.deepcopy(config) if isinstance(config, Config) else load_config(config))
     check_there(config)
     with signals_wait():
         from dlops_mnist.models import check_memory
@@ -235,7 +233,6 @@ def train(
     config = with_facts(config, datamodule)
     check_memory(config, datamodule)
     say_what_differs(config, getattr(datamodule, "fingerprint", None))
-    keep_images(config, datamodule)
     run = reopen(config, datamodule) if config["resume"] else new_run(config, name)
     with record_of(run), children_repeat(run): fit(run, config, datamodule)
     return run

@@ -214,7 +214,7 @@ def test_what_a_dataset_cannot_take_is_left_out_and_counted(work, capsys):
         label(kept, kept.keep(image, {}), name, ["3", "no3", "cat"])
     grow("dataset", **{"from": "kept"})
     out = " ".join(capsys.readouterr().out.split())
-    assert "added train 3 1" in out and "added train no3 1" in out, out
+    assert "added train/3 1" in out and "added train/no3 1" in out, out
     assert "of another size than the dataset's 1" in out and "labelled cat, which is no class 1" in out
     with pytest.raises(UserError, match="Unknown setting `splt`"): grow("dataset", splt="val", **{"from": "kept"})
 

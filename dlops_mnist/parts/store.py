@@ -205,9 +205,9 @@ def checked_out(name: str) -> tuple[Path, Version]:
     return folder, version
 
 
-def as_trained(config: Mapping[str, Any]) -> None:
-    "Put the name of the version in place of `datamodule.version=as-trained`; raises `UserError`."
-    if config["datamodule"].get("version") != "as-trained": return
+def as_trained(config: Any) -> Any:
+    "The config with the name of the version in place of `datamodule.version=as-trained`; raises `UserError`."
+    if config["datamodule"].get("version") != "as-trained": return config
     source = config["resume"] or config["repeats"]
     if not source:
         raise UserError("`datamodule.version=as-trained` is for a run that is repeated: train RUN datamodule.version=as-trained",
@@ -217,17 +217,19 @@ def as_trained(config: Mapping[str, Any]) -> None:
         raise UserError(f"The images of `{source}`, version {str(name)[:12]}, were not recorded in `.versions` (versions=true "
                         "records those of a run).", key="datamodule.version")
     config["datamodule"]["version"] = name
+    return config
 
 # %% ../../nbs/parts/store.ipynb #31c6ebe3
-def keep_images(config: Mapping[str, Any], datamodule: Any) -> None:
-    "Record what a run is trained on, where `versions=true` asks for it; raises `UserError`."
-    if not config["versions"] or is_helper(): return
+def keep_images(config: Mapping[str, Any], datamodule: Any) -> Any:
+    "The data module, after its images were recorded where `versions=true` asks for it; raises `UserError`."
+    if not config["versions"] or is_helper(): return datamodule
     path, fingerprint, reading = (getattr(datamodule, name, None) for name in ("path", "fingerprint", "reading"))
     if not reading or not fingerprint:
         raise UserError("`versions=true` records a folder of images; this data module doesn't say which.", key="versions")
-    if fingerprint in known_versions(): return
+    if fingerprint in known_versions(): return datamodule
     found = scan(path, reading["labels"], reading["columns"], reading["broken"] == "skip")
     version, new, _ = keep(path, found)
     if version.fingerprint != fingerprint:
         raise UserError(f"`{path}` is being changed: the images differ from those that were just read.", key="versions")
     say(f"version     {fingerprint[:12]} recorded: {len(version.files):,} images, {new:,} new contents")
+    return datamodule
