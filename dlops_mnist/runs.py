@@ -311,8 +311,8 @@ def luck_note(rows: Sequence[Mapping[str, Any]]) -> str:
     found = [row["val_acc"] for row in rows if is_number(row.get("val_acc")) and 0 <= row["val_acc"] <= 1]
     images = {row["val_images"] for row in rows}
     if len(found) < 2 or len(images) > 1 or None in images: return ""
-    points = 100 * luck_of_best(median(found), *images, len(found))
-    return f"Of {len(found)} equally good models the best looks up to {points:.2g} points better than it is, on {images.pop():,} images."
+    points, count = 100 * luck_of_best(median(found), *images, len(found)), f"{images.pop():,} images"
+    return f"Of {len(found)} equally good models the best looks up to {points:.2g} points better than it is, on {count}."
 
 # %% ../nbs/10_runs.ipynb #e2e66891
 def runs_table(

@@ -37,7 +37,7 @@ from starlette.routing import Route
 from .parts.collect import Kept, keep_some, label, waiting
 from .parts.command import run_command, say
 from .parts.core import UserError
-from .parts.service import Batcher, Busy, Counts, OneWrite, Unreadable, metrics_text, read_form, read_pixels
+from .parts.service import Batcher, Busy, Counts, Unreadable, metrics_text, one_write, read_form, read_pixels
 
 # %% ../nbs/15_serve.ipynb #9df352e9
 BODY, IMAGES = 10 * 2**20, 256  # bytes and images of one request
@@ -52,7 +52,7 @@ def as_json(
     "An answer."
     return Response(orjson.dumps(value), status, headers, "application/json")
 
-
+# %% ../nbs/15_serve.ipynb #39193b3a
 async def at_once(function: Callable, *arguments: Any) -> Any:
     "The same as `run_in_threadpool`, without a thread."
     return function(*arguments)
@@ -148,7 +148,7 @@ def describe(
     return {"label": model.classes[best], "probability": sure, "doubtful": not sure >= doubt,
             "probabilities": dict(zip(model.classes, probabilities.tolist()))}
 
-
+# %% ../nbs/15_serve.ipynb #e3733559
 async def predict(request: Request) -> Response:
     "POST /predict: the class of an image, or of each of several."
     service = request.app.state.service
@@ -164,7 +164,7 @@ async def predict(request: Request) -> Response:
     return as_json(answers if many else answers[0])
 
 # %% ../nbs/15_serve.ipynb #71f8c04f
-def health(request: Request) -> Response: return as_json({"status": "ok"})
+async def health(request: Request) -> Response: return as_json({"status": "ok"})
 
 
 async def ready(request: Request) -> Response:
@@ -201,7 +201,7 @@ async def to_label(request: Request) -> Response:
     "GET /waiting: pictures without a label, the most doubtful first."
     return as_json(await run_in_threadpool(waiting, collection(request)))
 
-
+# %% ../nbs/15_serve.ipynb #bf180227
 async def take_label(request: Request) -> Response:
     "POST /label: what a picture shows, by its name or with its pixels; null: nobody can tell."
     kept, (model, _) = collection(request), request.app.state.service.current
@@ -303,18 +303,13 @@ def run_server(
 ) -> None:
     "Answer requests until a signal comes."
     import uvicorn
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
-    class Protocol(AutoHTTPProtocol):
-        def connection_made(self, transport: Any) -> None: super().connection_made(OneWrite(transport))
 
     async def watch() -> None:
         server.should_exit |= not tick()
         await run_in_threadpool(take_up, service)
 
-    config = uvicorn.Config(make_app(service), http=Protocol, log_level="warning", access_log=False, proxy_headers=False,
-                            lifespan="off",
-                            timeout_graceful_shutdown=1, timeout_notify=1, callback_notify=watch)
+    config = uvicorn.Config(make_app(service), http=one_write(), log_level="warning", access_log=False, proxy_headers=False,
+                            lifespan="off", timeout_graceful_shutdown=1, timeout_notify=1, callback_notify=watch)
     server = uvicorn.Server(config)
     server.run([listening])
 

@@ -220,7 +220,7 @@ def test_figures_have_the_digits_that_their_images_carry_and_the_best_is_said_to
     make_run(tmp_path / "runs", 0.98765, val_images=10_000)
     print_runs(str(tmp_path / "runs"))
     said = capsys.readouterr()
-    assert "0.9876" in said.out and "equally good" not in said.err, "other images can't be compared"
+    assert "0.9877" in said.out and "equally good" not in said.err, "other images can't be compared"
 
 
 def test_how_lucky_the_best_is_agrees_with_a_simulation():
