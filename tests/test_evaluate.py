@@ -322,6 +322,8 @@ def test_several_are_compared_with_correction_and_recipes_over_seeds(place, run,
     print_evaluation(both, both, draws=40)
     shown = " ".join(capsys.readouterr().out.split())
     assert "A: " in shown and "in the mean of 2 runs" in shown and "these runs can't tell" in shown
+    print_evaluation(both, str(run), draws=40)  # a recipe needs several seeds: this is two checkpoints and one
+    assert "p (Holm)" in capsys.readouterr().out
     print_evaluation(both, draws=40)  # two runs: a comparison
     assert "train each with several seeds" in " ".join(capsys.readouterr().out.split())
 
