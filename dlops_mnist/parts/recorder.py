@@ -402,8 +402,9 @@ def note_data(
     run: Run,
     datamodule: Any,  # set up
 ) -> None:
-    "Say what is odd about the images, and keep the list of those that can't be read with the run."
+    "Say what is odd about the images, and keep with the run how many validate it, and the list of those that can't be read."
     if is_helper(): return
+    if val := getattr(datamodule, "datasets", {}).get("val"): update_provenance(run, val_images=len(val.labels))
     for note in getattr(datamodule, "notes", []): say(f"note: {note}")
     if broken := getattr(datamodule, "broken", None): (run.path / "left_out.json").write_text(json.dumps(broken, indent=1))
 
