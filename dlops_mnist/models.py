@@ -112,7 +112,7 @@ def measure(module: pl.LightningModule, prefix: str, batch_idx: int, images: Ten
     module.running.count(prefix, batch_idx, loss, logits, labels)
     update_metrics(module.metrics, logits, labels)
     if prefix == "val_":
-        guesses = predicted_labels(logits)[:, None] == torch.arange(max(2, *logits.shape[1:]), device=logits.device)
+        guesses = predicted_labels(logits)[:, None] == torch.arange(max([2, *logits.shape[1:]]), device=logits.device)
         module.named = guesses.sum(0) + (module.named if batch_idx else 0)
     return {"loss": loss, "logits": logits, "labels": labels}
 

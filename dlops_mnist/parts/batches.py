@@ -252,7 +252,8 @@ def check_arrays(
 ) -> list[str]:
     "The classes in the order of their labels; raises `UserError` if the folder has others than wanted, or images of another shape."
     wanted = arrays.classes if classes is None else [str(name) for name in classes]
-    if len(wanted) < 2: raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; at least two are needed.", key="path")
+    if len(wanted) < 2: raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; at least two are needed. "
+                                           "If a table says what each image shows: datamodule.labels=FILE", key="path")
     if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
         raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted)} are "
                         "expected (by the trained model, or by datamodule.classes).", key="classes")
