@@ -51,7 +51,8 @@ def cover(classes: int, rare: bool, sharp: float, accuracy: float, repetitions: 
         inside, none = [], []
         for seed in range(repetitions):
             rows = rng.integers(0, len(labels), images)
-            table = metric_table(labels[rows], p[rows], names, losses[rows], draws=min(draws, 200) if images > 5000 else draws, seed=seed)
+            table = metric_table(labels[rows], p[rows], names, losses[rows], draws=min(draws, 200) if images > 5000 else draws,
+                                 seed=seed)
             inside.append((table["low"] <= truth) & (truth <= table["high"]))
             none.append(table["low"].isna())
         inside, none = np.array(inside), np.array(none)
@@ -77,7 +78,8 @@ def main(repetitions: int = 200, draws: int = 400, processes: int = 2) -> None:
                 if cell[name][2] >= 50: ranges.setdefault((title, size), []).append(cell[name][0])
     print(f"\n{'all worlds':20}" + "".join(f"{size:<14,}" for size in SIZES))
     for title in SHOWN.values():
-        print(f"{title:20}" + "".join(f"{f'{min(r):.3f} to {max(r):.3f}' if (r := ranges.get((title, size))) else 'can not tell':16}" for size in SIZES))
+        told = (f"{min(r):.3f} to {max(r):.3f}" if (r := ranges.get((title, size))) else "can not tell" for size in SIZES)
+        print(f"{title:20}" + "".join(f"{text:16}" for text in told))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 python benchmarks/serving.py [MODEL.onnx] [seconds=5] [litserve=PYTHON] [soak=60]
 
-Without a model, a small one is written: 784 x 128 x 10. The client is a few asyncio connections that speak HTTP by hand, so that
-it costs as little as possible; it runs on the same cores as the service. `litserve` names the Python of an environment in which
+Without a model, a small one is written: 784 x 128 x 10. The client speaks HTTP by hand over plain sockets, so that it costs
+as little as possible; it runs on the same cores as the service. `litserve` names the Python of an environment in which
 LitServe is installed; its row is left out otherwise. Exit status 1 if a target is missed.
 """
 
-import asyncio
 import json
 import os
 import re
+import selectors
 import signal
 import socket
 import statistics
@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import cycle
+from itertools import cycle, repeat
 from pathlib import Path
 
 import numpy as np
@@ -51,28 +52,58 @@ def request(path: str, body: bytes, kind: str) -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> tuple[int, bytes]:
-    "Status and body of the answer to a request."
-    writer.write(data)
-    head = await reader.readuntil(b"\r\n\r\n")
-    return int(head[9:12]), await reader.readexactly(int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1]))
+HEAD = re.compile(rb"HTTP/1.1 (\d+).*?content-length: (\d+).*?\r\n\r\n", re.IGNORECASE | re.DOTALL)
 
 
-async def ask_for(port: int, data: bytes, seconds: float, taken: list[float]) -> None:
-    "Ask again and again over one connection, and note how long each answer took."
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+class Connection:
+    "One person who asks again and again: the next request goes out when the last answer has come."
+
+    def __init__(self, port: int, requests: Iterator[bytes]):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.requests = requests
+        self.ask()
+
+    def ask(self) -> None:
+        "Send the next request."
+        self.received, self.sent = b"", time.perf_counter()
+        self.socket.sendall(next(self.requests))
+
+    def hear(self) -> tuple[int, bytes, float] | None:
+        "Status, body and seconds of the answer, once all of it is there."
+        part = self.socket.recv(2**16)
+        if not part: raise ConnectionError("the service has hung up")
+        self.received += part
+        head = HEAD.match(self.received)
+        if not head or len(self.received) < head.end() + int(head[2]): return None
+        return int(head[1]), self.received[head.end():], time.perf_counter() - self.sent
+
+
+def converse(port: int, people: list[Iterator[bytes]], seconds: float, heard: Callable) -> None:
+    "All ask at once for so long; `heard` is told the number of who has asked, status, body and seconds of each answer."
     end = time.perf_counter() + seconds
-    while (start := time.perf_counter()) < end:
-        status, body = await exchange(reader, writer, data)
-        assert status == 200, body
-        taken.append(time.perf_counter() - start)
-    writer.close()
+    with selectors.DefaultSelector() as ready:
+        for number, requests in enumerate(people):
+            one = Connection(port, requests)
+            ready.register(one.socket, selectors.EVENT_READ, (number, one))
+        while ready.get_map():
+            for key, _ in ready.select():
+                number, one = key.data
+                if not (answer := one.hear()): continue
+                heard(number, *answer)
+                if time.perf_counter() < end: one.ask()
+                else: ready.unregister(one.socket), one.socket.close()
 
 
-async def load(port: int, data: bytes, seconds: float, connections: int) -> np.ndarray:
+def load(port: int, data: bytes, seconds: float, connections: int) -> np.ndarray:
     "The seconds that each answer took."
     taken = []
-    await asyncio.gather(*(ask_for(port, data, seconds, taken) for _ in range(connections)))
+
+    def heard(number: int, status: int, body: bytes, seconds: float) -> None:
+        assert status == 200, body
+        taken.append(seconds)
+
+    converse(port, [repeat(data)] * connections, seconds, heard)
     return np.array(taken)
 
 
@@ -93,7 +124,6 @@ def running(*words: str):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         process.port = int(re.search(r":(\d+)/", process.stdout.readline())[1])
-        asyncio.run(load(process.port, request("/predict", b"x", "application/json"), 0, 1))
         yield process
     finally:
         process.terminate()
@@ -126,9 +156,9 @@ def line(name: str, taken: np.ndarray, seconds: float) -> tuple[float, float, fl
 
 def crowd(name: str, process: subprocess.Popen, body: bytes, seconds: float) -> tuple[float, float]:
     "32 connections: print a row; answers a second, and milliseconds of processor time for each."
-    asyncio.run(load(process.port, body, 0.5, 32))
+    load(process.port, body, 0.5, 32)
     before = processor_seconds(process.pid)
-    taken = asyncio.run(load(process.port, body, seconds, 32))
+    taken = load(process.port, body, seconds, 32)
     return line(name, taken, seconds)[2], 1000 * (processor_seconds(process.pid) - before) / len(taken)
 
 
@@ -154,11 +184,11 @@ def one_connection(model: str, network, image: np.ndarray, raw: bytes, seconds: 
     names = ("onnxruntime, no service", *(f"serve, batch={batch}, 1 connection, PNG" for batch in (1, 64)))
     found = {name: [] for name in names}
     with running(model, "batch=1") as without, running(model) as batching:
-        for process in (without, batching): asyncio.run(load(process.port, raw, 0.5, 1))
+        for process in (without, batching): load(process.port, raw, 0.5, 1)
         for _ in range(rounds):
             for name, process in zip(names, (None, without, batching)):
                 t = seconds / rounds
-                found[name].append(asyncio.run(load(process.port, raw, t, 1)) if process else bare(network, image, t))
+                found[name].append(load(process.port, raw, t, 1) if process else bare(network, image, t))
     rows = [line(name, np.concatenate(parts), seconds) for name, parts in found.items()]
     each = [[1000 * np.percentile(part, 50) for part in parts] for parts in found.values()]
     slower = statistics.median(b - a for a, b in zip(*each[1:]))
@@ -191,21 +221,23 @@ def memory(process: subprocess.Popen) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1000
 
 
-async def flood(port: int, bodies: list[tuple[bytes, int, dict | None]], seconds: float, counts: dict) -> None:
+def flood(port: int, bodies: list[tuple[bytes, int, dict | None]], seconds: float, counts: dict) -> None:
     "Send bodies over many connections without a pause; count the answers by status, and those that are not as they should be."
-    end = time.perf_counter() + seconds
+    turns = [cycle(bodies[i % len(bodies):] + bodies[:i % len(bodies)]) for i in range(32)]
+    asked = [None] * len(turns)
 
-    async def person(number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for data, wanted, answer in cycle(bodies[number % len(bodies):] + bodies[:number % len(bodies)]):
-            if time.perf_counter() > end: break
-            status, body = await exchange(reader, writer, data)
-            counts[status] = counts.get(status, 0) + 1
-            right = status == 503 or status == wanted and (not answer or json.loads(body) == answer)
-            counts["wrong"] = counts.get("wrong", 0) + (not right)
-        writer.close()
+    def requests(number: int) -> Iterator[bytes]:
+        for body in turns[number]:
+            asked[number] = body
+            yield body[0]
 
-    await asyncio.gather(*(person(number) for number in range(32)))
+    def heard(number: int, status: int, body: bytes, seconds: float) -> None:
+        _, wanted, answer = asked[number]
+        counts[status] = counts.get(status, 0) + 1
+        right = status == 503 or status == wanted and (not answer or json.loads(body) == answer)
+        counts["wrong"] = counts.get("wrong", 0) + (not right)
+
+    converse(port, [requests(number) for number in range(len(turns))], seconds, heard)
 
 
 def soak(model: str, network, seconds: float) -> list[bool]:
@@ -221,10 +253,10 @@ def soak(model: str, network, seconds: float) -> list[bool]:
     counts, sizes = {}, []
     # a queue of 16 images and 32 people who never pause: twice what it can take
     with running(model, "waiting=16", "batch=8") as process:
-        asyncio.run(flood(process.port, good + bad, 2, {}))
+        flood(process.port, good + bad, 2, {})
         for _ in range(4):
             sizes.append(memory(process))
-            asyncio.run(flood(process.port, good + bad, seconds / 4, counts))
+            flood(process.port, good + bad, seconds / 4, counts)
         sizes.append(memory(process))
     wrong = counts.pop("wrong")
     errors = sum(count for status, count in counts.items() if status >= 500 and status != 503)

@@ -34,7 +34,9 @@ if __name__ == "__main__" and "get_ipython" not in globals():
 # %% ../nbs/03_dataset.ipynb #66226704
 import pytorch_lightning as pl
 
-from .parts.batches import Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation  # noqa: F401
+from dlops_mnist.parts.batches import (  # noqa: F401 (offered from here as well)
+    Batches, EpochSampler, ImageDataset, check_arrays, check_settings, make_loader, mean_and_deviation,
+)
 from .parts.targets import build
 
 _all_ = ["EpochSampler", "fingerprint", "make_loader"]  # nbdev: names of this module, though others define them
@@ -58,7 +60,8 @@ def hold_out(
         raise UserError(f"{key}={fraction} holds out {cut} of the {count} images, and {count - cut} remain to train on. "
                         f"Choose another fraction, make a `{key}/` folder{', or val=test' * (key == 'val')}.", key=key)
     # the arrays are sorted: without exceptions the two parts are slices, which need no copy
-    kept, held = (slice(cut, None), slice(cut)) if held[:cut].all() and isinstance(train["images"], np.ndarray) else (~held, held)
+    if held[:cut].all() and isinstance(train["images"], np.ndarray): kept, held = slice(cut, None), slice(cut)
+    else: kept = ~held
     return {name: array[kept] for name, array in train.items()}, {name: array[held] for name, array in train.items()}
 
 # %% ../nbs/03_dataset.ipynb #9ddf2f10
@@ -109,7 +112,9 @@ def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: flo
         if not {split, other} <= datasets.keys() or {split, other} <= arrays.splits.keys(): continue
         counts = {part: np.bincount(datasets[part].labels, minlength=len(datasets[part].classes)) for part in (split, other)}
         lacking = [name for name, own, others in zip(datasets[split].classes, counts[split], counts[other]) if own and not others]
-        if lacking: notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold some out")
+        if lacking:
+            notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold "
+                         "some out")
     return notes
 
 # %% ../nbs/03_dataset.ipynb #a2928107
@@ -135,7 +140,7 @@ class Folder:
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes, test)
         self.broken, self.notes = arrays.broken, said_of(arrays, self.datasets, test)
         if self.cache == "none" and not self.num_workers:
-            self.notes.append(f"each image is decoded when its turn comes; datamodule.num_workers={processors()} does that beside the training")
+            self.notes.append(f"datamodule.num_workers={processors()} would decode the images beside the training, not within it")
         if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
         self.settled = {"classes": self.classes, "image_shape": self.image_shape}
         self.settled |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
@@ -169,7 +174,7 @@ class MNISTDataModule(Folder, Batches):
         resize_mode: str = "stretch",  # or pad: with an edge of `background`; or crop: the middle. Both keep proportions
         background: str = "white",  # what shows through where an image is transparent
         range: str | list[float] | None = None,  # for 16 bits: [black, white], or auto: as measured
-        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one, or one per channel; null: measured
+        mean: float | list[float] | None = None,  # what the model subtracts, as a part of 255; one for each channel; null: measured
         std: float | list[float] | None = None,  # and divides by
         broken: str = "refuse",  # or skip: leave out files that can't be read, and say which
         labels: str | None = None,  # a CSV or TSV file with the class of each image
@@ -177,7 +182,7 @@ class MNISTDataModule(Folder, Batches):
         sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
         num_workers: int = 0,  # processes that load; 0 is fastest where decoded images are cached
-        cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or the user's; none: decode them in each epoch
+        cache: str | None = None,  # where decoded images lie; null: beside the dataset, or the user's cache; none: nowhere
     ):
         super().__init__()
         check_settings(batch_size, val, source, seed, num_workers, test, broken, std, sampler)

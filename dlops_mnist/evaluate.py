@@ -110,7 +110,8 @@ def habits(
     never = [name for k, name in enumerate(answers.classes) if images[k] and k not in answers.predictions]
     if never: said.append(f"The model never names {', '.join(f'`{name}`' for name in never)}, though there are images of it.")
     common, share = answers.classes[images.argmax()], images.max() / images.sum()
-    if answers.accuracy <= share: said.append(f"It is no better than always naming the commonest class, `{common}`: {share:.1%} right.")
+    if answers.accuracy <= share:
+        said.append(f"It is no better than always naming the commonest class, `{common}`: {share:.1%} right.")
     return said
 
 # %% ../nbs/09_evaluate.ipynb #c26a0002
@@ -118,8 +119,8 @@ def honesty(table: Any) -> list[str]:
     "Whether a model, by its metrics, is as sure as it is right, and how to mend it: one sentence, if it is not."
     error, low, _ = table.loc["ece"]
     if not (error > 0.01 and low > 0): return []
-    return [f"It is more, or less, sure than it is right, by {100 * error:.1f} points in the mean. One number mends that, fitted on the "
-            "validation images: `train resume=RUN calibrate=auto`, or calibrate=auto in the next training."]
+    return [f"It is more, or less, sure than it is right, by {100 * error:.1f} points in the mean. One number mends that, "
+            "fitted on the validation images: `train resume=RUN calibrate=auto`, or calibrate=auto in the next training."]
 
 # %% ../nbs/09_evaluate.ipynb #bd5326f6
 def answer(
@@ -211,7 +212,8 @@ def report_page(
              "Provenance": (run.provenance if run else {}) | {"checkpoint": e.trained.name}}
     return html_page(pictures, facts, title=f"{title}: evaluation", warnings=e.warnings,
                      subject=f"{e.trained.path.name} on {len(e.labels):,} {e.split} images of {e.dataset['path']}",
-                     tiles=[(text, *with_interval(e.metrics, name).rstrip(")").partition(" (")[::2]) for name, text in overall(e.metrics).items()],
+                     tiles=[(text, *with_interval(e.metrics, name).rstrip(")").partition(" (")[::2])
+                            for name, text in overall(e.metrics).items()],
                      note=f"Below each figure stands its 95% interval. {e.note}",
                      tables={"Class by class": [CLASS_HEADER, *class_rows(e)]})
 
@@ -390,7 +392,8 @@ def show_several(
                f"{len(e.labels):,} {e.split} images of {e.dataset['path']}, with 95% intervals")
     answers = list(measured.values())
     if recipes: return say(compare_recipes(answers[:len(groups[0])], answers[len(groups[0]):]), "bold")
-    show_table(["pair", "points", "95% interval", "p (Holm)", "verdict"], compare_all(measured), "difference in accuracy of these checkpoints; recipes need several seeds each")
+    show_table(["pair", "points", "95% interval", "p (Holm)", "verdict"], compare_all(measured),
+               "difference in accuracy of these checkpoints; recipes need several seeds each")
 
 # %% ../nbs/09_evaluate.ipynb #50414bf4
 def print_evaluation(

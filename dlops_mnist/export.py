@@ -162,11 +162,13 @@ def facts(
     rows = evaluation.metrics.loc[["accuracy", "loss", "roc_auc", "ece"]].astype(object)
     return {"classes": [str(name) for name in evaluation.classes], "image_shape": list(trained.module.image_shape),
             "datamodule": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
-            "ink": ink_facts(evaluation.images), "dataset": {"path": evaluation.dataset["path"], "fingerprint": trained.fingerprint},
+            "ink": ink_facts(evaluation.images),
+            "dataset": {"path": evaluation.dataset["path"], "fingerprint": trained.fingerprint},
             "run": str(run.path) if run else None, "checkpoint": trained.name,
             "commit": (provenance.get("git") or {}).get("commit"), "trained": provenance.get("started"),
             "metrics": {name: row.where(row.notna(), None).tolist() for name, row in rows.iterrows()},
-            # images are sorted by their hash: the first 5,000 are any 5,000; rounded down, or the surest would fall below its own threshold
+            # images are sorted by their hash: the first 5,000 are any 5,000; rounded down, or the surest would fall below
+            # its own threshold
             "sure": {word: np.sort(np.floor(1e6 * sure[:5000][val.right[:5000] == answer]) / 1e6).tolist()
                      for word, answer in (("right", True), ("wrong", False))}}
 
@@ -192,15 +194,15 @@ def write_int8(
     images: np.ndarray,  # uint8 [N, ...], of the training
     test: Any,  # the evaluation of what was exported, on the test images
 ) -> dict[str, Any]:
-    "Round a model's weights and what passes between its layers to 8 bits; raises `UserError` if it answers worse, or otherwise better."
+    "Round a model's weights and what passes between its layers to 8 bits; raises `UserError` if it answers worse or otherwise."
     from onnxruntime.quantization import quantize_static
 
     with _silence(): quantize_static(path, path, _reader(images), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True)
     right = quiet_session(path.read_bytes()).run(None, {"images": np.asarray(test.images)})[0].argmax(1) == test.labels
     before, after, p = mcnemar(test.right, right)
     if p < 0.05:
-        raise UserError(f"int8 was not kept: of {len(right):,} test images it gets {before} wrong that were right, and {after} right that "
-                        f"were wrong (McNemar p = {p:.2g}). Export without quantize=int8.", key="quantize")
+        raise UserError(f"int8 was not kept: of {len(right):,} test images it gets {before} wrong that were right, and "
+                        f"{after} right that were wrong (McNemar p = {p:.2g}). Export without quantize=int8.", key="quantize")
     return {"kind": "int8", "accuracy": float(right.mean()), "only_before": before, "only_after": after, "p_value": p}
 
 # %% ../nbs/14_export.ipynb #a2b47ba0
@@ -224,7 +226,8 @@ def fetch_runtime() -> Path:
     folder = user_cache() / f"onnxruntime-web-{RUNTIME}"
     if folder.is_dir(): return folder
     hint = "Name a folder that holds its files: runtime=DIR."
-    if not shutil.which("npm"): raise UserError(f"A page needs onnxruntime-web, and there is no npm to fetch it. {hint}", key="runtime")
+    if not shutil.which("npm"):
+        raise UserError(f"A page needs onnxruntime-web, and there is no npm to fetch it. {hint}", key="runtime")
     with tempfile.TemporaryDirectory() as place:
         command = ["npm", "pack", "--silent", f"onnxruntime-web@{RUNTIME}"]
         done = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=600)
@@ -258,10 +261,12 @@ def write_page(
     "Write a page on which one draws, and whose model runs in the browser; raises `UserError`."
     source = Path(runtime) if runtime else fetch_runtime()
     for name in PARTS:
-        if not (source / name).is_file(): raise UserError(f"`runtime={source}` holds no `{name}`, a part of onnxruntime-web.", key="runtime")
+        if not (source / name).is_file():
+            raise UserError(f"`runtime={source}` holds no `{name}`, a part of onnxruntime-web.", key="runtime")
     known = {key: value for key, value in model.metadata.items() if key != "sure"}
     facts = json.dumps(known).replace("<", "\\u003c")  # a class may be called anything
-    page = files("dlops_mnist").joinpath("web/page.html").read_text("utf-8").replace("<!-- classify -->", SCRIPT.replace("FACTS", facts))
+    page = files("dlops_mnist").joinpath("web/page.html").read_text("utf-8")
+    page = page.replace("<!-- classify -->", SCRIPT.replace("FACTS", facts))
     contents = {name: (source / name).read_bytes() for name in PARTS}
     for name, content in (contents | {"model.onnx": model.path.read_bytes(), "index.html": page.encode()}).items():
         with atomic(folder / name) as part: part.write_bytes(content)
@@ -313,7 +318,8 @@ def target_of(subject: Any, to: str | os.PathLike | None, format: str, quantize:
     if quantize and format == "torch": raise UserError("`quantize=int8` is for format=onnx and format=page.", key="quantize")
     target = Path(to) if to else run.path / KINDS[format] if run else checkpoint.with_name(f"{checkpoint.stem}-{KINDS[format]}")
     ending = Path(KINDS[format]).suffix
-    if ending and (target.suffix != ending or target.is_dir()): raise UserError(f"`to={target}`: name a file that ends in {ending}.", key="to")
+    if ending and (target.suffix != ending or target.is_dir()):
+        raise UserError(f"`to={target}`: name a file that ends in {ending}.", key="to")
     if not ending and target.is_file(): raise UserError(f"`to={target}` is a file: a page is a folder.", key="to")
     if run and not to: check_links(run)
     return target
@@ -365,12 +371,15 @@ def show(model: ExportedModel) -> None:
     size = f"{path.stat().st_size:,} bytes" if path.is_file() else f"hand it out: python -m http.server -d {path}"
     say(f"{path}: {size}; classes {', '.join(model.classes)}", "bold")
     changed = change["temperature"] != 1
-    if changed: say("Calibrated: logits are divided by {temperature:.3g}, which was fitted on val. On the test images the calibration error "
-                    "was {ece[0]:.3f} and is {ece[1]:.3f}; the loss was {loss[0]:.3f} and is {loss[1]:.3f}.".format(**change))
-    say(f"It answers as the checkpoint does{', so calibrated' * changed}: on {found['images']:,} test images and {found['noise']} random ones, in batches of "
-        f"{', '.join(map(str, found['batches']))}, no label differs and no probability by more than {found['largest']:.1g}.")
-    if small: say(f"Then int8: {small['accuracy']:.1%} of the test images are right; {small['only_before']} that were right are wrong now, "
-                  f"{small['only_after']} the other way round: no difference can be told.")
+    if changed:
+        say("Calibrated: logits are divided by {temperature:.3g}, which was fitted on val. On the test images the calibration "
+            "error was {ece[0]:.3f} and is {ece[1]:.3f}; the loss was {loss[0]:.3f} and is {loss[1]:.3f}.".format(**change))
+    say(f"It answers as the checkpoint does{', so calibrated' * changed}: on {found['images']:,} test images and "
+        f"{found['noise']} random ones, in batches of {', '.join(map(str, found['batches']))}, no label differs and no "
+        f"probability by more than {found['largest']:.1g}.")
+    if small:
+        say(f"Then int8: {small['accuracy']:.1%} of the test images are right; {small['only_before']} that were right are "
+            f"wrong now, {small['only_after']} the other way round: no difference can be told.")
     if path.suffix == ".onnx": say(f"Ask it: python -m dlops_mnist.predict {path} PICTURES")
 
 # %% ../nbs/14_export.ipynb #5ea7031e

@@ -263,7 +263,8 @@ class MNISTModule(Classifier):
             self.register_buffer(name, value.reshape(-1, 1, 1), persistent=False)
         self.model = build_model(self.hparams["model"], self.image_shape, self.class_count)
         self.augment = build(augment, "augment", "model") if augment else None
-        self.label_smoothing, self.metrics = self.hparams["label_smoothing"], build_metrics(self.hparams["metrics"], self.class_count)
+        self.label_smoothing = self.hparams["label_smoothing"]
+        self.metrics = build_metrics(self.hparams["metrics"], self.class_count)
 
     def setup(self, stage: str) -> None:
         self.criterion = criterion_of(self) or self.criterion
@@ -331,8 +332,8 @@ def check_memory(
     on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
     if on_gpu: there = torch.cuda.get_device_properties(0).total_memory
     if least <= there: return
-    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network and {images:,} images at "
-                    f"a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or datamodule.batch_size.", key="model")
+    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network and {images:,} "
+                    f"images at a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or datamodule.batch_size.", key="model")
 
 # %% ../nbs/05_models.ipynb #5d04da59
 def load_module(

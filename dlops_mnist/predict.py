@@ -171,7 +171,8 @@ FEW = 20  # so many rows fit on a screen
 def columns(top: int, threshold: float) -> list[str]:
     "The names of a row's columns."
     places = [f"_{place}" if place > 1 else "" for place in range(1, top + 1)]
-    return ["image", *(f"{name}{end}" for end in places for name in ("class", "probability")), *["doubtful"] * bool(threshold), "error"]
+    return ["image", *(f"{name}{end}" for end in places for name in ("class", "probability")), *["doubtful"] * bool(threshold),
+            "error"]
 
 # %% ../nbs/13_predict.ipynb #e998503d
 def write_rows(
@@ -219,7 +220,8 @@ def threshold_of(model: ExportedModel | Checkpoint, threshold: float, accuracy: 
     "The threshold that was asked for, or the one that reaches an accuracy on the validation images, which is said."
     if not 0 <= threshold <= 1: raise UserError(f"`threshold={threshold}` must lie between 0 and 1.", key="threshold")
     if accuracy is None: return threshold
-    if threshold: raise UserError("`threshold` and `accuracy` exclude one another: the accuracy chooses the threshold.", key="accuracy")
+    if threshold:
+        raise UserError("`threshold` and `accuracy` exclude one another: the accuracy chooses the threshold.", key="accuracy")
     found, answered, (share, low, high) = choose_threshold(**sureness(model), accuracy=accuracy)
     print(f"threshold={found:.4g}: {answered:.0%} of the validation images are answered, {share:.1%} of those right "
           f"(95% interval {low:.1%} to {high:.1%}).", file=sys.stderr)
@@ -237,7 +239,8 @@ def print_predictions(
     trust: bool = False,  # the checkpoint is yours, or read: take its code and its places, too
 ) -> None:
     "Say what pictures show: the most probable classes of each, and which answers are doubtful."
-    if out and Path(out).suffix not in (".csv", ".jsonl"): raise UserError(f"`out={out}`: the name ends in .csv or .jsonl.", key="out")
+    if out and Path(out).suffix not in (".csv", ".jsonl"):
+        raise UserError(f"`out={out}`: the name ends in .csv or .jsonl.", key="out")
     names = find_pictures(paths) if paths else (line.rstrip("\n") for line in sys.stdin if line.strip())
     first = list(islice(names, 1))  # a mistake is told before a model is loaded
     if not first: raise UserError("Which pictures? Name files or folders, or send names, one a line, to standard input.")
@@ -263,7 +266,8 @@ def deliver(rows: Iterator[Row], out: str | None, header: Sequence[str]) -> None
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.1%}" if isinstance(value, float) else {True: "yes", False: ""}.get(value, value) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool): return "yes" if value else ""
+    return f"{value:.1%}" if isinstance(value, float) else str(value)
 
 # %% ../nbs/13_predict.ipynb #3e799ff9
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(print_predictions)

@@ -117,7 +117,8 @@ def promote(
 ) -> None:
     "Make a version the champion, if it is better than the one in use by more than chance."
     shelf, overrides = find_shelf(name), section_settings("datamodule", settings, promote)
-    if str(version) not in map(str, shelf.versions): raise UserError(f"`{name}` has no version {version}.{nearest(version, shelf.versions)}", key="version")
+    if str(version) not in map(str, shelf.versions):
+        raise UserError(f"`{name}` has no version {version}.{nearest(version, shelf.versions)}", key="version")
     version, champion = int(version), shelf.champion
     if champion == version: return say(f"{name} {version} is the champion already.")
     better, found = (True, "the first one") if champion is None else gate(shelf.file(version), shelf.file(champion), overrides)
@@ -126,7 +127,8 @@ def promote(
         if shelf.champion != champion: raise UserError(f"Meanwhile {name} {shelf.champion} became the champion: compare again.")
         if better or force: enthrone(shelf, "promoted", version, f"{found}. Forced: {force}" if force and not better else found)
         else: add_line(shelf, event("refused", version, before=champion, why=found))
-    if not (better or force): raise UserError(f'{name} {version} was not promoted: {found}. If there is another reason: force="reason".')
+    if not (better or force):
+        raise UserError(f'{name} {version} was not promoted: {found}. If there is another reason: force="reason".')
     say(f"{name} {version} is the champion now: {found}.")
 
 # %% ../nbs/17_registry.ipynb #cd68615c
@@ -152,8 +154,9 @@ def show(
     "The versions of a model, and its history."
     shelf = find_shelf(name)
     about = {version: shelf.about(version) for version in shelf.versions}
-    rows = [[version, "champion" * (version == shelf.champion), accuracy_of(known), (known.get("dataset") or {}).get("fingerprint", "")[:12],
-             known.get("run") or "", known["note"]] for version, known in about.items()]
+    rows = [[version, "champion" * (version == shelf.champion), accuracy_of(known),
+             (known.get("dataset") or {}).get("fingerprint", "")[:12], known.get("run") or "", known["note"]]
+            for version, known in about.items()]
     show_table([name, "", "accuracy", "dataset", "run", "note"], rows)
     show_table(["when", "what", "version", "before", "why"], [
         [done["when"][:19].replace("T", " "), done["what"], done["version"], done.get("before") or "", done.get("why", "")]
@@ -183,7 +186,8 @@ def to_mlflow(shelf: Shelf, version: int, mirror: str) -> None:
         saved = mlflow.onnx.log_model(onnx.load(shelf.file(version)), name="model", save_as_external_data=False,
                                       registered_model_name=shelf.name)
     client, number = mlflow.MlflowClient(), saved.registered_model_version
-    for key, value in {"version": version, "fingerprint": (about.get("dataset") or {}).get("fingerprint"), "run": about.get("run")}.items():
+    for key, value in {"version": version, "fingerprint": (about.get("dataset") or {}).get("fingerprint"),
+                       "run": about.get("run")}.items():
         client.set_model_version_tag(shelf.name, number, f"dlops_mnist.{key}", str(value))
 
 # %% ../nbs/17_registry.ipynb #ff9a3914

@@ -370,7 +370,8 @@ def print_runs(
     header, cells = make_cells(own, sort, most)
     title = f"all of them: {differences({'differs': common}, short_names(rows), most)}" if common else ""
     if title and not most: print(harmless(title), file=sys.stderr)  # behind a pipe, the first line is the header
-    show_table(header, cells, title if most else "", right=[*shown_metrics(rows, sort), "duration"], spare=["fingerprint", "commit", "epochs", "duration"])
+    show_table(header, cells, title if most else "", right=[*shown_metrics(rows, sort), "duration"],
+               spare=["fingerprint", "commit", "epochs", "duration"])
 
 # %% ../nbs/10_runs.ipynb #1ffc2eb4
 def _print_json(rows: list[dict[str, Any]]) -> None:

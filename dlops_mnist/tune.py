@@ -44,8 +44,8 @@ def read_search(
     space = {key: f"{key}={value}" for key, value in written.items() if key not in typed}
     space |= {key: word for key, (word, several) in typed.items() if several}
     if not space:
-        raise UserError("There is nothing to search: give a setting several values, such as optimizer.lr=tag(log,interval(1e-4,1e-1)) "
-                        "or model=mlp,cnn.")
+        raise UserError("There is nothing to search: give a setting several values, such as "
+                        "optimizer.lr=tag(log,interval(1e-4,1e-1)) or model=mlp,cnn.")
     return ({key: read_parameter(word) for key, word in space.items()},
             [word for word, several in typed.values() if not several])
 
@@ -193,7 +193,8 @@ def open_study(
 ) -> Study:
     "The study that a command means, new or known; everything is checked before. Raises `UserError`."
     how = {"sampler": "tpe", "pruner": "median", "storage": "journal"} | how
-    asked = next((override.value() for word in words for override in [parse_override(word)] if override.key_or_group == "monitor"), None)
+    asked = next((override.value() for word in words for override in [parse_override(word)]
+                  if override.key_or_group == "monitor"), None)
     monitor = [str(item) for item in asked] if isinstance(asked, list) else None
     if monitor: words = [*(word for word in words if not word.startswith("monitor=")), f"monitor={monitor[0]}"]
     space, fixed = read_search(experiment, words)
@@ -212,7 +213,8 @@ def open_study(
 # %% ../nbs/12_tune.ipynb #ffd81117
 def start_workers(study: Study, count: int, trials: int, timeout: str | float | None) -> list[subprocess.Popen]:
     "Start workers as processes of their own, each with its share of the cores."
-    words = [sys.executable, "-m", "dlops_mnist.tune", "work", str(study.folder), f"trials={trials}", f"timeout={quote(timeout)}", "trust=true"]
+    words = [sys.executable, "-m", "dlops_mnist.tune", "work", str(study.folder), f"trials={trials}",
+             f"timeout={quote(timeout)}", "trust=true"]
     share = {"OMP_NUM_THREADS": str(max(usable_cores() // (count + 1), 1))}
     return [subprocess.Popen(words, env=os.environ | share) for _ in range(count)]
 
@@ -223,7 +225,8 @@ def goes_on(study: Study) -> Iterator[None]:
     try: yield
     except KeyboardInterrupt as error:
         raise Interrupted(f"interrupted; the same command goes on. So far: python -m dlops_mnist.tune show "
-                          f"{shlex.quote(str(study.folder))}{' trust=true' * is_elsewhere(study.about['storage'])}", getattr(error, "status", 130) - 128) from None
+                          f"{shlex.quote(str(study.folder))}{' trust=true' * is_elsewhere(study.about['storage'])}",
+                          getattr(error, "status", 130) - 128) from None
 
 # %% ../nbs/12_tune.ipynb #d9a92658
 def search(
@@ -269,8 +272,11 @@ def plot_history(study: Study) -> Any:
     ended = [trial for trial in study.trials if trial.state.name == "PRUNED" and trial.intermediate_values]
     best = np.maximum if study.about["directions"] == ["maximize"] else np.minimum
     axes.plot([t.number for t in done], [t.value for t in done], "o", color=COLORS[0], label="trained to the end")
-    axes.plot([t.number for t in ended], [[*t.intermediate_values.values()][-1] for t in ended], "x", color="0.6", label="ended early")
-    if done: axes.step([t.number for t in done], best.accumulate([t.value for t in done]), where="post", color=COLORS[1], label="best so far")
+    axes.plot([t.number for t in ended], [[*t.intermediate_values.values()][-1] for t in ended], "x", color="0.6",
+              label="ended early")
+    if done:
+        axes.step([t.number for t in done], best.accumulate([t.value for t in done]), where="post", color=COLORS[1],
+                  label="best so far")
     axes.set(xlabel="trial", ylabel=study.about["monitor"][0])
     axes.legend()
     return picture
@@ -293,8 +299,8 @@ def plot_slices(study: Study) -> Any:
     picture = Picture(2.6 * len(space), 2.8)
     for axes, (key, parameter) in zip(picture.subplots(1, len(space), squeeze=False, sharey=True).flat, space.items()):
         places = [str(trial.params[key]) if parameter.values else trial.params[key] for trial in trials]
-        axes.scatter(places, [trial.values[0] for trial in trials], c=[trial.number for trial in trials], cmap="Blues", vmin=-len(trials) / 2,
-                     edgecolors="0.3", linewidths=0.4)
+        axes.scatter(places, [trial.values[0] for trial in trials], c=[trial.number for trial in trials], cmap="Blues",
+                     vmin=-len(trials) / 2, edgecolors="0.3", linewidths=0.4)
         axes.set(xlabel=key)
         if getattr(parameter.distribution, "log", False): axes.set_xscale("log")
     picture.axes[0].set_ylabel(study.about["monitor"][0])
@@ -330,7 +336,8 @@ def plot_front(study: Study) -> Any:
     picture = Picture(4.4, 3.2)
     axes, front = picture.subplots(), {trial.number for trial in study.record.best_trials}
     for trial in best_trials(study): axes.plot(*trial.values[:2], "o", color=COLORS[1] if trial.number in front else "0.7")
-    axes.set(xlabel=study.about["monitor"][0], ylabel=study.about["monitor"][1], title=f"nothing beats these {len(front)} in everything")
+    axes.set(xlabel=study.about["monitor"][0], ylabel=study.about["monitor"][1],
+             title=f"nothing beats these {len(front)} in everything")
     return picture
 
 # %% ../nbs/12_tune.ipynb #0b8be1d4
@@ -339,7 +346,8 @@ def confirm_winners(study: Study, seeds: int) -> None:
     first = study.about["seed"] + 1
     for trial in best_trials(study)[:3] if seeds else ():
         words = [parameter.typed(key, trial.params[key]) for key, parameter in study.space.items()]
-        for seed in range(first, first + seeds): train_trial(study, study.run(trial.number, f"seed{seed}"), [*words, f"seed={seed}"])
+        for seed in range(first, first + seeds):
+            train_trial(study, study.run(trial.number, f"seed{seed}"), [*words, f"seed={seed}"])
 
 
 def confirmed(study: Study) -> dict[int, dict[str, float]]:
@@ -384,11 +392,13 @@ def write_winner(study: Study) -> Path | None:
     "Write `best.yml`: an experiment file that trains the best trial's settings. None where no trial is finished."
     numbers = [*confirmed(study), *(trial.number for trial in best_trials(study))]
     if not numbers: return None
-    settings = trial_config(study.about, [parameter.typed(key, study.trials[numbers[0]].params[key]) for key, parameter in study.space.items()])
+    settings = trial_config(study.about, [parameter.typed(key, study.trials[numbers[0]].params[key])
+                                          for key, parameter in study.space.items()])
     usual, file = flatten(load_config(None)), study.folder / "best.yml"
     changed = {key: value for key, value in flatten(settings).items() if value != usual.get(key)}
     with atomic(file) as part:
-        part.write_text(f"# the winner of {study.folder}: trial {numbers[0]}\n" + to_yaml({**changed, "experiment": "best"}), "utf-8")
+        part.write_text(f"# the winner of {study.folder}: trial {numbers[0]}\n" + to_yaml({**changed, "experiment": "best"}),
+                        "utf-8")
     return file
 
 # %% ../nbs/12_tune.ipynb #ffcbf13e
@@ -410,8 +420,10 @@ def report_page(study: Study) -> str:
     states = [trial.state.name for trial in trials]
     rows, note = luck_rows(study)
     failed = [[trial.number, trial.user_attrs["error"]] for trial in trials if "error" in trial.user_attrs]
-    tiles = [(name, f"{value:.4f}", f"trial {best[0].number}") for name, value in zip(study.about["monitor"], best[0].values)] if best else []
-    tiles += [("trials", len(trials), f"{states.count('PRUNED')} ended early, {states.count('FAIL')} failed, {states.count('RUNNING')} running")]
+    tiles = [(name, f"{value:.4f}", f"trial {best[0].number}")
+             for name, value in zip(study.about["monitor"], best[0].values)] if best else []
+    tiles += [("trials", len(trials), f"{states.count('PRUNED')} ended early, {states.count('FAIL')} failed, "
+                                      f"{states.count('RUNNING')} running")]
     tables = {"The best trials": trial_rows(study), "Again, with new seeds": rows, "Failed": failed}
     facts = {"Study": study.about} | ({"Settings of the best": study.run(best[0].number).config} if best else {})
     pictures = {name: picture.png(dpi=200) for name, picture in draw_pictures(study).items()} if best else {}

@@ -97,7 +97,8 @@ class Store:
         file = self.manifests / f"{name}.sha256"
         lines = [line.split("  ", 1) for line in file.read_text("utf-8").splitlines()]
         about = self.manifests / f"{name}.json"
-        version = Version({path: digest for digest, path in lines}, **json.loads(about.read_text("utf-8")) if about.is_file() else {})
+        version = Version({path: digest for digest, path in lines},
+                          **json.loads(about.read_text("utf-8")) if about.is_file() else {})
         if version.fingerprint != name: raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
         return version
 
@@ -106,7 +107,8 @@ def read_whole(source: Path, digest: str) -> bytes:
     "A file's content, which has this hash; raises `UserError`."
     content = source.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:
-        raise UserError(f"`{source}` has changed, or is damaged: its content is not {digest[:12]}. `versions check` looks at all of them.")
+        raise UserError(f"`{source}` has changed, or is damaged: its content is not {digest[:12]}. `versions check` looks at "
+                        "all of them.")
     return content
 
 # %% ../nbs/16_versions.ipynb #e4b3601d
@@ -137,7 +139,8 @@ def record(
         if note or not known: write(kept.manifests / f"{name}.json", as_json(about))
         write(kept.manifests / f"{name}.sha256", version.manifest.encode())
     except OSError as error:
-        raise UserError(f"`{store}` can't be written: {error.strerror}. What was recorded before is still good.", key="store") from error
+        raise UserError(f"`{store}` can't be written: {error.strerror}. What was recorded before is still good.",
+                        key="store") from error
     say(f"{name[:12]}  {len(version.files):,} images, {len(new):,} new contents{', known before' * known}")
     return name
 
@@ -152,7 +155,8 @@ def compare(a: Version, b: Version) -> Iterator[tuple[str, str, str]]:
         if path in b.files: continue
         new = came[digest].pop(0) if came.get(digest) else ""
         (split, name), (new_split, new_name) = place_of(path), place_of(new or path)
-        yield ("removed" if not new else "relabelled" if name != new_name else "moved" if split != new_split else "renamed"), path, new
+        what = "removed" if not new else "relabelled" if name != new_name else "moved" if split != new_split else "renamed"
+        yield what, path, new
     yield from (("added", "", path) for paths in came.values() for path in paths)
 
 # %% ../nbs/16_versions.ipynb #2e97e0c0
@@ -167,7 +171,8 @@ def find_version(
     meant = [known for known in names if len(name) >= 4 and known.startswith(name) or notes[known] == name]
     if meant: return kept.read(meant[-1])
     if os.path.isdir(name): return read_folder(name)
-    raise UserError(f"There is no version `{name}` in `{store}`.{nearest(name, filter(None, [*notes.values(), *(known[:12] for known in names)]))}", key="version")
+    raise UserError(f"There is no version `{name}` in `{store}`."
+                    f"{nearest(name, filter(None, [*notes.values(), *(known[:12] for known in names)]))}", key="version")
 
 # %% ../nbs/16_versions.ipynb #bab57563
 def diff(
@@ -218,7 +223,8 @@ def restore(
 ) -> Path:
     "Bring a version back, into a new folder."
     found, kept, target = find_version(version, store), Store(store), Path(to)
-    if target.exists(): raise UserError(f"`{target}` exists already: nothing in there is touched. Name a new folder: to=DIR.", key="to")
+    if target.exists():
+        raise UserError(f"`{target}` exists already: nothing in there is touched. Name a new folder: to=DIR.", key="to")
     try:
         with atomic(target) as part:
             for folder in {(part / path).parent for path in found.files}: folder.mkdir(parents=True, exist_ok=True)
@@ -299,7 +305,9 @@ def chosen_pictures(
         else:
             where[value] = split
             chosen[f"{split}/{shows}/kept-{picture.name}"] = picture
-    if not chosen and not left_out: raise UserError(f"`{folder}` holds no labelled pictures: a service fills it (collect=DIR), people label at /review.", key="from")
+    if not chosen and not left_out:
+        raise UserError(f"`{folder}` holds no labelled pictures: a service fills it (collect=DIR), people label at /review.",
+                        key="from")
     return chosen, left_out
 
 # %% ../nbs/16_versions.ipynb #960a0003
@@ -313,24 +321,34 @@ def grow(
 ) -> str:
     "Add labelled pictures to a dataset, or correct its labels, as a new version of it."
     source = settings.pop("from", None)
-    if settings: raise UserError(f"Unknown setting `{[*settings][0]}`.{nearest([*settings][0], ['from', 'split', 'note', 'store'])}")
+    if settings:
+        raise UserError(f"Unknown setting `{[*settings][0]}`.{nearest([*settings][0], ['from', 'split', 'note', 'store'])}")
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
-    if split not in ("train", "val"): raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
-    if not os.path.exists(source): raise UserError(f"There is no `{source}`: a service fills such a folder (collect=DIR).", key="from")
-    if not Path(path, split).is_dir(): raise UserError(f"`{path}` has no folder `{split}`: python -m dlops_mnist.dataset convert {path} to=DIR makes one that has.", key="path")
+    if split not in ("train", "val"):
+        raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
+    if not os.path.exists(source):
+        raise UserError(f"There is no `{source}`: a service fills such a folder (collect=DIR).", key="from")
+    if not Path(path, split).is_dir():
+        raise UserError(f"`{path}` has no folder `{split}`: python -m dlops_mnist.dataset convert {path} to=DIR makes one "
+                        "that has.", key="path")
     mended = str(source).endswith(".csv")
     chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, str(source), split)
     rows = [["relabelled" if mended else "added", *place, count] for place, count in sorted(Counter(map(place_of, chosen)).items())]
-    show_table(["what", "split", "class", "images"], rows + [["left out", "", why, count] for why, count in left_out.items()], f"{source} -> {path}")
+    show_table(["what", "split", "class", "images"], rows + [["left out", "", why, count] for why, count in left_out.items()],
+               f"{source} -> {path}")
     record(path, store=store)
     try:
         for name, picture in chosen.items():
             if mended: picture.rename(Path(path, name))
             else: write(Path(path, name), picture.read_bytes())
-    except OSError as error: raise UserError(f"`{path}` can't be written: {error.strerror}. The same command goes on.", key="path") from error
+    except OSError as error:
+        raise UserError(f"`{path}` can't be written: {error.strerror}. The same command goes on.", key="path") from error
     right, images = accuracy_in_use(str(source))
-    if not mended and images: say(f"Of {images} pictures kept by chance the model was right on {right}: {share_text(right / images, *share_interval(right, images))}.")
-    return record(path, note=note or f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen), store=store)
+    if not mended and images:
+        say(f"Of {images} pictures kept by chance the model was right on {right}: "
+            f"{share_text(right / images, *share_interval(right, images))}.")
+    return record(path, note=note or f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen),
+                  store=store)
 
 # %% ../nbs/16_versions.ipynb #960a0032
 def show_drift(
@@ -349,14 +367,17 @@ def show_drift(
 
     answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
-    if len(pictures) < 30: raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... share=0.1 keeps more.)")
+    if len(pictures) < 30:
+        raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... "
+                        "share=0.1 keeps more.)")
     images = open_dataset(answering.datamodule, overrides)
     train, val = (np.asarray(images.dataset(split).images) for split in ("train", "val"))
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     told = [answering(some) for some in (val, here)]
     seen = [features(some, p, train) for some, p in zip((val, here), told)]
     found = drift(*seen, tuple(np.bincount(p.argmax(1), minlength=len(answering.classes)) for p in told))
-    show_table(["what", "validation", "kept", "p"], [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found],
+    show_table(["what", "validation", "kept", "p"],
+               [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found],
                f"{len(here):,} kept pictures against {len(val):,} validation images")
     changed = [name for name, *_, p in found if p < ALARM]
     say(f"Something has changed: {', '.join(changed)}." if changed else "No change can be told.", "bold")
@@ -382,7 +403,8 @@ def out_of_fold(
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     for k in range(folds):
         pl.seed_everything(config.get("seed") or 0, verbose=False)
-        rest, held = (ImageDataset(*(part[rows] for part in (train.images, train.labels, train.hashes, train.raw_paths)), train.classes)
+        rest, held = (ImageDataset(*(part[rows] for part in (train.images, train.labels, train.hashes, train.raw_paths)),
+                                   train.classes)
                       for rows in (fold != k, fold == k))
         module = MNISTModule(config)
         loaders = [make_loader(part, section["batch_size"], shuffle=part is rest) for part in (rest, held)]
@@ -396,7 +418,7 @@ def out_of_fold(
 def doubts(
     run: str,  # a run or a checkpoint: its settings, and its training images
     *,
-    csv: str = "doubts.csv",  # all training images, the most doubtful first; correct the column `label`, then: versions grow PATH from=CSV
+    csv: str = "doubts.csv",  # all training images, the most doubtful first: correct the column `label`, then `grow PATH from=CSV`
     grid: str = "doubts.png",  # a picture of the first ones
     trust: bool = False,  # the run is yours, or read: run its code, too
 ) -> Any:
@@ -418,7 +440,8 @@ def doubts(
     write(csv, table.to_csv(index=False).encode())
     titles = [f"{row.label}, or {row.network}?" for row in table.head(24).itertuples()]
     write(grid, plot_grid(train.images[order[:24]], titles, title="labels that a network doubts", size=1.4).png(dpi=160))
-    show_table(list(table), table.head(10).values.tolist(), f"{csv}: {len(table):,} images, the most doubtful first; {grid} shows 24 of them")
+    show_table(list(table), table.head(10).values.tolist(),
+               f"{csv}: {len(table):,} images, the most doubtful first; {grid} shows 24 of them")
     return table
 
 # %% ../nbs/16_versions.ipynb #960a0014
@@ -429,14 +452,18 @@ def corrections(
     "The file of each image whose label was corrected, by its new place; raises `UserError`."
     try: rows = list(DictReader(Path(file).read_text("utf-8").splitlines()))
     except (OSError, ValueError) as error: raise UserError(f"`{file}` can't be read: {error}.", key="from") from error
-    if not rows or not {"image", "label"} <= rows[0].keys(): raise UserError(f"`{file}` lacks the columns image and label.", key="from")
+    if not rows or not {"image", "label"} <= rows[0].keys():
+        raise UserError(f"`{file}` lacks the columns image and label.", key="from")
     chosen, known = {}, pictures_of(path)
     classes = {place_of(name)[1] for name in known}
     for row in rows:
-        if row["image"] not in known: raise UserError(f"`{file}` names {row['image']}, which is not in `{path}`.{nearest(row['image'], known)}", key="from")
-        if row["label"] not in classes: raise UserError(f"`{file}`: there is no class `{row['label']}`.{nearest(row['label'], classes)}", key="from")
+        if row["image"] not in known:
+            raise UserError(f"`{file}` names {row['image']}, which is not in `{path}`.{nearest(row['image'], known)}", key="from")
+        if row["label"] not in classes:
+            raise UserError(f"`{file}`: there is no class `{row['label']}`.{nearest(row['label'], classes)}", key="from")
         old, new = Path(row["image"]), row["label"]
-        if place_of(row["image"])[1] != new: chosen[f"{place_of(row['image'])[0]}/{new}/{old.stem}-was-{old.parent.name}{old.suffix}"] = known[row["image"]]
+        if place_of(row["image"])[1] != new:
+            chosen[f"{place_of(row['image'])[0]}/{new}/{old.stem}-was-{old.parent.name}{old.suffix}"] = known[row["image"]]
     if not chosen: raise UserError(f"`{file}` changes no label: correct its column `label` first.", key="from")
     return chosen
 

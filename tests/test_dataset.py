@@ -286,7 +286,8 @@ def test_all_kinds_of_files(shape, library, monkeypatch):
     broken = forged_rows(shape, (bytes([5]) + bytes(shape[1])) * shape[0])  # a filter that does not exist
     truncated = with_filters(grey, [0] * shape[0]).replace(b"IEND", b"IEN")
     colour = png(np.stack([grey, grey // 2, grey ^ 1], -1))
-    for file, why in {forged(28, zlib.compress(b"")): "corrupt", broken: "corrupt", truncated: "truncated", colour: "colour"}.items():
+    for file, why in {forged(28, zlib.compress(b"")): "corrupt", broken: "corrupt", truncated: "truncated",
+                      colour: "colour"}.items():
         with pytest.raises(BadImage, match=why): decode(file, Look(color=False))
 
 

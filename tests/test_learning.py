@@ -103,7 +103,8 @@ def test_temperature_undoes_a_scale(scale):
 def test_a_temperature_out_of_a_file_is_a_number(tmp_path):
     module = MNISTModule({"model": {"hidden": [3]}})
     for wrong in ("0.5", 0.0, math.inf, -1.0, math.nan):
-        torch.save({"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "temperature": wrong}, tmp_path / "x.ckpt")
+        torch.save({"hyper_parameters": dict(module.hparams), "state_dict": module.state_dict(), "temperature": wrong},
+                   tmp_path / "x.ckpt")
         with pytest.raises(UserError, match="temperature"): load_module(tmp_path / "x.ckpt")
 
 
@@ -119,13 +120,15 @@ def test_training_measures_mean_and_deviation_once(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for split, name, low in (("train", "dark", 0), ("train", "light", 60), ("test", "dark", 0), ("test", "light", 60)):
         (folder := tmp_path / "data" / split / name).mkdir(parents=True)
-        for i in range(20): Image.fromarray(rng.integers((low, 0, 100), (low + 90, 9, 250), (6, 7, 3), np.uint8)).save(folder / f"{i}.png")
+        for i in range(20):
+            Image.fromarray(rng.integers((low, 0, 100), (low + 90, 9, 250), (6, 7, 3), np.uint8)).save(folder / f"{i}.png")
     monkeypatch.chdir(tmp_path)
     run = train(load_config(None, "datamodule.path=data", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu"))
     known, module = run.config["datamodule"], load(run).module
     dm = open_dataset(known)
     pixels = dm.dataset("train").images / 255
-    assert np.allclose(known["mean"], pixels.mean((0, 2, 3)), atol=1e-4) and np.allclose(known["std"], pixels.std((0, 2, 3)), atol=1e-4)
+    assert np.allclose(known["mean"], pixels.mean((0, 2, 3)), atol=1e-4)
+    assert np.allclose(known["std"], pixels.std((0, 2, 3)), atol=1e-4)
     assert module.mean.flatten().tolist() == pytest.approx(known["mean"])
     again = train(load_config(run.path / "config.yaml", "datamodule.val=0.5"))
     assert again.config["datamodule"]["mean"] == known["mean"], "what a run was made with stays, whatever is measured now"
@@ -155,7 +158,9 @@ def photos(folder: Path, classes=("dark", "light"), count=20) -> str:
     for split in ("train", "test"):
         for low, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True)
-            for i in range(count): Image.fromarray(rng.integers(60 * low, 60 * low + 90, (20, 24, 3), np.uint8)).save(folder / split / name / f"{i}.png")
+            for i in range(count):
+                pixels = rng.integers(60 * low, 60 * low + 90, (20, 24, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.png")
     return f"datamodule.path={folder}"
 
 
@@ -171,7 +176,8 @@ def tiny(tmp_path, monkeypatch):
     network = Timm([3, 32, 32], 10, "test_resnet")
     save_file(network.net.state_dict(), tmp_path / "tiny.safetensors")
     torch.save(network.net.state_dict(), tmp_path / "tiny.pth")
-    settings = (photos(tmp_path / "photos"), "model=timm", "model.name=test_resnet", "datamodule.resize=[32,32]", "trainer.max_epochs=1",
+    settings = (photos(tmp_path / "photos"), "model=timm", "model.name=test_resnet", "datamodule.resize=[32,32]",
+                "trainer.max_epochs=1",
                 "trainer.accelerator=cpu")
     return network.net.state_dict(), settings
 
@@ -192,16 +198,19 @@ def test_a_frozen_backbone_keeps_the_weights_of_its_file(tiny, file, capsys):
 
 def test_a_backbone_may_learn_more_slowly(tiny):
     then, settings = tiny
-    run = train(load_config(None, *settings, "weights=tiny.pth", "model.backbone_lr=0.0001", "optimizer=sgd", "optimizer.momentum=0.0",
+    run = train(load_config(None, *settings, "weights=tiny.pth", "model.backbone_lr=0.0001", "optimizer=sgd",
+                            "optimizer.momentum=0.0",
                              "optimizer.lr=0.1", "scheduler=onecycle"))
     state = torch.load(run.last_checkpoint, weights_only=True)["optimizer_states"][0]["param_groups"]
-    assert state[0]["max_lr"] == pytest.approx(0.1) and state[1]["max_lr"] == pytest.approx(0.0001) and len(state[1]["params"]) > 10 * len(state[0]["params"])
+    assert state[0]["max_lr"] == pytest.approx(0.1) and state[1]["max_lr"] == pytest.approx(0.0001)
+    assert len(state[1]["params"]) > 10 * len(state[0]["params"])
     now = load(run).module.model.net.state_dict()
     assert not torch.equal(now["conv1.0.weight"].cpu(), then["conv1.0.weight"])
 
 
 def test_of_timm_only_its_own_names_are_taken(tiny):
-    for name, hint in (("test_resnit", "Did you mean `test_resnet`"), ("hf-hub:some/body", "no network"), ("local-dir:/tmp", "no network")):
+    for name, hint in (("test_resnit", "Did you mean `test_resnet`"), ("hf-hub:some/body", "no network"),
+                       ("local-dir:/tmp", "no network")):
         with pytest.raises(UserError, match=hint): train(load_config(None, *tiny[1], f"model.name='{name}'"))
     Path("bad.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(UserError, match="damaged"): train(load_config(None, *tiny[1], "weights=bad.safetensors"))
@@ -218,7 +227,8 @@ def test_a_balanced_sampler_and_a_word_where_nothing_was_learnt(tmp_path, monkey
     photos(tmp_path / "photos", ("dark",), count=100)
     photos(tmp_path / "photos", ("light",), count=10)
     monkeypatch.chdir(tmp_path)
-    short = ("datamodule.path=photos", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu", "datamodule.batch_size=8")
+    short = ("datamodule.path=photos", "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu",
+             "datamodule.batch_size=8")
     dm = open_dataset(train(load_config(None, *short, "datamodule.sampler=balanced")).config["datamodule"])
     drawn = torch.cat([labels for _, labels in dm.train_dataloader()])
     labels = dm.dataset("val").labels

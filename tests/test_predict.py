@@ -80,7 +80,8 @@ def test_an_accuracy_chooses_the_threshold(place, capsys):
 
 @pytest.mark.parametrize("words, sentence", [
     (["m.onnx"], "Which pictures?"), (["m.onnx", "gone"], "There is no picture or folder `gone`"),
-    (["gone.onnx", "in"], "There is no exported model `gone.onnx`. Did you mean `m.onnx`?"), (["gone", "in"], "There is no checkpoint or run"),
+    (["gone.onnx", "in"], "There is no exported model `gone.onnx`. Did you mean `m.onnx`?"),
+    (["gone", "in"], "There is no checkpoint or run"),
     (["m.onnx", "in", "out=x.txt"], ".csv or .jsonl"),
     (["in/notes.txt", "in"], "damaged, cut short, or no checkpoint"), (["in", "in"], "is not a run's folder"),
     (["m.onnx", "in", "threshold=2"], "between 0 and 1"),

@@ -267,7 +267,8 @@ def test_a_batch_is_bounded_by_the_images_there_are(monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_a_helper_ends_when_its_parent_does():
-    child = "from dlops_mnist.parts.signals import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+    child = ("from dlops_mnist.parts.signals import end_with_parent; import time; end_with_parent(); print(1, flush=True); "
+             "time.sleep(60)")
     parent = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {child!r}]); print(p.pid, flush=True); p.wait()"
     process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
     number = next(int(line) for line in process.stdout if line.strip() != "1")
@@ -303,7 +304,8 @@ def test_an_experiment_builds_on_another(work):
 def test_what_is_wrong_with_a_base_is_told(work):
     write(a="base: b\n", b="base: [c]\n", c="base: a\n", lost="base: nowhere\n", number="base: 3\n", wrong="base: bad\n",
           bad="sead: 1\n")
-    for name, told in {"a": "a.yml builds on b.yml builds on c.yml builds on a.yml: a circle", "lost": "There is no experiment nowhere",
+    for name, told in {"a": "a.yml builds on b.yml builds on c.yml builds on a.yml: a circle",
+                       "lost": "There is no experiment nowhere",
                        "number": "`base` must be the name of an experiment, or a list of names, not 3",
                        "wrong": "bad.yml: Unknown setting `sead`. Did you mean `seed`?"}.items():
         with pytest.raises(UserError) as error: load_config(name)

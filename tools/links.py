@@ -21,7 +21,12 @@ import nbformat
 from notebooks import SEAL, find_lessons, find_notebooks, seal, settings
 
 PLACEHOLDER = "OWNER"  # stands for `user` in settings.ini until the project has a public home
-EXTRAS = {"loggers": "mlflow,tensorboard,wandb"}  # notebooks that need more than the requirements
+EXTRAS = {  # notebooks that need more than the requirements
+    "loggers": "mlflow,tensorboard,wandb",
+    **dict.fromkeys(("12_tune", "study", "pruning"), "tune"),
+    **dict.fromkeys(("13_predict", "14_export", "exported"), "export"),
+    **dict.fromkeys(("15_serve", "16_versions", "17_registry", "service", "shelf"), "export,serve"),
+}
 COLAB = "https://colab.research.google.com"
 MADE = re.compile(r"\[!\[Open in Colab\]|(Lesson \d+ of \d+|A part of the house) ·|> \*\*Not published yet")
 TABLE = re.compile(r"^\| (lesson|part) \|.*\n\|[-| ]+\|\n(?:\|.*(?:\n|\Z))*", re.MULTILINE)

@@ -88,7 +88,7 @@ class Timm(nn.Module):
         image_shape: Sequence[int],  # [H, W] or [C, H, W]
         classes: int,  # one output for each
         name: str = "resnet18",  # as timm.list_models() has it
-        pretrained: bool = False,  # begin with the weights that timm publishes, which are downloaded; weights=FILE takes them from a file
+        pretrained: bool = False,  # begin with the weights that timm publishes, which it downloads; weights=FILE takes a file's
         freeze: bool = False,  # learn the last layer only
         backbone_lr: float | None = None,  # the learning rate of all other layers; null: optimizer.lr
         dropout: float = 0.0,  # before the last layer
@@ -97,7 +97,8 @@ class Timm(nn.Module):
         channels, (height, width) = image_shape[0] if len(image_shape) == 3 else 1, image_shape[-2:]
         self.settings = {"model_name": known_name(name), "num_classes": classes, "in_chans": channels, "drop_rate": dropout}
         usual = import_timm().get_pretrained_cfg(name)
-        if usual and usual.fixed_input_size and tuple(usual.input_size[1:]) != (height, width): self.settings["img_size"] = (height, width)
+        if usual and usual.fixed_input_size and tuple(usual.input_size[1:]) != (height, width):
+            self.settings["img_size"] = (height, width)
         self.freeze, self.backbone_lr, self.net = freeze, backbone_lr, import_timm().create_model(**self.settings)
         if freeze:
             for parameter in self.backbone(): parameter.requires_grad_(False)

@@ -189,8 +189,8 @@ class Batches(pl.LightningDataModule):
         "The images of `train`, `val` or `test`."
         if not self.datasets: self.setup()
         if split in self.datasets: return self.datasets[split]
-        raise UserError(f"`{self.path}` has no {split} images. Add a folder `{split}/`, or name another dataset: datamodule.path=DIR.",
-                        key="path")
+        raise UserError(f"`{self.path}` has no {split} images. Add a folder `{split}/`, or name another dataset: "
+                        "datamodule.path=DIR.", key="path")
 
     train_df = property(lambda self: self.dataset("train").frame)
     val_df = property(lambda self: self.dataset("val").frame)
@@ -200,7 +200,8 @@ class Batches(pl.LightningDataModule):
         "A loader over one split: `(uint8 [B, ...], int64 [B])`; None: the data module's own batch size."
         size = self.batch_size if batch_size is None else batch_size
         balance = self.sampler == "balanced" and split == "train" and shuffle
-        return make_loader(self.dataset(split), size, self.seed, shuffle, split == "train", self.num_workers, f"{split} images", balance)
+        return make_loader(self.dataset(split), size, self.seed, shuffle, split == "train", self.num_workers,
+                           f"{split} images", balance)
 
     def train_dataloader(self, batch_size: int | None = None, shuffle: bool = True) -> DataLoader:
         # a trainer that has ended stays with us, and has no say any more

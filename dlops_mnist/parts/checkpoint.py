@@ -87,8 +87,10 @@ def read_weights(
         from safetensors.torch import load_file
 
         return load_file(path)
-    except ImportError as error: raise UserError(f"To read `{path}`, safetensors is needed: pip install safetensors", key="weights") from error
-    except Exception as error: raise UserError(f"`{path}` can't be loaded: it is damaged, or no safetensors file.", key="weights") from error
+    except ImportError as error:
+        raise UserError(f"To read `{path}`, safetensors is needed: pip install safetensors", key="weights") from error
+    except Exception as error:
+        raise UserError(f"`{path}` can't be loaded: it is damaged, or no safetensors file.", key="weights") from error
 
 
 def load_weights(
@@ -105,6 +107,7 @@ def load_weights(
     fresh = [f"{name} {list(own[name].shape)}" for name in own if name not in fitting]
     rest = f"; these begin afresh: {', '.join(fresh[:6])}{' ...' * (len(fresh) > 6)}" if fresh else ""
     same = {id(tensor) for tensor in fitting.values()}
-    left = [f"{name} {list(tensor.shape)}" for name, tensor in state.items() if isinstance(tensor, torch.Tensor) and id(tensor) not in same]
+    left = [f"{name} {list(tensor.shape)}" for name, tensor in state.items() if isinstance(tensor, torch.Tensor)
+            and id(tensor) not in same]
     rest += f"; these don't fit: {', '.join(left[:6])}{' ...' * (len(left) > 6)}" if left else ""
     return f"weights     {len(fitting)} of {len(own)} tensors come from {path}{rest}"

@@ -34,7 +34,8 @@ class Kept:
         self.folder, self.limit, self.left_out = Path(folder), limit, 0
         self.waiting = self.folder / "waiting"
         try: self.waiting.mkdir(parents=True, exist_ok=True)
-        except OSError as error: raise UserError(f"`collect={folder}` can't be written: {error.strerror}.", key="collect") from error
+        except OSError as error:
+            raise UserError(f"`collect={folder}` can't be written: {error.strerror}.", key="collect") from error
         self.size = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
     def keep(
@@ -46,7 +47,8 @@ class Kept:
         content = encode_png(image)
         name = hashlib.sha256(content).hexdigest()[:20]
         if self.find(name): return name
-        about = json.dumps({"when": datetime.now().astimezone().isoformat(timespec="seconds")} | dict(facts), ensure_ascii=False).encode()
+        about = json.dumps({"when": datetime.now().astimezone().isoformat(timespec="seconds")} | dict(facts),
+                           ensure_ascii=False).encode()
         if self.size + len(content) + len(about) > self.limit: return self.leave_out()
         try:
             for ending, data in ((".json", about), (".png", content)):  # the picture last: what has one is whole
@@ -62,7 +64,8 @@ class Kept:
     def find(self, name: str) -> Path | None:
         "The picture of a name, wherever it lies."
         if not re.fullmatch("[0-9a-f]{20}", name): return None
-        return next((file for file in (self.waiting / f"{name}.png", *self.folder.glob(f"*/*/{name}.png"), self.folder / f"unclear/{name}.png")
+        return next((file for file in (self.waiting / f"{name}.png", *self.folder.glob(f"*/*/{name}.png"),
+                                       self.folder / f"unclear/{name}.png")
                      if file.is_file()), None)
 
 # %% ../../nbs/parts/collect.ipynb #c0110001

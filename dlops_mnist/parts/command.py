@@ -301,7 +301,8 @@ def section_settings(
     "The settings `SECTION.KEY=value` without their prefix; raises `UserError` for any other."
     for key in settings:
         if key.startswith(f"{section}."): continue
-        own = [name for name, parameter in inspect.signature(command).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+        own = [name for name, parameter in inspect.signature(command).parameters.items()
+               if parameter.kind is parameter.KEYWORD_ONLY]
         raise UserError(f"Unknown setting `{key}`.{nearest(key, [*own, f'{section}.path'])}", key=key)
     return {key.removeprefix(f"{section}."): value for key, value in settings.items()}
 

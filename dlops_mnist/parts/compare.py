@@ -19,7 +19,8 @@ from .core import flatten
 from .metrics import Answers, class_columns, mcnemar
 
 # %% ../../nbs/parts/compare.ipynb #94b7eb7c
-NAMES = ("experiment", "sweep", "builds_on", "monitor", "paths", "loggers", "logger", "callbacks", "datamodule.classes")  # they change no result
+# they change no result
+NAMES = ("experiment", "sweep", "builds_on", "monitor", "paths", "loggers", "logger", "callbacks", "datamodule.classes")
 
 
 def is_luck(

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from .command import check_key, mistyped, parse_override
 from .core import UserError, flatten, nearest, plain
-from .settings import (DEFAULTS, GROUPS, LIBRARY, OWN_DEFAULTS, SEVERAL, TRACKERS, Config, base_config, checked_config,
-                       deep_update, experiment_files, resumed)
+from .settings import (DEFAULTS, GROUPS, LIBRARY, OWN_DEFAULTS, SEVERAL, TRACKERS, Config, base_config,
+                                        checked_config, deep_update, experiment_files, resumed)
 
 # %% ../../nbs/parts/compose.ipynb #59620c3f
 def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,8 @@ def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
                             "`logger: CSVLogger`.", key="logger_params")
         settings |= {f"logger.{chosen}.{key}": value for key, value in params.items()}
     entries = settings.get("callbacks")
-    if isinstance(entries, list) and any(isinstance(entry, Mapping) for entry in entries): settings["callbacks"] = _callbacks_by_name(entries)
+    if isinstance(entries, list) and any(isinstance(entry, Mapping) for entry in entries):
+        settings["callbacks"] = _callbacks_by_name(entries)
     for group in ("optimizer", "scheduler"):
         section = settings.get(group)
         if isinstance(section, Mapping) and "name" in section and "_target_" not in section:

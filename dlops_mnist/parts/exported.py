@@ -38,13 +38,20 @@ LARGEST = 2**30  # bytes: the weights of a network for images are far below
 SETTINGS = ("color", "resize", "resize_mode", "background", "range", "path", "val", "test", "labels", "columns", "broken")
 
 
+def _pictures(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    # how a picture becomes such an image, as `read_picture` takes it, and which images it was trained on; never where to write
+    known = {key: value for key, value in metadata.get("datamodule", {}).items() if key in SETTINGS}
+    return known | {key: metadata[key] for key in ("image_shape", "classes")}
+
+
 def _problems(session: Any, metadata: Mapping[str, Any]) -> Iterator[str]:
     classes, shape = metadata.get("classes"), metadata.get("image_shape")
     if not (isinstance(classes, list) and len(classes) > 1 and all(isinstance(name, str) for name in classes)):
         return (yield "it doesn't name its classes")
     if not (isinstance(shape, list) and len(shape) in (2, 3) and all(type(size) is int and 0 < size < 2**14 for size in shape)):
         return (yield "it doesn't say the shape of its images")
-    if not isinstance(metadata.get("datamodule", {}), dict): yield "its settings for pictures are none"
+    try: new_look(_pictures(metadata))
+    except (UserError, AttributeError, TypeError, ValueError, LookupError): yield "its settings for pictures are none"
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(uint8)" or inputs[0].shape[1:] != shape:
         yield f"it doesn't take uint8 pixels of the shape {shape}"
@@ -61,7 +68,8 @@ def _json_values(texts: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 # %% ../../nbs/parts/exported.ipynb #e7a10002
-MODELS, CHAMPION = "models", "champion.json"  # the folder with the registered models, and in each the file that names the one in use
+# the folder with the registered models, and in each the file that names the one in use
+MODELS, CHAMPION = "models", "champion.json"
 
 
 def champion_of(
@@ -71,7 +79,8 @@ def champion_of(
     file = folder / CHAMPION
     try: return int(json.loads(file.read_text("utf-8"))["version"])
     except FileNotFoundError: return None
-    except (OSError, ValueError, LookupError, TypeError) as error: raise UserError(f"`{file}` is damaged: it names no version.") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"`{file}` is damaged: it names no version.") from error
 
 
 def nearest_model(name: str) -> str:
@@ -116,12 +125,8 @@ class ExportedModel:
             raise UserError(f"`{path}` was not written by `python -m dlops_mnist.export`: {problem}.")
         self.classes: list[str] = self.metadata["classes"]
         self.image_shape = tuple(self.metadata["image_shape"])
-        # how a picture becomes such an image, as `read_picture` takes it, and which images it was trained on; never where to write
-        known = {key: value for key, value in self.metadata.get("datamodule", {}).items() if key in SETTINGS}
-        self.datamodule = known | {"image_shape": list(self.image_shape), "classes": self.classes}
-        try: self.look = new_look(self.datamodule)
-        except (UserError, TypeError, ValueError, LookupError) as error:
-            raise UserError(f"`{path}` was not written by `python -m dlops_mnist.export`: its settings for pictures are none.") from error
+        self.datamodule = _pictures(self.metadata)
+        self.look = new_look(self.datamodule)
         self.input = self.session.get_inputs()[0].name
         # what else `evaluate` asks of a model
         self.name, self.run, self.config = str(path), None, {"datamodule": self.datamodule}
@@ -169,6 +174,8 @@ def _missing(path: Path) -> str:
     from dlops_mnist.parts.runfolder import find_checkpoint, nearest_path
 
     try: _, run = find_checkpoint(path)
-    except UserError as error: return str(error) if os.path.isdir(path) else f"There is no exported model `{path}`.{nearest_path(path)}"
-    if (run.path / "model.onnx").is_file(): return f"`{path}` is a run. The model that was exported from it is {run.path / 'model.onnx'}"
+    except UserError as error:
+        return str(error) if os.path.isdir(path) else f"There is no exported model `{path}`.{nearest_path(path)}"
+    if (run.path / "model.onnx").is_file():
+        return f"`{path}` is a run. The model that was exported from it is {run.path / 'model.onnx'}"
     return f"`{path}` is a run, of which no model was exported yet: python -m dlops_mnist.export {path}"

@@ -85,7 +85,8 @@ def _list(path: str, place: str, unused: dict[str, list[str]]) -> tuple[Listing,
             elif not is_image(where + name):
                 unread = name.lower().endswith(UNREAD)
                 unused.setdefault("are of a format that isn't read" if unread else "are no images", []).append(prefix + name)
-            elif kind := _note(entry, found): (folders if kind == stat.S_IFDIR else unused.setdefault("are no files", [])).append(prefix + name)
+            elif kind := _note(entry, found):
+                (folders if kind == stat.S_IFDIR else unused.setdefault("are no files", [])).append(prefix + name)
     finally:
         if handle is not None: os.close(handle)
     return found, folders
@@ -95,7 +96,7 @@ def _note(entry: os.DirEntry, found: Listing) -> int:
     try: status = entry.stat()
     except OSError: numbers = -1, -1, -1  # a link that leads nowhere: complained of when it is read
     else:
-        if not stat.S_ISREG(status.st_mode): return stat.S_IFMT(status.st_mode)  # a folder after all, named like a picture; or a pipe
+        if not stat.S_ISREG(status.st_mode): return stat.S_IFMT(status.st_mode)  # a folder, named like a picture, or a pipe
         numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
     found.names.append(entry.name)
     found.numbers.extend(numbers)
@@ -199,7 +200,8 @@ def scan(
     stamp = hashlib.sha256(text.encode() + times.tobytes()).hexdigest()[:20]
     empty = [f"`{folder}/`" for folder, found in folders.items() if folder and not found.names
              and not any(other.startswith(f"{folder}/") for other in folders)]
-    notes = places.notes + _gaps(classes, files) + ([f"{', '.join(empty[:5])} hold{'s' * (len(empty) == 1)} no image"] if empty else [])
+    notes = places.notes + _gaps(classes, files)
+    if empty: notes.append(f"{', '.join(empty[:5])} hold{'s' * (len(empty) == 1)} no image")
     return Scan(classes, files, stamp, max(max(times[1::3]), max(times[2::3])), unused, notes, places.whole, places.groups,
                 table is not None)
 

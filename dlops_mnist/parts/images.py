@@ -114,9 +114,9 @@ def different_sizes(path: Path, sizes: Counter) -> UserError:
     "What to say where images have many sizes."
     smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
     side = int(min(224, np.median([min(size) for size in sizes.elements()]))) // 4 * 4 or 4
-    return UserError(f"The images of `{path}` have {len(sizes)} different sizes, from {_size(smallest)} to {_size(largest)}. Choose "
-                     f"one for all of them, such as datamodule.resize=[{side},{side}] (with datamodule.resize_mode=pad or crop, "
-                     "proportions are kept).", key="resize")
+    return UserError(f"The images of `{path}` have {len(sizes)} different sizes, from {_size(smallest)} to {_size(largest)}. "
+                     f"Choose one for all of them, such as datamodule.resize=[{side},{side}] (with "
+                     "datamodule.resize_mode=pad or crop, proportions are kept).", key="resize")
 
 
 def _size(shape: tuple) -> str: return f"{shape[-1]}x{shape[-2]}"
@@ -197,7 +197,8 @@ def write_splits(
     files, stop = relative_paths(found), 0
     paths = np.array([file.encode() for file in files])
     groups = [found.groups.get(file, file) for file in files] if found.groups else []
-    groups = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in groups], np.uint64)
+    groups = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in groups],
+                      np.uint64)
     for split in dict.fromkeys(split for split, _ in found.files):
         counts = [len(found.files.get((split, name), [])) for name in found.classes]
         start, stop = stop, stop + sum(counts)
@@ -295,9 +296,9 @@ def check_room(folder: Path, count: int, shape: tuple) -> None:
     if needed <= free: return
     height, width = (int(side * math.sqrt(0.9 * free / needed)) for side in shape[-2:])
     smaller = f", or smaller images: datamodule.resize=[{height},{width}]" if min(height, width) >= 8 else ""
-    raise UserError(f"The decoded images take {needed / 1e6:,.1f} MB of space, and `{folder.parent}` has {free / 1e6:,.1f} MB left. "
-                    f"Choose a folder with more space: datamodule.cache=DIR{smaller}; or let each epoch decode them anew, which takes "
-                    f"no space: datamodule.cache=none datamodule.num_workers={processors()}", key="cache")
+    raise UserError(f"The decoded images take {needed / 1e6:,.1f} MB of space, and `{folder.parent}` has {free / 1e6:,.1f} MB "
+                    f"left. Choose a folder with more space: datamodule.cache=DIR{smaller}; or let each epoch decode them anew, "
+                    f"which takes no space: datamodule.cache=none datamodule.num_workers={processors()}", key="cache")
 
 # %% ../../nbs/parts/images.ipynb #cd7f3443
 class Pictures:
@@ -330,13 +331,13 @@ class Pictures:
 
     def take(self, numbers: Sequence[int], axis: int = 0) -> np.ndarray:
         "Some of the images, decoded."
-        return np.stack([self._decoded(name) for name in self.files[numbers]]) if len(numbers) else np.empty((0, *self.one), np.uint8)
+        return np.array([self._decoded(name) for name in self.files[numbers]], np.uint8).reshape(-1, *self.one)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: return self[:].astype(dtype or self.dtype, copy=False)
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: return self[:].astype(dtype or np.uint8)
 
 
 def at_hand(images: np.ndarray | Pictures, most: int = 500) -> np.ndarray:
-    "All images of an array; of those that stay in their files the first so many, which are any: they are sorted by their hash."
+    "All images of an array; of those that stay in their files the first so many, which are any: a hash orders them."
     return images if isinstance(images, np.ndarray) else images[:most]
 
 # %% ../../nbs/parts/images.ipynb #8663484e
@@ -358,12 +359,13 @@ class ImageArrays:
         try:
             if generation.is_file(): generation = generation.with_name(generation.read_text())
             meta = json.loads((generation / "meta.json").read_text())
-            kinds = ("labels", "hashes", "paths", *["groups"] * bool(found and found.groups), *["images"] * meta.pop("pixels", True))
+            kinds = ["labels", "hashes", "paths", *["groups"] * bool(found and found.groups), *["images"] * meta.pop("pixels", True)]
             # plain arrays over the map: `np.memmap` itself is slow to index
             splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
                               for what in kinds} for split in meta.pop("splits")}
             for arrays in splits.values():
-                if "images" not in arrays: arrays["images"] = Pictures(path, arrays["paths"], look_of(meta["look"]), meta["image_shape"])
+                pictures = Pictures(path, arrays["paths"], look_of(meta["look"]), meta["image_shape"])
+                arrays.setdefault("images", pictures)
             if any(len(arrays[what]) != len(arrays["images"]) for arrays in splits.values() for what in arrays):
                 raise ValueError("cut")
             return cls(path, splits=splits, found=found, **meta)
@@ -410,7 +412,7 @@ def writable(
 def open_images(
     path: str | os.PathLike,  # a dataset
     color: bool | str = "auto",  # auto: colour if any image has some; True: three channels; `grey`; False: refuse colour
-    cache: str | os.PathLike | None = None,  # a folder for the decoded images; None: beside the dataset, or the user's; `none`: they are decoded when asked for
+    cache: str | os.PathLike | None = None,  # for the decoded images; None: beside the dataset, or the user's; `none`: nowhere
     broken: str = "refuse",  # or `skip`: leave out files that can't be read
     labels: str | os.PathLike | None = None,  # a table with the class of each image
     columns: Sequence[str] | None = None,  # of the table

@@ -117,13 +117,14 @@ def choose_threshold(
     wrong: ArrayLike,  # and of the others
     accuracy: float,  # so many of the answers shall be right, as a share
 ) -> tuple[float, float, tuple[float, float, float]]:
-    "A threshold, the share of images answered from there on, and how many of those are right: share, 95% interval. Raises `UserError`."
+    "A threshold, the share of images answered from there on, and of those the share that is right, with its 95% interval."
     if not 0 < accuracy < 1: raise UserError(f"`accuracy={accuracy}` must lie between 0 and 1.", key="accuracy")
     sure, images, hits = answered(right, wrong)
     able, total = np.flatnonzero((images - hits + 1) / (images + 1) <= 1 - accuracy + 1e-12), len(right) + len(wrong)
     if not len(able):
         few = ", and so few never could" * (total < 1 / (1 - accuracy) - 1)
-        raise UserError(f"accuracy={accuracy} is not to be reached: on {total:,} validation images no threshold shows it{few}.", key="accuracy")
+        raise UserError(f"accuracy={accuracy} is not to be reached: on {total:,} validation images no threshold shows "
+                        f"it{few}.", key="accuracy")
     n, k = int(images[able[-1]]), int(hits[able[-1]])
     low, high = share_interval(k, n)
     # rounded down: an answer that is exactly as sure is one of them

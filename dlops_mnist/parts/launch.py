@@ -73,7 +73,8 @@ def help_text(
         for name, o in options.items():
             place = {group: {name: o.values} if group in SEVERAL else o.values} if group in SETTINGS else o.values
             lines.append(_line(group, name, o.note))
-            lines += [f"      {key}={as_text(value)}" for key, value in flatten(place).items() if o.values and "_target_" not in key]
+            lines += [f"      {key}={as_text(value)}" for key, value in flatten(place).items() if o.values
+                      and "_target_" not in key]
         if group == "trainer": lines += _signature(group)
     lines += ["", "FLAGS"] + [f"  {flag:44} {note}" for flag, note in FLAG_NOTES.items()]
     return "\n".join(lines)
@@ -172,7 +173,8 @@ def launch(
         words = [word for word in words if word not in hydras]
         several, again = "--multirun" in flags, "resume=sweep" in words
         if again: words.remove("resume=sweep")
-        if again and not several: raise UserError("resume=sweep goes on with a multirun, so it needs --multirun (-m).", key="resume")
+        if again and not several:
+            raise UserError("resume=sweep goes on with a multirun, so it needs --multirun (-m).", key="resume")
         check_hydras(hydras, several)
         configs = compose_jobs(experiment, words, several)
         if flags.get("--cfg") == "sources": return print(*sources(experiment, words), sep="\n")
@@ -203,7 +205,8 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     if not job.configs: return after and after(folder, sweep)
     for config in job.configs: config["sweep"] = sweep
     quiet = [{f"override hydra/{name}": "none"} for name in ("job_logging", "hydra_logging")]
-    own = {"output_subdir": None, "sweep": {"dir": f"{folder}/.sweeps/{sweep}", "subdir": "."}, "job": {"name": "train", "chdir": False}}
+    own = {"output_subdir": None, "sweep": {"dir": f"{folder}/.sweeps/{sweep}", "subdir": "."},
+           "job": {"name": "train", "chdir": False}}
     ConfigStore.instance().store("train_jobs", {"defaults": ["_self_", *quiet], "number": 0, "hydra": own})
     os.environ["HYDRA_FULL_ERROR"] = "1"  # a failing job raises here, where its message is made readable
     sys.argv = ["train", "--multirun", f"number=range({len(job.configs)})", *hydras]

@@ -54,9 +54,10 @@ def unwrapped(
 ) -> tuple[Parts, list[str]]:
     "The same without the folders that all others lie in, and what they were."
     notes = []
-    while parts and len({part[inside] for part in parts.values() if len(part) > inside}) == 1 and all(len(part) > inside + 1 for part in parts.values()):
-        outer = next(iter(parts.values()))[inside]
-        if splits_among([outer]) if not inside else outer.lower() not in BETWEEN | {part[0].lower() for part in parts.values()}: break
+    while len({part[:inside + 1] for part in parts.values()}) == 1 and min(map(len, parts.values())) > inside + 1:
+        some = next(iter(parts.values()))
+        split, outer = some[0], some[inside]
+        if outer.lower() not in BETWEEN | {split.lower()} if inside else splits_among([outer]): break
         notes.append(outer)
         parts = {folder: (*part[:inside], *part[inside + 1:]) for folder, part in parts.items()}
     return parts, notes
@@ -82,8 +83,10 @@ def by_folders(
     if parts and all(len(part) > 1 and part[1] in inner for part in parts.values()):
         return Places({folder: (inner[part[1]], part[0]) for folder, part in parts.items()}, notes, whole=False)
     tops = {part[0] for part in parts.values() if part}
-    unsorted = {"train", "test"} <= {*splits_among(tops).values()} and len(splits_among(tops)) == len(tops)  # pictures right in them
-    return Places({folder: ("train", part[0]) if part and not unsorted else NO_CLASS for folder, part in parts.items()}, notes, whole=True)
+    words = splits_among(tops)
+    unsorted = {"train", "test"} <= {*words.values()} and len(words) == len(tops)  # pictures that lie right in these
+    where = {folder: ("train", part[0]) if part and not unsorted else NO_CLASS for folder, part in parts.items()}
+    return Places(where, notes, whole=True)
 
 # %% ../../nbs/parts/layouts.ipynb #8c05ed2c
 COLUMNS = {"image": "image filename file_name file path filepath image_path img img_path image_id image_name name id fname",
@@ -167,7 +170,8 @@ def by_table(
             if "group" in which: groups[file] = row[which["group"]].strip()
     if missing:
         words = f"{len(missing):,} of {len(rows):,} rows of `{table}` name a file that is not there, such as `{missing[0]}`"
-        if not skip or len(missing) == len(rows): raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
+        if not skip or len(missing) == len(rows):
+            raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
         notes.append(words)
     return Places(where, notes, "split" not in which, groups)
 

@@ -64,7 +64,7 @@ def check_size(width: int, height: int) -> None:
 def png_chunks(
     data: bytes,  # a whole file
 ) -> tuple[tuple, bytes, bool]:
-    "The fields of a PNG file's header, its compressed rows, and whether it tells of transparency or orientation; raises `BadImage`."
+    "The fields of a PNG's header, its compressed rows, whether it tells of transparency or orientation; raises `BadImage`."
     position, header, body, special, size = 8, None, [], False, len(data)
     while data[position:position + 12] != _END:
         if size < position + 12: raise BadImage("is truncated")
@@ -117,7 +117,8 @@ def _check_color(name: str) -> None:
     from PIL import ImageColor
 
     try: ImageColor.getrgb(name)
-    except ValueError: raise UserError(f"background is a colour, such as white or #8080ff, not `{name}`.", key="background") from None
+    except ValueError:
+        raise UserError(f"background is a colour, such as white or #8080ff, not `{name}`.", key="background") from None
 
 # %% ../../nbs/parts/pictures.ipynb #1ae7e2b5
 def _png(data: bytes) -> np.ndarray | None:
@@ -178,7 +179,8 @@ def _any(data: bytes, look: Look) -> np.ndarray:
             if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
             return _flat(ImageOps.exif_transpose(picture), look, wide=data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06"))
     except BadImage: raise
-    except Image.UnidentifiedImageError: raise BadImage("is not a picture of a known format (PNG, JPEG, WebP, BMP, GIF, TIFF)" if data else "is empty") from None
+    except Image.UnidentifiedImageError:
+        raise BadImage("is not a picture of a known format (PNG, JPEG, WebP, BMP, GIF, TIFF)" if data else "is empty") from None
     except Image.DecompressionBombError as error: raise BadImage("claims to be larger than any picture") from error
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, ArithmeticError, EOFError, zlib.error, struct.error) as error:
         raise BadImage(f"is corrupt ({error})") from error

@@ -17,8 +17,8 @@ from .settings import DEFAULT_CLASS, GIVEN, GROUPS, SET_BY_PROGRAM, SETTINGS, SE
 from .targets import meaning, read_class
 
 # %% ../../nbs/parts/schema.ipynb #514c684d
-JSON = {int: "integer", (int, float): "number", str: "string", (str, os.PathLike): "string", bool: "boolean", (list, tuple): "array",
-        Mapping: "object"}
+JSON = {int: "integer", (int, float): "number", str: "string", (str, os.PathLike): "string", bool: "boolean",
+        (list, tuple): "array", Mapping: "object"}
 INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
 
 

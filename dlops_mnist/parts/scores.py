@@ -44,7 +44,8 @@ class CrossEntropy(nn.Module):
         weights: list[float] | dict[str, float] | str | None = None,  # by class, or `balanced`; null: all count the same
     ):
         super().__init__()
-        if isinstance(weights, str): raise UserError(f"`loss.weights: {weights}` is filled in by `train`, if it is balanced.", key="loss.weights")
+        if isinstance(weights, str):
+            raise UserError(f"`loss.weights: {weights}` is filled in by `train`, if it is balanced.", key="loss.weights")
         self.register_buffer("weights", weights and torch.tensor(weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -62,16 +63,20 @@ def build_loss(
     if isinstance(weights, Mapping):
         weights = {str(name): value for name, value in weights.items()}
         if strange := next((name for name in weights if name not in classes), None):
-            raise UserError(f"`loss.weights` names a class `{strange}` that the images lack.{nearest(strange, classes)}", key="loss.weights")
+            raise UserError(f"`loss.weights` names a class `{strange}` that the images lack.{nearest(strange, classes)}",
+                            key="loss.weights")
         section = {**section, "weights": [float(weights.get(name, 1)) for name in classes]}
     elif isinstance(weights, list) and len(weights) != len(classes):
         raise UserError(f"`loss.weights` has {len(weights)} numbers for {len(classes)} classes.", key="loss.weights")
     loss = build(section, "loss", "model", "dlops_mnist.parts.scores.CrossEntropy")
     if isinstance(loss, CrossEntropy) or "_target_" not in section: return loss
-    if label_smoothing: raise UserError("`label_smoothing` is a setting of the usual loss. Give it to yours: loss.label_smoothing=...", key="label_smoothing")
+    if label_smoothing:
+        raise UserError("`label_smoothing` is a setting of the usual loss. Give it to yours: loss.label_smoothing=...",
+                        key="label_smoothing")
     try: value = float(loss(torch.zeros(2, len(classes)), torch.tensor([0, 1])))
     except Exception as error:
-        raise UserError(f"`loss` ({section['_target_']}) can't take logits [B, {len(classes)}] and labels [B]: {error}", key="loss") from error
+        raise UserError(f"`loss` ({section['_target_']}) can't take logits [B, {len(classes)}] and labels [B]: {error}",
+                        key="loss") from error
     if math.isfinite(value): return OwnLoss(loss)
     raise UserError(f"`loss` ({section['_target_']}) makes {value} of logits that are all 0.", key="loss")
 
@@ -102,7 +107,8 @@ def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -
     for name, metric in metrics.items():
         try: metric.update(p[:, 1] if type(metric).__name__.startswith("Binary") else p, labels)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise UserError(f"`metrics.{name}` can't measure probabilities {list(p.shape)} and labels [B]: {error}", key=f"metrics.{name}") from error
+            raise UserError(f"`metrics.{name}` can't measure probabilities {list(p.shape)} and labels [B]: {error}",
+                            key=f"metrics.{name}") from error
 
 
 def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -176,7 +176,8 @@ TRACKERS = {
 METRICS = {
     "none": option("loss and accuracy"),
     "f1": option("the mean of all classes' F1", _target_="torchmetrics.classification.MulticlassF1Score", average="macro"),
-    "balanced_acc": option("the mean of all classes' recall", _target_="torchmetrics.classification.MulticlassRecall", average="macro"),
+    "balanced_acc": option("the mean of all classes' recall", _target_="torchmetrics.classification.MulticlassRecall",
+                           average="macro"),
     "auroc": option("area under the ROC curve", _target_="torchmetrics.AUROC"),
     "top_k": option("whether the truth is among the first so many answers", average="micro", top_k=2,
                     _target_="torchmetrics.classification.MulticlassAccuracy"),
@@ -261,7 +262,8 @@ def sections_of(
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
-        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items() if section is not None)
+        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items()
+                    if section is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
@@ -354,8 +356,10 @@ def find_experiment(
     files = [Path(folder, f"{path}{end}") for folder in (beside, "", "experiments") for end in ("", ".yml", ".yaml")]
     if found := next((file for file in [path / "config.yaml", *files] if file.is_file()), None): return found
     folder = path.parent if path.parent.is_dir() and path.suffix else Path("experiments")
-    if not folder.is_dir(): raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
-    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and p.name[0] != "." and p.suffix != ".json"]
+    if not folder.is_dir():
+        raise UserError(f"There is no experiment {path}. There is no folder `{folder}` here, either.{offered(folder)}")
+    there = [p.name if path.suffix else p.stem for p in folder.iterdir() if p.is_file() and p.name[0] != "."
+             and p.suffix != ".json"]
     raise UserError(f"There is no experiment {path}.{nearest(path.name, there)}")
 
 # %% ../../nbs/parts/settings.ipynb #70c1eaa0

@@ -150,7 +150,8 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
     except (OSError, ValueError, RecursionError): found = None  # there is none, or it is not ours
     if found == source: return True
     holds = f"was built from {_in_words(found)}" if found and isinstance(found, dict) else "holds something else"
-    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or take what is there as it is (datamodule.source=null).",
+    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or take what is there as it is "
+                    "(datamodule.source=null).",
                     key="path")
 
 
@@ -190,12 +191,14 @@ def read_idx(
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"`{file}` is not MNIST's: its content has another checksum. Other data of this form: source=idx", key="raw")
+        raise UserError(f"`{file}` is not MNIST's: its content has another checksum. Other data of this form: source=idx",
+                        key="raw")
     try:
         if data[:3] != b"\0\0\x08": raise ValueError("no bytes in IDX format")
         shape = struct.unpack_from(f">{data[3]}I", data, 4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    except (ValueError, LookupError, struct.error) as error: raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
+    except (ValueError, LookupError, struct.error) as error:
+        raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
 
 # %% ../../nbs/parts/sources.ipynb #b6b75e97
 MNIST_MIRRORS = (
@@ -282,11 +285,12 @@ def load_idx(
         pair = [[file for file in files if re.search(words, file.name) and kind in file.name] for kind in ("idx3", "idx1")]
         if split == "test" and not any(pair): continue
         if [len(found) for found in pair] != [1, 1]:
-            raise UserError(f"raw: `{raw}` must hold one file of images (...{split}...idx3-ubyte) and one of labels (...idx1-ubyte) "
-                            f"for {split}; it holds {len(pair[0])} and {len(pair[1])}.", key="raw")
+            raise UserError(f"raw: `{raw}` must hold one file of images (...{split}...idx3-ubyte) and one of labels "
+                            f"(...idx1-ubyte) for {split}; it holds {len(pair[0])} and {len(pair[1])}.", key="raw")
         images, labels = (read_idx(file) for [file] in pair)
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't belong together: {images.shape}, {labels.shape}.", key="raw")
+            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't belong together: {images.shape}, {labels.shape}.",
+                            key="raw")
         data[split] = images.transpose(0, 2, 1) if turned else images, labels
     return data
 
@@ -350,13 +354,16 @@ def _builder(what: str, sentence: str) -> Callable[..., Path]:
     return build
 
 
-build_fashion = _builder("fashion", "Make a dataset from Fashion-MNIST: ten kinds of clothes, 60,000 images for train, 10,000 for test.")
-build_kmnist = _builder("kmnist", "Make a dataset from Kuzushiji-MNIST: ten Japanese letters, 60,000 images for train, 10,000 for test.")
+build_fashion = _builder("fashion", "Make a dataset from Fashion-MNIST: ten kinds of clothes, 60,000 images for train, 10,000 "
+                                    "for test.")
+build_kmnist = _builder("kmnist", "Make a dataset from Kuzushiji-MNIST: ten Japanese letters, 60,000 images for train, 10,000 "
+                                  "for test.")
 
 # %% ../../nbs/parts/sources.ipynb #27a8c990
 EMNIST = ("https://biometrics.nist.gov/cs_links/EMNIST/", "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/")
 EMNIST_MD5, _MERGED = "58c8d27c78d21e728a6bc7b3cc06412e", "abdefghnqrt"  # the other small letters count as large ones
-EMNIST_PARTS = {"balanced": _MERGED, "bymerge": _MERGED, "byclass": string.ascii_lowercase, "digits": None, "mnist": None, "letters": None}
+EMNIST_PARTS = {"balanced": _MERGED, "bymerge": _MERGED, "byclass": string.ascii_lowercase, "digits": None, "mnist": None,
+                "letters": None}
 
 
 def build_emnist(

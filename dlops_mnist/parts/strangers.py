@@ -39,7 +39,8 @@ def check_installed(
 
 # %% ../../nbs/parts/strangers.ipynb #cc275a0e
 PROCESSES = ("datamodule.num_workers", "trainer.num_nodes")
-READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on"} | {f"datamodule.{name}" for name in ("path", "raw", "labels", "classes", "facts")}
+READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on",
+             *(f"datamodule.{name}" for name in ("path", "raw", "labels", "classes", "facts"))}
 
 
 def sift(
@@ -78,8 +79,8 @@ def strangers_settings(
     if trust: return dict(config)
     kept, left_out = sift(config, source, typed)
     if left_out:
-        print(harmless(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, connections or "
-                       "processes; type what you want of them, or trust=true."), file=sys.stderr)
+        print(harmless(f"Left out of {source}: {', '.join(left_out)}. A file can't choose places outside this folder, "
+                       "connections or processes; type what you want of them, or trust=true."), file=sys.stderr)
     return kept
 
 
@@ -87,4 +88,5 @@ def is_elsewhere(text: str) -> bool:
     "Whether a text names a place outside the working folder, or an address on the net."
     scheme, separator, rest = text.rpartition(":///" if text.startswith("sqlite:") else "://")
     inner = PurePosixPath(rest.replace("\\", "/"))
-    return bool(separator and scheme != "sqlite") or inner.is_absolute() or ".." in inner.parts or bool(re.match(r"~|[A-Za-z]:[\\/]", text))
+    if separator and scheme != "sqlite" or inner.is_absolute() or ".." in inner.parts: return True
+    return bool(re.match(r"~|[A-Za-z]:[\\/]", text))

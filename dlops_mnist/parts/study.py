@@ -86,7 +86,7 @@ def corner_words(
     others = [key for key in space if key not in groups]
     for values in list(product(*(space[key].corners for key in chosen)))[:MOST_CHECKS]:
         first = dict(zip(chosen, values)) | {key: space[key].corners[0] for key in others}
-        for key, value in [*((key, value) for key in others for value in space[key].corners)] or [*first.items()][:1]:
+        for key, value in [(other, value) for other in others for value in space[other].corners] or [*first.items()][:1]:
             yield [space[k].typed(k, v) for k, v in (first | {key: value}).items()]
 
 # %% ../../nbs/parts/study.ipynb #d8769572
@@ -229,7 +229,8 @@ def begin(
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value])) or "none"
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return ", ".join(map(str, parts)) or "none"
 
 # %% ../../nbs/parts/study.ipynb #f75496ba
 def take(
@@ -266,7 +267,8 @@ def draw(study: Study, trial: Any) -> Any:
     about, space = study.about, study.space
     fixed = grid(space)[trial.number] if about["sampler"] == "grid" else {}
 
-    def place(*where: str) -> None: trial.study.sampler = make_sampler(about["sampler"], about["seed"], trial.number, *where, fixed=fixed)
+    def place(*where: str) -> None:
+        trial.study.sampler = make_sampler(about["sampler"], about["seed"], trial.number, *where, fixed=fixed)
 
     place()
     trial.relative_params  # noqa: B018 (what a sampler draws for several settings together, it draws now)

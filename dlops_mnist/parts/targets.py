@@ -276,7 +276,8 @@ def _check_setting(key: str, value: Any, where: str, source: ClassSource, given:
         raise mistyped(full, source.parameters[key], value)
 
 
-FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")  # text that is filled in where it is used, so that no record holds it
+# text that is filled in where it is used, so that no record holds it
+FROM_ENVIRONMENT = re.compile(r"\$\{oc\.env:\w+(,[^${}]*)?\}")
 
 
 def _check_inside(value: Any, where: str) -> None:
