@@ -208,7 +208,7 @@ def test_pictures_without_a_class_are_no_classes(tmp_path):
     for split, count in (("train", 20), ("test", 8)):
         (tmp_path / split).mkdir()
         for i in range(count): draw(("disc", "bar")[i % 2], 50 * len(split) + i).save(tmp_path / split / f"{i}.png")
-    with pytest.raises(UserError, match=r"no images of any class.*28 files not used.*no class's folder.*labels=FILE"): opened(tmp_path)
+    with pytest.raises(UserError, match=r"no images of any class.*28 files not used.*no class's folder.*labels="): opened(tmp_path)
     (tmp_path / "train.csv").write_text("id,label\n" + "\n".join(f"{i},{('disc', 'bar')[i % 2]}" for i in range(20)))
     (tmp_path / "test.csv").write_text("id\n" + "\n".join(map(str, range(8))))
     dm = opened(tmp_path, labels="train.csv")
@@ -278,7 +278,7 @@ def test_inspect_shows_a_class_that_test_lacks(tmp_path, capsys):
     inspect(str(tmp_path), figures=str(tmp_path / "pictures"))
     said = capsys.readouterr().out
     assert "note: train has images of `ring`, test has none" in said and not {"nan", "<NA>"} & set(said.split())
-    assert re.search(r"test +ring +0 +24x24 *\n", said) and len(list((tmp_path / "pictures").iterdir())) == 3
+    assert re.search(r"test +ring +0 +24x24 *\n", said) and (tmp_path / "pictures/means.png").is_file()
 
 
 # ---- tables
