@@ -97,7 +97,7 @@ def class_means(
 ) -> dict[str, tuple[float, float, float]]:
     "Balanced accuracy and macro F1 over the classes that there are, and, from five classes, the share among the two best guesses."
     counts = confusion_counts(labels, best_guess(p), p.shape[1])
-    actual = counts.sum(axis=1)
+    actual = np.bincount(labels, minlength=p.shape[1])  # also of images without an answer
     there = actual > 0
     hits, named, actual = counts.diagonal()[there], counts.sum(axis=0)[there], actual[there]
     worth = there.sum() ** 2 / (1 / actual).sum()
