@@ -67,7 +67,7 @@ setup(
     python_requires=">=" + settings["min_python"],
     packages=sorted({lib_name, *find_packages(include=[lib_name, lib_name + ".*"])}),
     include_package_data=True,
-    package_data={lib_name: ["web/*"]},  # the pages of the service
+    package_data={lib_name: ["web/*", "*.yaml"]},  # the pages of the service, and the settings that there are
     install_requires=settings["requirements"].split(),
     extras_require=extras,
     zip_safe=False,

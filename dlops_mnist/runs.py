@@ -260,8 +260,9 @@ def shown_metrics(
     rows: Sequence[Mapping[str, Any]],
     sort: str | None = None,  # what they are sorted by
 ) -> list[str]:
-    "The metrics that a table shows: those that the runs monitor, accuracy and loss on the validation set, the one it is sorted by."
-    wanted = dict.fromkeys([*(row["monitor"] for row in rows), "val_acc", "val_loss"])
+    "A table's metrics: what the runs monitor, val_acc and val_loss, those of their section `metrics`, what it is sorted by."
+    own = (f"val_{key.split('.')[1]}" for row in rows for key in row if key.startswith("metrics."))
+    wanted = dict.fromkeys([*(row["monitor"] for row in rows), "val_acc", "val_loss", *own])
     by = find_column(sort.removeprefix("-"), rows) if sort and rows else ""
     if "." not in by and by not in ("seed", "epochs", "duration"): wanted[by] = None  # those have a place already
     return [name for name in wanted if any(is_number(row.get(name)) for row in rows)]

@@ -1,16 +1,21 @@
-"""Every argument of Lightning's trainer does what it says, or is refused with the reason."""
+"""Every argument of Lightning's trainer, of the trackers and of Hydra does what it says, or is refused with the reason."""
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from hydra.conf import HydraConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from dlops_mnist.config import load_config
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.runfolder import new_run
+from dlops_mnist.parts.launch import check_hydras, launch
+from dlops_mnist.parts.loggers import better_defaults, make_loggers
+from dlops_mnist.parts.runfolder import Run, new_run
 from dlops_mnist.parts.targets import read_class
 from dlops_mnist.train import make_trainer, train
 
@@ -105,3 +110,169 @@ def test_a_summary_counts_and_a_graph_is_drawn(data, tmp_path, monkeypatch, caps
     assert len(events.Graph().node) > 3
     steps = [event.step for event in events.Scalars("loss_step")]
     assert steps and all(step % 2 == 0 for step in steps) and run.status == "finished"
+
+
+# --- trackers ---
+
+LOGGERS = "pytorch_lightning.loggers"
+
+
+def start(section: dict):
+    "A tracker as a training starts it, with a number sent to it."
+    config = load_config({"logger": {"x": section}})
+    [tracker] = make_loggers(config, new_run(config))
+    tracker.log_metrics({"loss": 0.5}, step=3)
+    return tracker
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "A folder in which trackers may write, and no tracker's settings in the environment."
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_PROJECT", "WANDB_API_KEY"): monkeypatch.delenv(name, raising=False)
+    for name, value in {"WANDB_SILENT": "true", "WANDB_MODE": "offline", "MLFLOW_LOGGING_LEVEL": "ERROR"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    yield tmp_path
+    for name in os.environ.keys() - before.keys(): del os.environ[name]  # what MLflow leaves
+
+
+def mlflow_run(tracker): return tracker.experiment.get_run(tracker.run_id)
+
+
+TOGETHER = {  # arguments that are not the usual ones, and for each what has come of it
+    "CSVLogger": ({"save_dir": "kept", "name": "n", "version": "v", "prefix": "p", "flush_logs_every_n_steps": 1}, {
+        "save_dir": lambda t: Path("kept").is_dir(),
+        "name": lambda t: Path("kept/n").is_dir(),
+        "version": lambda t: Path("kept/n/v").is_dir(),
+        "prefix": lambda t: Path("kept/n/v/metrics.csv").read_text().startswith("p-loss"),
+        "flush_logs_every_n_steps": lambda t: Path("kept/n/v/metrics.csv").is_file()}),
+    "TensorBoardLogger": ({"save_dir": "kept", "name": "n", "version": "v", "sub_dir": "s", "prefix": "p", "log_graph": True,
+                           "default_hp_metric": True, "max_queue": 1, "flush_secs": 7, "purge_step": 2,
+                           "filename_suffix": ".mine"}, {
+        "save_dir": lambda t: Path("kept").is_dir(),
+        "name": lambda t: Path("kept/n").is_dir(),
+        "version": lambda t: Path("kept/n/v").is_dir(),
+        "sub_dir": lambda t: [*Path("kept/n/v/s").glob("events*")],
+        "prefix": lambda t: "p-loss" in scalars(t),
+        "default_hp_metric": lambda t: "hp_metric" in " ".join(scalars(t)),
+        "log_graph": lambda t: t._log_graph,  # above: and the graph is there
+        "max_queue": lambda t: t.experiment.max_queue == 1,
+        "flush_secs": lambda t: t.experiment.flush_secs == 7,
+        "purge_step": lambda t: any(e.step == 2 and e.HasField("session_log") for e in events(t)),
+        "filename_suffix": lambda t: [*Path("kept").rglob("events*.mine")]}),
+    "WandbLogger": ({"name": "n", "save_dir": "kept", "version": "v1", "id": "v1", "project": "mine", "log_model": True,
+                     "prefix": "p", "entity": "us", "tags": ["a"], "group": "g", "notes": "x", "job_type": "j"}, {
+        "name": lambda t: t.experiment.name == "n",
+        "save_dir": lambda t: [*Path("kept/wandb").glob("offline-run-*-v1")],
+        "version": lambda t: t.experiment.id == "v1",
+        "id": lambda t: t.experiment.id == "v1",
+        "project": lambda t: t.experiment.project == "mine",
+        "log_model": lambda t: t.keeps_models,
+        "prefix": lambda t: t.experiment.summary["p-loss"] == 0.5,
+        "entity": lambda t: t.experiment.entity == "us",
+        "tags": lambda t: t.experiment.tags == ("a",),
+        "group": lambda t: t.experiment.group == "g",
+        "notes": lambda t: t.experiment.notes == "x",
+        "job_type": lambda t: t.experiment.job_type == "j"}),
+    "MLFlowLogger": ({"experiment_name": "e", "run_name": "r", "tracking_uri": "sqlite:///mine.db", "tags": {"a": "b"},
+                      "log_model": False, "prefix": "p", "artifact_location": "kept", "synchronous": True}, {
+        "experiment_name": lambda t: t.experiment.get_experiment(t.experiment_id).name == "e",
+        "run_name": lambda t: mlflow_run(t).info.run_name == "r",
+        "tracking_uri": lambda t: Path("mine.db").is_file() and not Path("mlflow.db").exists(),
+        "tags": lambda t: mlflow_run(t).data.tags["a"] == "b",
+        "log_model": lambda t: not t.keeps_models,
+        "prefix": lambda t: mlflow_run(t).data.metrics == {"p-loss": 0.5},
+        "artifact_location": lambda t: "/kept" in mlflow_run(t).info.artifact_uri,
+        "synchronous": lambda t: t._log_batch_kwargs == {"synchronous": True},
+        "run_id": lambda t: start({"_target_": f"{LOGGERS}.MLFlowLogger", "tracking_uri": "sqlite:///mine.db",
+                                   "run_id": t.run_id}).run_id == t.run_id,
+        "save_dir": lambda t: where_mlflow_writes("sd") == "sqlite:///sd/mlflow.db"}),
+}
+NOTHING = {"TensorBoardLogger": {"comment": "c", "log_dir": "d"},
+           "WandbLogger": {"dir": "d", "anonymous": True, "checkpoint_name": "c", "add_file_policy": "immutable",
+                           "log_model": "all"},
+           "MLFlowLogger": {"log_model": "all"}}
+ALONE = {"WandbLogger": {"offline", "experiment"}}  # arguments with a test of their own
+
+
+def where_mlflow_writes(folder: str) -> str:
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow has noted here where it wrote last
+    return better_defaults({"_target_": "MLFlowLogger", "save_dir": folder}, "e", Run("x"))["tracking_uri"]
+
+
+def events(tracker) -> list:
+    return [event for file in Path(tracker.log_dir).glob("events*") for event in EventFileLoader(str(file)).Load()]
+
+
+def scalars(tracker) -> list[str]:
+    tracker.save()
+    return EventAccumulator(tracker.log_dir).Reload().Tags()["scalars"]
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_the_tables_name_every_argument_of_a_tracker(kind):
+    named = {*TOGETHER[kind][1], *NOTHING.get(kind, ()), *ALONE.get(kind, ())}
+    assert named >= {*read_class(f"{LOGGERS}.{kind}").parameters}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_the_arguments_of_a_tracker_do_what_they_say(place, kind):
+    given, has_come = TOGETHER[kind]
+    tracker = start({"_target_": f"{LOGGERS}.{kind}", **given})
+    try: assert {name: bool(check(tracker)) for name, check in has_come.items()} == dict.fromkeys(has_come, True)
+    finally: tracker.finalize("success")
+
+
+def test_a_run_of_wandb_stays_offline_if_told_so(place, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    tracker = start({"_target_": f"{LOGGERS}.WandbLogger", "offline": True})
+    tracker.finalize("success")
+    assert [*Path("wandb").glob("offline-run-*")]
+
+
+@pytest.mark.parametrize("kind, name", [(kind, name) for kind, names in NOTHING.items() for name in names])
+def test_an_argument_of_a_tracker_without_effect_is_refused_with_the_reason(kind, name):
+    section = {"_target_": f"{LOGGERS}.{kind}", "save_dir": "x", name: NOTHING[kind][name]}
+    with pytest.raises(UserError, match=f"`logger.x.{name}: .* would have no effect: ."): load_config({"logger": {"x": section}})
+    if name in ("checkpoint_name", "log_model"):
+        load_config({"logger": {"x": section}, "trainer.enable_checkpointing": True})
+
+
+def test_what_no_tracker_takes_is_refused_before_it_starts():
+    for kind, name, near in (("WandbLogger", "enttiy", "entity"), ("TensorBoardLogger", "flsh_secs", "flush_secs"),
+                             ("WandbLogger", "experiment", "Run, RunDisabled or null")):
+        section = {"_target_": f"{LOGGERS}.{kind}", "save_dir": "x", name: "y"}
+        with pytest.raises(UserError, match=near): load_config({"logger": {"x": section}})
+    assert load_config({"logger": {"x": {"_target_": f"{LOGGERS}.WandbLogger", "mode": "disabled"}}}).logger.x.mode == "disabled"
+
+
+# --- Hydra ---
+
+STARTS = {"hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.max_batch_size=2"}  # what says how jobs are started
+
+
+@pytest.mark.parametrize("name", HydraConf.__dataclass_fields__)
+def test_a_setting_of_hydra_starts_jobs_or_is_refused_with_the_reason(name):
+    words = [f"hydra.{name}=x", f"hydra.{name}.dir=x", f"+hydra.{name}.x=y", f"hydra/{name}=x", f"~hydra.{name}",
+             f"++hydra.{name}.dir=x"]
+    for word in words:
+        if word in ("hydra/launcher=x", "hydra.launcher.dir=x"): continue  # Hydra knows its launchers, and what each takes
+        with pytest.raises(UserError, match="A run's folder is below paths.runs"): check_hydras([word], True)
+        with pytest.raises(UserError): load_config({word.lstrip("+~").partition("=")[0]: "x"})
+
+
+def test_what_starts_jobs_needs_several_and_a_machine_for_them():
+    check_hydras([*STARTS], True)
+    for word in STARTS:
+        with pytest.raises(UserError, match="needs --multirun"): check_hydras([word], False)
+    with pytest.raises(UserError, match="would train as many at once"): check_hydras(["hydra.launcher.n_jobs=1000000"], True)
+
+
+@pytest.mark.parametrize("word, told", [("hydra/launcher=nonsense", "joblib"), ("hydra.launcher.n_jobs=2", "n_jobs"),
+                                        ("hydra.sweeper.max_batch_size=x", "max_batch_size")])
+def test_a_launcher_that_is_not_there_is_one_sentence(data, tmp_path, monkeypatch, capsys, word, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit: launch(print, ["-m", "seed=1,2", "datamodule.path=data", word], after=print)
+    said = capsys.readouterr()
+    assert (exit.value.code, said.out, said.err.count("\n")) == (2, "", 1) and told in said.err and "Traceback" not in said.err

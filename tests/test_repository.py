@@ -255,18 +255,22 @@ def test_a_stage_that_runs_nothing_fails(project):
     assert "Tests: 0 passed, 1 failed" in result.stdout
 
 
-def test_mutants_that_no_test_notices_are_named(project):
-    def look(number: int) -> tuple[int, str]:
-        text = f"from dlops_mnist.double import double\ndef test_one(): assert double({number}) == {2 * number}\n"
+def test_mutants_that_nothing_notices_are_named(project):
+    def look(in_test: int, in_notebook: int) -> tuple[int, str]:
+        text = f"from dlops_mnist.double import double\ndef test_one(): assert double({in_test}) == {2 * in_test}\n"
         (project / "tests/test_one.py").write_text(text)
-        before = (project / "dlops_mnist/double.py").read_text()
+        edit(project, lambda notebook: notebook.cells[2].update(source=f"y = double({in_notebook})"))
+        edit(project, lambda notebook: notebook.cells[3].update(source=f"assert y == {2 * in_notebook}"))
+        files = (project / "dlops_mnist/double.py", project / "nbs/00_double.ipynb")
+        before = [file.read_bytes() for file in files]
         result = make(project, "mutants.py", "9")
-        assert (project / "dlops_mnist/double.py").read_text() == before
+        assert [file.read_bytes() for file in files] == before
         return result.returncode, result.stdout
 
-    status, told = look(4)
-    assert status == 0 and told.rstrip().endswith("3 of 3 mutants caught"), told
-    status, told = look(0)  # nothing times any number is nothing
+    for in_test, in_notebook in ((4, 0), (0, 4)):
+        status, told = look(in_test, in_notebook)
+        assert status == 0 and told.rstrip().endswith("3 of 3 mutants caught"), told
+    status, told = look(0, 0)  # nothing times any number is nothing
     assert status == 1 and told.rstrip().endswith("2 of 3 mutants caught\ndouble.py:7: `2` -> `3`"), told
 
 

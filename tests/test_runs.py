@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dlops_mnist.config import load_config
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.runfolder import Run, mark_ended, new_run, write_rows
+from dlops_mnist.parts.runfolder import Run, mark_ended, new_run, write_config, write_rows
 from dlops_mnist.runs import diff_runs, plot_runs, print_runs, runs_table, select_runs
 
 
@@ -73,6 +73,16 @@ def test_forms(folder, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 2
     command(folder)
     assert "CNN" in capsys.readouterr().out
+
+
+def test_a_metric_of_the_config_is_a_column(folder, capsys):
+    run = Run(select_runs(folder)[0]["path"])
+    metric = {"_target_": "torchmetrics.classification.MulticlassAccuracy", "top_k": 2}
+    write_config(run, run.config | {"metrics": {"top2": metric}})
+    write_rows(run.metrics_file, [{"epoch": 0, "step": 1, "val_acc": 0.5, "val_top2": 0.625}])
+    command(folder)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert "val_top2" in header.split() and sum("0.6250" in line for line in lines) == 1
 
 
 def test_what_a_table_is_sorted_by_is_a_column_of_it(folder, capsys):

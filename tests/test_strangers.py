@@ -20,8 +20,8 @@ from PIL import Image
 from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import compare, evaluate
 from dlops_mnist.export import export
-from dlops_mnist.models import check_memory, least_memory, load, load_module
-from dlops_mnist.parts.core import UserError, plain
+from dlops_mnist.models import MNISTModule, check_memory, least_memory, load, load_module
+from dlops_mnist.parts.core import CLUSTER, UserError, check_hardware, plain
 from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
 from dlops_mnist.parts.strangers import strangers_settings
@@ -122,6 +122,7 @@ def trained(work):
 
 
 VERBS = {
+    "load_from_checkpoint": lambda run, **more: MNISTModule.load_from_checkpoint(run.best_checkpoint, **more),
     "load_module": lambda run, **more: load_module(run.best_checkpoint, **more),
     "load": load,
     "evaluate": lambda run, **more: evaluate(run, draws=2, out="out", **more),
@@ -177,7 +178,10 @@ PLACES = {
     "callbacks.x": {"_target_": "pytorch_lightning.callbacks.LearningRateMonitor", "logging_interval": "../elsewhere"},
     "trainer.profiler": {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": "C:\\elsewhere"},
     "datamodule.num_workers": 1_000_000,
-    "trainer.num_nodes": 50,
+    "trainer.num_nodes": 2,
+    "trainer.devices": 5,
+    "logger.v": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"host": "elsewhere.example"}},
+    "logger.w": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "databricks-elsewhere"},
 }
 
 
@@ -187,7 +191,8 @@ def test_places_connections_and_processes_are_left_out(work, capsys, key):
     more = {"enable_checkpointing": True} if name == "default_root_dir" else {}  # where it has an effect
     file = a_checkpoint({section[0]: plain(load_config(None)[section[0]]) | {name: PLACES[key]} | more})
     config = load_config(file)
-    assert "elsewhere" not in to_yaml(config) and config.datamodule.num_workers == 0 and config.trainer.get("num_nodes", 1) == 1
+    assert "elsewhere" not in to_yaml(config) and config.datamodule.num_workers == 0
+    assert config.trainer.get("num_nodes", 1) == 1 and config.trainer.devices == 1
     said = capsys.readouterr().err
     assert said.startswith(f"Left out of {file}: `{key}") and "trust=true" in said and said.count("\n") == 1
     kept = load_config(file, "trust=true") if isinstance(PLACES[key], str) else None
@@ -241,6 +246,13 @@ def test_a_machine_is_not_swamped_by_what_is_typed(work):
         load_config(None, "datamodule.num_workers=1000000")
 
 
+def test_what_waits_for_other_machines_is_told(work, monkeypatch):
+    for name in CLUSTER: monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="would wait for 2 other machines"): check_hardware({"accelerator": "cpu", "num_nodes": 3})
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    check_hardware({"accelerator": "cpu", "num_nodes": 3})
+
+
 @pytest.mark.parametrize("words", [["model.hidden=[1000000000]"], ["model=cnn", "model.filters=[1000000000]"],
                                    ["model.hidden=[10000000000000000000]"], ["model.hidden=[100000,100000,100000,100000]"]])
 def test_memory_is_estimated_before_any_is_taken(trained, program, words):
@@ -279,6 +291,39 @@ def test_a_helper_ends_when_its_parent_does():
     def lives(): return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
     while lives() and time.monotonic() < until: time.sleep(0.05)
     assert not lives()
+
+
+def children(process: subprocess.Popen) -> set[int]:
+    "The processes that a process has started, and those that they have."
+    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    more = [subprocess.run(["pgrep", "-P", number], capture_output=True, text=True).stdout.split() for number in found]
+    return {int(number) for number in (*found, *(n for numbers in more for n in numbers))}
+
+
+def alive(number: int) -> bool:
+    state = Path(f"/proc/{number}/stat")
+    try: return state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError): return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
+@pytest.mark.parametrize("words, status", [(["datamodule.num_workers=2"], "dead"),
+                                           (["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], "interrupted")])
+def test_what_a_run_has_started_ends_when_it_is_killed(trained, words, status):
+    shutil.copy("evilmod.py", "nets.py")
+    words = [*words, "datamodule.path=data", "datamodule.val=test", "model._target_=nets.Net", "trainer.max_epochs=1000000",
+             "trainer.enable_progress_bar=false", "experiment=killed"]
+    process = subprocess.Popen([sys.executable, "-m", "dlops_mnist.train", *words])
+    until = time.monotonic() + 120
+    def begun(): return [run for run in find_runs() if run.config["experiment"] == "killed" and run.last_checkpoint.is_file()]
+    while len(begun()) < 1 + ("-m" in words) and time.monotonic() < until: time.sleep(0.5)
+    started = children(process)
+    process.kill(), process.wait()
+    assert len(started) >= 2
+    until = time.monotonic() + 60
+    while any(map(alive, started)) and time.monotonic() < until: time.sleep(0.5)
+    assert not [number for number in started if alive(number)] and {run.status for run in begun()} == {status}
 
 
 # --- experiments that build on one another ---

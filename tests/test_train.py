@@ -181,12 +181,27 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("words", [
     ["optimizer.lr=1e-6"], ["optimizer=adamw"], ["optimizer=sgd"], ["scheduler=onecycle"], ["model.hidden=[7]"], ["model=cnn"],
-    ["seed=7"], ["callbacks.early_stopping.patience=7"]], ids=" ".join)
+    ["seed=7"], ["callbacks.early_stopping.patience=7"], ["optimizer.weight_decay=0.1"], ["optimizer.betas=[0.5,0.9]"],
+    ["optimizer.amsgrad=true"], ["optimizer={_target_: torch.optim.RMSprop, lr: 0.001}"]], ids=" ".join)
 def test_settings_that_a_restored_state_overrules_are_refused(work, capsys, trained, words):
     with pytest.raises(SystemExit): train("callbacks=early_stopping", f"ckpt_path={trained.last_checkpoint}", *words)
     key = words[0].partition("=")[0]
     message = capsys.readouterr().err
     assert f"`{key}" in message and "weights=" in message and "Traceback" not in message and not list(find_runs())
+
+
+def test_what_a_class_does_anyway_may_be_typed_where_a_state_goes_on(work, trained):
+    run = train("callbacks=early_stopping", f"ckpt_path={trained.last_checkpoint}", "optimizer.weight_decay=0",
+                "optimizer.betas=[0.9,0.999]", "trainer.max_epochs=2")
+    assert [row["epoch"] for row in run.rows] == [1]
+
+
+@pytest.mark.parametrize("word", ["trainer.max_epochs=3", "datamodule.batch_size=50", "trainer.limit_train_batches=2"])
+def test_a_schedule_for_the_whole_length_goes_on_with_that_length(work, capsys, word):
+    words = ["001", "scheduler=cosine", "trainer.max_epochs=1"]
+    first = train(*words)
+    with pytest.raises(SystemExit): train(*words, f"ckpt_path={first.last_checkpoint}", word)
+    assert f"leave {word.partition('=')[0]} as it was" in capsys.readouterr().err and len(list(find_runs())) == 1
 
 
 def test_a_new_run_begins_with_the_weights_of_another(work, capsys, trained):
@@ -327,6 +342,8 @@ def test_the_mistakes_of_some_jobs_are_told_and_do_not_stop_the_others(work, cap
     assert exit.value.code == 1 and [run.status for run in find_runs()] == ["finished"]
     printed = capsys.readouterr()
     assert printed.out.count("finished") == 1
+    table = [line.split() for line in printed.out.splitlines()]
+    assert ["-", "datamodule.path=nowhere", "nan", "failed"] in table and ["-", "datamodule.path=neither", "nan", "failed"] in table
     first, second = [line for line in printed.err.splitlines() if line.startswith("error: ")]
     last = printed.err.splitlines()[-1]
     assert "nowhere" in first and "neither" in second

@@ -1,18 +1,24 @@
 "A search that is killed, shared, refused, and read while it runs."
 
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import forks
+import numpy as np
 import pytest
 
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.study import Study
-from dlops_mnist.tune import find_study, report_page, seconds, show, tune
+from dlops_mnist.parts.findings import confirmed, interval, trial_rows
+from dlops_mnist.parts.pruning import may_open, report
+from dlops_mnist.parts.runfolder import Run
+from dlops_mnist.parts.study import Study, begin, take
+from dlops_mnist.tune import find_study, open_study, read_search, report_page, seconds, show, tune
 
 ROOT = Path(__file__).parents[1]
 SEARCH = ["001", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "model.hidden=[4],[8]", "trainer.max_epochs=2", "trainer=cpu"]
@@ -42,51 +48,190 @@ def table(folder):
     return [(t.number, t.state.name, t.params, t.values, t.intermediate_values, t.user_attrs) for t in Study(folder).trials]
 
 
-def survive(work, kills, storage, seed):
-    "Run a search to its end, and the same one with so many kills; their studies' folders."
-    words, draw = [*SEARCH, "trials=5", f"storage={storage}"], random.Random(seed)
-    whole = start(*words, "study=whole", cwd=work)
-    began = time.monotonic()
-    whole.join(200)
-    assert whole.exitcode == 0, (work / "out.log").read_text()
-    pause, left = time.monotonic() - began, kills
-    while left:
-        process = start(*words, "study=killed", cwd=work)
-        process.join(draw.uniform(0.1, 0.7) * pause)
-        left = left - 1 if process.is_alive() else 0  # it was through before all kills had come
-        process.kill(), process.join()
-    last = start(*words, "study=killed", cwd=work)
-    last.join(200)
-    assert last.exitcode == 0, (work / "out.log").read_text()
-    return work / "runs/001/whole", work / "runs/001/killed"
+def shortened(process, draw, seconds):
+    "Kill a process at a random moment of so many seconds; whether it was still at it."
+    process.join(draw.uniform(0.05, 0.95) * seconds)
+    alive = process.is_alive()
+    process.kill(), process.join()
+    return alive
+
+
+def finished(*words, cwd):
+    "Run a command to its end; the seconds that it took."
+    began, process = time.monotonic(), start(*words, cwd=cwd)
+    process.join(200)
+    assert process.exitcode == 0, (cwd / "out.log").read_text()
+    return time.monotonic() - began
 
 
 def test_killed_searches_end_as_undisturbed_ones_do(work):
-    whole, killed = survive(work, 2, "journal", seed=0)
-    assert table(whole) == table(killed) and len(table(whole)) == 5
-    assert len(list(killed.parent.glob("killed-*"))) == 5, "each trial has one run"
+    words, draw = [*SEARCH, "trials=5"], random.Random(0)
+    seconds = finished(*words, "study=whole", cwd=work)
+    while not shortened(start(*words, "study=killed", cwd=work), draw, seconds):
+        shutil.rmtree(work / "runs/001/killed"), [shutil.rmtree(run) for run in work.glob("runs/001/killed-*")]
+    shortened(start(*words, "study=killed", cwd=work), draw, seconds / 2)
+    finished(*words, "study=killed", cwd=work)
+    whole, killed = table(work / "runs/001/whole"), table(work / "runs/001/killed")
+    assert whole == killed and len(whole) == 5
+    assert len(list(work.glob("runs/001/killed-*"))) == 5, "each trial has one run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", ["journal", "sqlite"])
 def test_twenty_kills(work, storage):
-    same = 0
-    for i in range(20):
-        shutil.rmtree(work / "runs", ignore_errors=True)
-        whole, killed = survive(work, 1, storage, seed=i)
-        same += table(whole) == table(killed)
+    words, draw = ["optimizer.lr=tag(log,interval(1e-4,1e1))", *SEARCH[2:]], random.Random(os.environ["TEST_SEED"])
+
+    def begun(name): return open_study("001", words, name, storage=storage).folder
+
+    seconds = finished("work", str(begun("whole")), "trials=6", cwd=work)
+    whole, same, kills = table(work / "runs/001/whole"), 0, 0
+    assert {row[1] for row in whole} == {"COMPLETE", "PRUNED"}
+    while kills < 20:
+        folder = begun(f"killed{kills}")
+        if not shortened(start("work", str(folder), "trials=6", cwd=work), draw, seconds):
+            shutil.rmtree(folder), [shutil.rmtree(run) for run in folder.parent.glob(f"{folder.name}-*")]
+            continue
+        kills += 1
+        finished("work", str(folder), "trials=6", cwd=work)
+        same += table(folder) == whole and len(list(folder.parent.glob(f"{folder.name}-*"))) == 6
     assert same == 20
 
 
-def test_two_workers_share_the_trials(work):
-    from dlops_mnist.tune import open_study
+def test_two_workers_share_the_trials_and_confirm_the_best(work):
+    finished(*SEARCH, "trainer.max_epochs=1", "trials=4", "workers=2", "confirm=2", "sampler=random", "pruner=none", cwd=work)
+    found = Study("runs/001/search")
+    assert [row[:2] for row in table(found.folder)] == [(i, "COMPLETE") for i in range(4)]
+    runs = {path.name: Run(path) for path in found.folder.parent.glob("search-*")}
+    assert sorted(name for name in runs if "seed" not in name) == [f"search-{i:04}" for i in range(4)]
+    assert len({run.provenance["process"]["pid"] for run in runs.values()}) == 2, "two processes did it all"
+    assert [len(seeds) for seeds in confirmed(found).values()] == [2, 2, 2] and len(runs) == 4 + 6
 
-    study = open_study("001", [*SEARCH[1:], "trainer.max_epochs=1"], "shared", sampler="random", pruner="none")
-    workers = [start("work", str(study.folder), "trials=4", cwd=work) for _ in range(2)]
-    for worker in workers: worker.join(200)
-    assert [worker.exitcode for worker in workers] == [0, 0], (work / "out.log").read_text()
-    assert [row[:2] for row in table(study.folder)] == [(i, "COMPLETE") for i in range(4)]
-    assert sorted(path.name for path in study.folder.parent.glob("shared-*")) == [f"shared-{i:04}" for i in range(4)]
+
+def test_a_trial_that_was_left_is_taken_by_one_worker_only(work):
+    folder = open_study("001", SEARCH[1:], "shared").folder
+    code = ("import sys, time; from pathlib import Path; from dlops_mnist.parts.study import Study, take\n"
+            "study = Study(sys.argv[1]); study.trials; Path(sys.argv[2]).touch()\n"
+            "while not Path('go').exists(): time.sleep(0.001)\n"
+            "trial, lock = take(study, 3); print(trial.number, flush=True); time.sleep(60)")
+
+    def worker(name): return subprocess.Popen([sys.executable, "-c", code, folder, name], stdout=subprocess.PIPE, text=True)
+
+    left = worker("ready")
+    (work / "go").touch()
+    assert left.stdout.readline() == "0\n"
+    left.kill(), left.wait()
+    (work / "go").unlink()
+    workers = [worker(f"ready{i}") for i in range(3)]
+    try:
+        while len(list(work.glob("ready?"))) < 3: time.sleep(0.01)
+        (work / "go").touch()  # all at once
+        assert sorted(worker.stdout.readline() for worker in workers) == ["0\n", "1\n", "2\n"]
+    finally: [(worker.kill(), worker.wait()) for worker in workers]
+    assert [row[1] for row in table(folder)] == ["RUNNING"] * 3 and take(Study(folder), 3)[0].number == 0
+
+
+def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(work):
+    words = [*SEARCH, "trainer.max_epochs=40", "trials=2", "workers=2", "pruner=none"]
+    process = start(*words, cwd=work)
+    while len(list(work.glob("runs/001/*/checkpoints/last.ckpt"))) < 2: time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(100)
+    said = (work / "out.log").read_text()
+    assert process.exitcode == 130 and said.count("the same command goes on") == 1 and "tune show runs/001/search" in said, said
+    runs = [Run(path) for path in work.glob("runs/001/search-*")]
+    assert [run.status for run in runs] == ["interrupted"] * 2
+    finished(*words, cwd=work)
+    assert [row[1] for row in table("runs/001/search")] == ["COMPLETE"] * 2 and all(run.epochs == 40 for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_hydras_launchers_start_the_workers(work, launcher):
+    finished(*SEARCH, "trainer.max_epochs=1", "trials=3", "workers=2", f"hydra/launcher={launcher}", cwd=work)
+    assert [row[1] for row in table("runs/001/search")] == ["COMPLETE"] * 3
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_trial_are_pruned_together(work):
+    found = open_study("001", ["optimizer.lr=1e-9,1e-8", *SEARCH[2:], "trainer=ddp_sim", "trainer.max_epochs=4"], sampler="random")
+    for _ in range(4):  # that are better than such a learning rate lets one be
+        trial, lock = take(found)
+        for epoch in range(4): report(found, trial, epoch, {"val_acc": 0.99})
+        found.record.tell(trial, 0.99), lock.release()
+    finished("work", str(found.folder), "trials=5", cwd=work)
+    _, state, *_, values, notes = table(found.folder)[4]
+    assert state == "PRUNED" and sorted(values) == [0, 1] and notes == {"pruned": 1} and found.run(4).epochs == 2
+
+
+def test_other_samplers_pruners_and_storages(work):
+    ways = ({"sampler": "cmaes"}, {"pruner": "hyperband"}, {"storage": "sqlite:///mine.db"})
+    for i, how in enumerate(ways):
+        found = tune(*SEARCH, trials=2, study=f"study{i}", **how)
+        assert [row[1] for row in table(found.folder)] == ["COMPLETE"] * 2
+    whole = tune("001", "model.hidden=[2],[3],[4]", *SEARCH[3:], sampler="grid", study="grid")
+    assert [trial.params["model.hidden"] for trial in whole.trials] == ["[2]", "[3]", "[4]"]
+    shutil.rmtree(found.folder)
+    with pytest.raises(UserError, match="begun in another folder"): tune(*SEARCH, trials=2, study="study2", **how)
+    with pytest.raises(UserError, match="can't be opened"): tune(*SEARCH, study="new", storage="mysqlx://there")
+    assert not (work / "runs/001/new/study.json").exists(), "what can't begin leaves nothing that stands in the way"
+
+
+def test_of_several_metrics_a_front_is_shown(work, capsys):
+    found = tune(*SEARCH, "monitor=[val_acc,acc,params]", trials=3, study="front", sampler="random")
+    assert found.about["directions"] == ["maximize", "maximize", "minimize"] and found.run(0).config["monitor"] == "val_acc"
+    front = {trial.number for trial in found.record.best_trials}
+    assert {row[0] for row in trial_rows(found)[1:]} == front
+    assert found.trials[0].values[2] in (785 * 4 + 4 + 1, 785 * 8 + 8 + 1)
+    for words, how, said in ((["monitor=[val_acc,val_f1]"], {}, "`directions` needs min or max"),
+                             (["monitor=[val_acc,params]"], {"sampler": "cmaes"}, "knows one metric"),
+                             (["monitor=[val_acc,params]"], {"directions": ["max"]}, "`directions` needs min or max")):
+        with pytest.raises(UserError, match=said): tune(*SEARCH, *words, study="no", **how)
+
+
+def test_a_file_says_what_to_search(work):
+    Path("experiments/wide.yml").write_text(
+        "base: 001\nsearch:\n  optimizer.lr: interval(0.001,0.01)\n  model: {hidden: [[4], [8]]}\n")
+    Path("experiments/narrow.yml").write_text("base: wide\nsearch: {seed: [1, 2]}\n")
+    space, fixed = read_search("narrow", ["optimizer.lr=0.005"])
+    assert {key: [*parameter.values.values()] for key, parameter in space.items()} == {"model.hidden": [[4], [8]], "seed": [1, 2]}
+    assert fixed == ["optimizer.lr=0.005"]
+    Path("experiments/wrong.yml").write_text("base: 001\nsearch: [1, 2]\n")
+    with pytest.raises(UserError, match="`search` is a section"): read_search("wrong", [])
+
+
+def test_what_is_no_number_has_failed(work, capsys):
+    found = tune("001", "optimizer.lr=1e30,1e-3", *SEARCH[3:], "optimizer=sgd", sampler="grid")
+    assert [row[1] for row in table(found.folder)] == ["FAIL", "COMPLETE"]
+    assert "failed: NaN" in capsys.readouterr().out
+
+
+def test_a_search_can_be_looked_at_while_it_runs(work, capsys):
+    process = start(*SEARCH, "trials=9", "trainer.max_epochs=30", "pruner=none", cwd=work)
+    try:
+        while not (work / "runs/001/search-0001").exists(): time.sleep(0.05)
+        show("001/search")
+        assert process.is_alive() and "The best of 2 trials" in capsys.readouterr().out
+        assert "1 running" in Path("runs/001/search/report.html").read_text()
+    finally: process.kill(), process.join()
+
+
+def test_intervals_of_few_seeds_cover_and_equal_figures_leave_doubt():
+    draw = np.random.default_rng(0)
+    assert interval([0.9] * 5, 0.01)[1] == pytest.approx(0.01 * (1 - 0.025 ** (1 / 5))) and interval([1.0, 1.0, 1.0], 0.0)[1] == 0
+    for spread in (0.2, 0.5, 2.0):  # of what the seeds reach, in images of 100
+        values = np.round(95 + spread * draw.standard_normal((2000, 5)))
+        true = np.round(95 + spread * draw.standard_normal(10**6)).mean()
+        means, halves = np.array([interval(row, 1.0) for row in values]).T
+        assert (np.abs(means - true) <= halves).mean() >= 0.94
+
+
+def test_a_strangers_run_opens_no_database(work, monkeypatch):
+    study = begin(work / "runs/001/theirs", storage="journal", sampler="random", pruner="none", seed=0,
+                  directions=["maximize"], space={})
+    study.file.write_text(study.file.read_text().replace('"journal"', '"postgresql://there/x"'))
+    assert not may_open(Study(study.folder)) and not may_open(Study("nowhere"))
+    monkeypatch.setenv("DLOPS_MNIST_STUDY", str(study.folder))
+    assert may_open(Study(study.folder))
 
 
 def test_three_failures_of_a_kind_end_it_and_the_same_command_goes_on(work):
@@ -116,6 +261,7 @@ def test_other_searches_and_bad_words_are_refused(work, capsys):
 
 def test_the_winner_can_be_trained_and_trials_are_runs_like_others(work):
     from dlops_mnist.config import load_config
+    from dlops_mnist.parts.yamlfile import read_yaml
     from dlops_mnist.runs import read_runs
     from dlops_mnist.train import train
 
@@ -124,6 +270,8 @@ def test_the_winner_can_be_trained_and_trials_are_runs_like_others(work):
     assert [row["run"] for row in read_runs()] == ["search-0000", "search-0001"]
     again = train(load_config(study.folder / "best.yml"))
     assert again.best["val_acc"] == best.value
+    said = read_yaml(study.folder / "best.yml")
+    assert said.keys() == {"base", "trainer.max_epochs", "trainer", *study.space} and said["base"] == "001", "only what differs"
     repeated = train(load_config(study.run(best.number).config_file))
     assert repeated.best == study.run(best.number).best and len(study.trials) == 2
 

@@ -4,17 +4,20 @@ python tools/mutants.py [COUNT [SEED [MODULE ...]]]        300 mutants, seed 0 a
 
 A mutant is one change to one exported module: `<` becomes `<=`, `and` becomes `or`, `+` becomes `-`, a number grows by one, True
 becomes False, "min" becomes "max", a `not` goes, a returned value becomes None. First each test runs once, and its lines are
-noted; then, for each mutant, those run that reach its line, the quickest first, until one fails. Tests that are marked slow, tools
-or races are left out. What no test notices is listed at the end; exit status 1 if that is more than a tenth.
+noted. Then each mutant has to pass the notebook that exports its module (where the cell is changed as well, since a notebook tests
+its own cells) and the tests that reach its line, the quickest first, until one fails. Cells and tests that are marked slow, tools
+or races are left out. What nothing notices is listed at the end; exit status 1 if that is more than a tenth.
 """
 
 import ast
 import atexit
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -26,9 +29,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
-from notebooks import environment, settings
+from notebooks import environment, find_notebooks, settings
 
 SECONDS = 40  # of tests for one mutant, as they took unbroken; three times as much, and it hangs, which is noticed as well
 MAP_SECONDS = 600  # for one file of tests, when its lines are noted
@@ -93,12 +97,12 @@ def mutants(text: str, module: str) -> Iterator[Mutant]:
 
 def choose(library: Path, count: int, seed: int, modules: list[str]) -> list[Mutant]:
     "So many mutants, the same ones for the same seed; each place in the package is as likely as any other."
-    found = []
-    for path in sorted(library.rglob("*.py")):
-        module = path.relative_to(library).as_posix()
-        if path.name[0] == "_" or modules and path.stem not in modules: continue
-        found += [mutant for mutant in mutants(path.read_text("utf-8"), module) if compiles(path.read_text("utf-8"), mutant)]
-    return sorted(random.Random(seed).sample(found, min(count, len(found))), key=lambda mutant: (mutant.module, mutant.line))
+    texts = {path.relative_to(library).as_posix(): path.read_text("utf-8") for path in sorted(library.rglob("*.py"))
+             if path.name[0] != "_" and (not modules or path.stem in modules)}
+    found = [mutant for module, text in texts.items() for mutant in mutants(text, module)]
+    random.Random(seed).shuffle(found)
+    chosen = islice((mutant for mutant in found if compiles(texts[mutant.module], mutant)), count)
+    return sorted(chosen, key=lambda mutant: (mutant.module, mutant.line))
 
 
 def apply(text: str, mutant: Mutant) -> str:
@@ -126,11 +130,34 @@ def lines_of(text: str, line: int) -> set[int]:
     return set(range(statement.lineno, end + 1))
 
 
+def mutate_cell(notebook: Path, text: str, mutant: Mutant) -> bool:
+    "Change the cell that exports a mutant's line, too; whether it was found. `text`: of the module, unbroken."
+    lines = text.splitlines()
+    marks = [i for i, line in enumerate(lines[: mutant.line]) if line.startswith("# %% ") and ".ipynb #" in line]
+    if not marks: return False
+    wanted = lines[marks[-1]].rpartition("#")[2]
+    number, column = mutant.line - marks[-1] - 2, mutant.start - len("\n".join(["", *lines[: mutant.line - 1]]).encode())
+    content = json.loads(notebook.read_text("utf-8"))
+    for cell in content["cells"]:
+        if cell["id"] != wanted: continue
+        source = "".join(cell["source"]).splitlines(keepends=True)
+        places = [i for i, line in enumerate(source) if not line.startswith("#|")]
+        before = sum(len(line.encode()) for line in source[: places[number]]) + column
+        data = "".join(source).encode()
+        if not data[before:].startswith(mutant.old.encode()): return False
+        cell["source"] = (data[:before] + mutant.new.encode() + data[before + mutant.end - mutant.start :]).decode()
+        notebook.write_text(json.dumps(content), "utf-8")
+        return True
+    return False
+
+
 class Tests:
     "The tests of a copy of the repository, run in forks of this process, which has imported what they need but not the package."
 
     def __init__(self, root: Path, library: str):
         self.root, self.library, self.lines, self.seconds = root, library, {}, {}
+        exported = ((path, re.search(r"#\| default_exp ([\w.]+)", path.read_text("utf-8"))) for path in find_notebooks(root))
+        self.notebooks = {f"{name[1].replace('.', '/')}.py": path for path, name in exported if name}
         os.chdir(root)
         os.environ.update(environment() | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})
         sys.path[:0] = [str(root), str(root / "tests")]
@@ -147,14 +174,14 @@ class Tests:
         return {name for name in names if name.partition(".")[0] not in own | NEVER}
 
     def run(self, what: list[str], seconds: float, plugin: object = None) -> int | None:
-        "The exit status of pytest in a fork; None if it took longer."
+        "The exit status of pytest, or of one notebook, in a fork; None if it took longer."
         sys.stdout.flush()
         if not (child := os.fork()):
             os.setsid()
             quiet = os.open(os.devnull, os.O_RDWR)
             for number in range(3): os.dup2(quiet, number)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-            os._exit(forked(what, plugin))
+            os._exit(executed(what[0]) if what[0].endswith(".ipynb") else forked(what, plugin))
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             ended, status = os.waitpid(child, os.WNOHANG)
@@ -187,17 +214,46 @@ class Tests:
             if left > 0 or not chosen: chosen.append(test)
         return chosen
 
+    def notebook_of(self, mutant: Mutant) -> str | None:
+        "The notebook that exports a mutant's module, if it passes as things are; it runs once, to see how long it takes."
+        if not (path := self.notebooks.get(mutant.module)): return None
+        name = path.relative_to(self.root).as_posix()
+        if name not in self.seconds:
+            start = time.monotonic()
+            passed = self.run([name], MAP_SECONDS) == 0
+            self.seconds[name] = time.monotonic() - start if passed else math.inf
+        return name if self.seconds[name] < MAP_SECONDS else None
+
     def survives(self, mutant: Mutant) -> bool:
-        "Whether all tests that reach a mutant pass."
-        if not (tests := self.reaching(mutant)): return True
-        path = self.root / self.library / mutant.module
-        text, known = path.read_text("utf-8"), path.stat().st_mtime_ns
+        "Whether the notebook of a mutant's module and all tests that reach its line pass."
+        notebook, tests = self.notebook_of(mutant), self.reaching(mutant)
+        files = [self.root / self.library / mutant.module, *([self.root / notebook] if notebook else [])]
+        before = [(path, path.read_text("utf-8"), path.stat().st_mtime_ns) for path in files]
+        path, text, known = before[0]
         path.write_text(apply(text, mutant), "utf-8")
         os.utime(path, ns=(known, known + (mutant.start + 1) * 1_000_000_000))  # or Python would take what it compiled before
-        try: return self.run(["-x", *tests], SECONDS + 3 * sum(map(self.seconds.get, tests))) == 0
+        try:
+            for what in sorted([[notebook]] * bool(notebook) + [tests] * bool(tests), key=self.takes):
+                if what == [notebook] and not mutate_cell(files[1], text, mutant): continue
+                if self.run(what, SECONDS + 3 * self.takes(what)) != 0: return False
+            return True
         finally:
-            path.write_text(text, "utf-8")
-            os.utime(path, ns=(known, known))
+            for path, text, known in before:
+                path.write_text(text, "utf-8")
+                os.utime(path, ns=(known, known))
+
+    def takes(self, what: list[str]) -> float:
+        "The seconds that a notebook or some tests take unbroken."
+        return sum(map(self.seconds.get, what))
+
+
+def executed(notebook: str) -> int:
+    "Run a notebook here as nbdev_test does."
+    from nbdev.test import test_nb
+
+    root = Path.cwd()
+    try: return int(not test_nb(root / notebook, skip_flags=settings(root)["tst_flags"].split(), basepath=root)[0])
+    except BaseException: return 1
 
 
 def forked(what: list[str], plugin: object) -> int:
@@ -210,7 +266,7 @@ def forked(what: list[str], plugin: object) -> int:
         forks.SERVER, forks._start_server = multiprocessing.get_context("fork"), lambda: None
         forks._child = partial(program, forks._child, plugin)
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow and not tools and not races"]
-    try: return int(pytest.main([*options, *what], [plugin] if plugin else []))
+    try: return int(pytest.main([*options, *([] if plugin else ["-x"]), *what], [plugin] if plugin else []))
     except BaseException: return 1
 
 

@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 
 from .command import check_key, mistyped, parse_override
 from .core import UserError, flatten, nearest, plain
-from .settings import (DEFAULTS, GROUPS, LIBRARY, OWN_DEFAULTS, SEVERAL, TRACKERS, Config, base_config,
-                                        checked_config, deep_update, experiment_files, resumed)
+from .settings import (DEFAULTS, GROUPS, LIBRARY, OWN_DEFAULTS, SEVERAL, Config, base_config, checked_config,
+                                        deep_update, experiment_files, resumed)
 
 # %% ../../nbs/parts/compose.ipynb #59620c3f
 def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(settings)
     if "logger_params" in settings:
         chosen, params = settings.get("logger"), settings.pop("logger_params") or {}
-        if not isinstance(chosen, str) or chosen not in TRACKERS or not isinstance(params, Mapping):
+        if not isinstance(chosen, str) or chosen not in GROUPS["logger"] or not isinstance(params, Mapping):
             raise UserError("`logger_params` is a mapping that belongs to a `logger` chosen by name in the same file, such as "
                             "`logger: CSVLogger`.", key="logger_params")
         settings |= {f"logger.{chosen}.{key}": value for key, value in params.items()}
@@ -42,7 +42,7 @@ def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
             settings[group] = {"_target_": f"{LIBRARY[group]}.{section['name']}", **rest}
     return settings
 
-
+# %% ../../nbs/parts/compose.ipynb #679f13e2
 def _callbacks_by_name(entries: list) -> dict[str, Any]:
     callbacks = {}
     for i, entry in enumerate(entries):
@@ -71,7 +71,7 @@ class Layer(NamedTuple):
         paths = [*self.choices, *(path for path, _ in self.values)]
         return any(path == key or path.startswith(f"{key}.") or key.startswith(f"{path}.") for path in paths)
 
-
+# %% ../../nbs/parts/compose.ipynb #d82676ef
 def make_layer(
     where: str,  # as `Layer` has it
     said: Iterable[tuple[str, Any]],  # settings by path; `MISSING` takes one away
@@ -90,7 +90,7 @@ def make_layer(
             layer.values.append((path, value))
     return layer
 
-
+# %% ../../nbs/parts/compose.ipynb #f5a3910d
 def chosen(
     group: str,  # such as `model`
     value: Any,  # what stands there: an alternative's name, several, or nothing

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['MOST_CHECKS', 'SAMPLERS', 'PRUNERS', 'Parameter', 'read_parameter', 'corner_words', 'make_sampler', 'make_pruner',
-           'mend', 'open_storage', 'Study', 'open_record', 'begin', 'take', 'grid', 'draw']
+           'mend', 'JournalLock', 'open_storage', 'Study', 'open_record', 'live', 'begin', 'take', 'try_lock',
+           'at_work', 'grid', 'draw']
 
 # %% ../../nbs/parts/study.ipynb #77a5267a
 import json
 import os
+import secrets
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +40,11 @@ class Parameter(NamedTuple):
     def corners(self) -> list[Any]:
         "Values that show whether all of them are allowed."
         return list(self.values) or [self.distribution.low, self.distribution.high]
+
+    @property
+    def is_log(self) -> bool:
+        "Whether as many of its values are sought below the middle of the exponents as above."
+        return getattr(self.distribution, "log", False)
 
     @property
     def all_values(self) -> list[Any]:
@@ -86,8 +94,8 @@ def corner_words(
     others = [key for key in space if key not in groups]
     for values in list(product(*(space[key].corners for key in chosen)))[:MOST_CHECKS]:
         first = dict(zip(chosen, values)) | {key: space[key].corners[0] for key in others}
-        for key, value in [(other, value) for other in others for value in space[other].corners] or [*first.items()][:1]:
-            yield [space[k].typed(k, v) for k, v in (first | {key: value}).items()]
+        changes = [{key: value} for key in others for value in space[key].corners] or [{}]
+        for change in changes: yield [space[key].typed(key, value) for key, value in (first | change).items()]
 
 # %% ../../nbs/parts/study.ipynb #d8769572
 SAMPLERS, PRUNERS = ("tpe", "random", "grid", "cmaes"), ("median", "hyperband", "none")
@@ -122,22 +130,38 @@ def make_pruner(
 # %% ../../nbs/parts/study.ipynb #bec6e838
 def mend(file: Path) -> None:
     "Cut off the half of a line with which a killed process has left a journal."
-    content = file.read_bytes() if file.is_file() else b""
-    if content and not content.endswith(b"\n"): os.truncate(file, content.rfind(b"\n") + 1)
+    if not file.is_file() or not file.stat().st_size: return
+    with file.open("rb+") as journal:
+        journal.seek(-1, os.SEEK_END)
+        if journal.read() != b"\n": journal.truncate(file.read_bytes().rfind(b"\n") + 1)
 
 
+class JournalLock:
+    "Lets one process at a time write to a journal, which is whole whenever it is its turn."
+
+    def __init__(self, file: Path):
+        from filelock import FileLock
+
+        self.file, self.lock = file, FileLock(f"{file}.lock")
+
+    def acquire(self) -> bool:
+        self.lock.acquire()
+        mend(self.file)
+        return True
+
+    def release(self) -> None: self.lock.release()
+
+# %% ../../nbs/parts/study.ipynb #37944b6a
 def open_storage(
     folder: Path,  # of the study
     storage: str,  # `journal` or `sqlite`: a file in there; or an address that Optuna knows
 ) -> Any:
-    "Optuna's storage; call it under the study's lock. Raises `UserError`."
-    from filelock import FileLock
+    "Optuna's storage; raises `UserError`."
     from optuna.storages import JournalStorage, RDBStorage, journal
 
     if storage == "journal":
         file = folder / "study.journal"
-        mend(file)
-        return JournalStorage(journal.JournalFileBackend(str(file), FileLock(f"{file}.lock")))
+        return JournalStorage(journal.JournalFileBackend(str(file), JournalLock(file)))
     address = f"sqlite:///{folder / 'study.db'}" if storage == "sqlite" else storage
     waits = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {}
     try: return RDBStorage(address, engine_kwargs=waits)
@@ -158,13 +182,13 @@ class Study:
         self.folder, self.trust = Path(folder), trust
         self.file = self.folder / "study.json"
 
-    @property
+    @cached_property
     def about(self) -> dict[str, Any]:
         "What the study was begun with; raises `UserError` if there is none."
         try: return json.loads(self.file.read_text("utf-8"))
         except OSError: raise UserError(f"`{self.folder}` is no study: it holds no study.json.", key="study") from None
 
-    @property
+    @cached_property
     def space(self) -> dict[str, Parameter]:
         "What is searched, by setting."
         return {key: read_parameter(word) for key, word in self.about["space"].items()}
@@ -172,18 +196,12 @@ class Study:
     @property
     def record(self) -> Any:
         "Optuna's study, with its pruner."
-        return open_record(self.folder.absolute())
+        return open_record(self.folder.absolute(), self.about and self.file.stat().st_mtime_ns)
 
     @property
     def trials(self) -> list[Any]:
         "All trials so far, by number."
         return self.record.get_trials(deepcopy=False)
-
-    def live(self, trial: Any) -> Any:
-        "A trial that was read from the record, as one that can go on."
-        from optuna import Trial
-
-        return Trial(self.record, trial._trial_id)  # Optuna has no public way from one to the other
 
     def lock(self, name: str) -> Any:
         "A lock that goes with its process."
@@ -198,19 +216,36 @@ class Study:
 
 # %% ../../nbs/parts/study.ipynb #d6b49ea0
 @cache
-def open_record(folder: Path) -> Any:
-    "Optuna's study of a folder, opened once in a process: two at once may not create it."
+def open_record(
+    folder: Path,  # of the study
+    begun: int,  # when: a new study in an old one's place is another one
+) -> Any:
+    "Optuna's study of a folder, opened once in a process: two at once may not create it. Raises `UserError`."
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = Study(folder)
     about = study.about
     with study.lock("study"):
-        storage = open_storage(folder, about["storage"])
-        return optuna.create_study(storage=storage, study_name=about["name"], directions=about["directions"], load_if_exists=True,
-                                   pruner=make_pruner(about["pruner"]), sampler=make_sampler(about["sampler"], about["seed"]))
+        record = optuna.create_study(
+            storage=open_storage(folder, about["storage"]), study_name=about["name"], directions=about["directions"],
+            load_if_exists=True, pruner=make_pruner(about["pruner"]), sampler=make_sampler(about["sampler"], about["seed"]))
+        if not record.user_attrs: record.set_user_attr("folder", about.get("id"))
+    if record.user_attrs["folder"] == about.get("id"): return record
+    raise UserError(f"In `{about['storage']}` there is a study `{about['name']}` already, which was begun in another folder, "
+                    "or in one that is gone. For a new one: study=NAME.", key="study")
 
 
+def live(
+    study: Study,
+    number: int,  # of a trial
+) -> Any:
+    "A trial that is in the record, as one that can go on."
+    from optuna import Trial
+
+    return Trial(study.record, study.trials[number]._trial_id)  # Optuna has no public way from one to the other
+
+# %% ../../nbs/parts/study.ipynb #35d57be9
 def begin(
     folder: str | os.PathLike,
     **about: Any,  # what the study is; names are those of `study.json`
@@ -219,42 +254,54 @@ def begin(
     study = Study(folder)
     about = json.loads(json.dumps(about | {"name": f"{study.folder.parent.name}/{study.folder.name}"}))
     with study.lock("study"):
-        if not study.file.is_file():
-            with atomic(study.file) as part: part.write_text(json.dumps(about, indent=2), "utf-8")
-    known = study.about
-    if changed := next((key for key in about if about[key] != known.get(key)), None):
-        raise UserError(f"The study `{study.folder}` was begun with another `{changed}`: {_shown(known.get(changed))}, and not "
-                        f"{_shown(about[changed])}. For a new one: study=NAME.", key="study")
+        if new := not study.file.is_file():
+            with atomic(study.file) as part: part.write_text(json.dumps(about | {"id": secrets.token_hex(8)}, indent=2), "utf-8")
+    if changed := next((key for key in about if key != "id" and about[key] != study.about.get(key)), None):
+        raise UserError(f"The study `{study.folder}` was begun with another `{changed}`: {json.dumps(study.about.get(changed))}, "
+                        f"and not {json.dumps(about[changed])}. For a new one: study=NAME.", key="study")
+    try: study.record  # noqa: B018 (a storage that can't be opened is found now)
+    except UserError:
+        if new: study.file.unlink()
+        raise
     return study
-
-
-def _shown(value: Any) -> str:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-    return ", ".join(map(str, parts)) or "none"
 
 # %% ../../nbs/parts/study.ipynb #f75496ba
 def take(
     study: Study,
-    most: int,  # trials in all
+    trials: int | None = None,  # in all; None: 20, of a grid every combination
 ) -> tuple[Any, Any] | None:
     "A trial and its lock: one that was left by somebody who died, else a new one; None where there is nothing to do."
-    from filelock import Timeout
-
     with study.lock("ask"):
-        record, trials, about = study.record, study.trials, study.about
-        for left in trials:
-            lock = study.lock(f"{left.number:04}")
+        known, about, record = study.trials, study.about, study.record
+        for left in known:
             # its run has the last word: on another machine, a lock may not be seen
             if left.state.is_finished() or study.run(left.number).status == "running": continue
-            try: lock.acquire(timeout=0)
-            except Timeout: continue
-            return draw(study, study.live(left)), lock
-        if about["sampler"] == "grid": most = min(most, len(grid(study.space)))
-        if len(trials) >= most: return None
-        lock = study.lock(f"{len(trials):04}")
+            if lock := try_lock(study, f"{left.number:04}"): return draw(study, live(study, left.number)), lock
+        points = len(grid(study.space)) if about["sampler"] == "grid" else None
+        if len(known) >= min(trials or points or 20, points or inf): return None
+        lock = study.lock(f"{len(known):04}")
         lock.acquire()
-        record.sampler = make_sampler(about["sampler"], about["seed"], len(trials))
+        record.sampler = make_sampler(about["sampler"], about["seed"], len(known))
         return draw(study, record.ask()), lock
+
+
+def try_lock(study: Study, name: str) -> Any:
+    "A lock of the study's, now ours; None where another process has it."
+    from filelock import Timeout
+
+    lock = study.lock(name)
+    try: lock.acquire(timeout=0)
+    except Timeout: return None
+    return lock
+
+
+def at_work(study: Study) -> bool:
+    "Whether another worker trains a trial now."
+    for trial in study.trials:
+        if trial.state.is_finished(): continue
+        if study.run(trial.number).status == "running" or not (lock := try_lock(study, f"{trial.number:04}")): return True
+        lock.release()
+    return False
 
 # %% ../../nbs/parts/study.ipynb #1444d946
 def grid(space: Mapping[str, Parameter]) -> list[dict[str, Any]]:

@@ -54,5 +54,14 @@ def test_a_run_leaves_its_record(trained):
 
 
 def test_a_checkpoint_can_be_evaluated(trained, program):
-    done = program("evaluate", trained, "split=val")
+    done = program("evaluate", trained, "split=val", "trust=true")
     assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
+
+
+def test_the_exported_model_says_what_a_picture_shows(trained, images, program):
+    pytest.importorskip("onnxruntime", reason="to export, the extra `export` is needed")
+    made = program("export", trained, "trust=true", "calibrate=null")
+    assert made.returncode == 0, made.stderr  # it has answered as the checkpoint does, or it would not be there
+    picture = next(path for path in (images / "train").rglob("*") if path.is_file())
+    told = program("predict", trained / "model.onnx", picture)
+    assert told.returncode == 0 and str(picture.name) in told.stdout, told.stdout + told.stderr
