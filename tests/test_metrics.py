@@ -19,6 +19,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from dlops_mnist.parts.choices import class_costs, conformal_threshold, mean_cost
 from dlops_mnist.parts.figures import area, plot_mistakes, plot_roc, roc_points
 from dlops_mnist.parts.intervals import calibration_error, confidence_bins, share_interval, weighted_auc
 from dlops_mnist.parts.metrics import (
@@ -194,6 +195,30 @@ def test_calibration_error_without_what_chance_adds():
     assert low > 0.05 and value == pytest.approx(0.1, abs=0.03)
     images, means, share = confidence_bins(sure, sure > 0.9)
     assert images.sum() == 2000 and (np.diff(means) > 0).all() and share[-1] == 1
+
+
+def test_a_set_of_classes_holds_the_truth_as_often_as_it_was_asked_to():
+    rng, held = np.random.default_rng(0), []
+    for _ in range(1000):  # 99 images choose, one is judged: exactly 90 in 100 in the mean, whatever the model says
+        labels = rng.integers(0, 4, 100)
+        p = rng.dirichlet(np.full(4, 0.3), 100) + 0.2 * np.eye(4)[labels]
+        given = p[np.arange(100), labels]
+        held.append(given[-1] >= conformal_threshold(given[:-1], 0.9))
+    assert 0.9 - 3 * 0.0095 < np.mean(held) < 0.9 + 3 * 0.0095
+    assert conformal_threshold(np.arange(1, 100) / 100, 0.9) == 0.1, "the tenth of 99"
+
+
+def test_the_cheapest_answer_is_the_one_of_least_expected_cost():
+    rng = np.random.default_rng(0)
+    p, costs = rng.dirichlet(np.ones(4), 200), class_costs({"a": 3, "d": 0.5}, list("abcd"))
+    expected = np.stack([(p * np.where(np.arange(4) == k, 0, costs)).sum(axis=1) for k in range(4)], axis=1)
+    assert ((p * costs).argmax(axis=1) == expected.argmin(axis=1)).all()
+    inside = 0
+    for _ in range(200):  # two per cent of 60 images cost 5
+        wrong = 5.0 * (rng.uniform(size=60) < 0.02)
+        _, low, high = mean_cost(wrong, np.array([5.0, 5.0]), 200)
+        inside += low <= 0.1 <= high
+    assert inside >= 186
 
 
 @pytest.mark.parametrize("only_a, only_b, p", [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 1 / 64), (1, 9, 12 / 1024)])
