@@ -48,8 +48,9 @@ def letters(count: int, chance: np.random.Generator) -> np.ndarray:
     from matplotlib import font_manager
     from PIL import ImageDraw, ImageFont
 
-    kinds = product(("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"), ("normal", "italic"), ("normal",), ("normal", "bold"))
-    files = {font_manager.findfont(font_manager.FontProperties(*kind)) for kind in kinds}
+    kinds = product(("DejaVu Sans", "DejaVu Serif", "DejaVu Sans Mono"), ("normal", "italic"), ("normal", "bold"))
+    files = {font_manager.findfont(font_manager.FontProperties(family=family, style=style, weight=weight))
+             for family, style, weight in kinds}
     fonts = [ImageFont.truetype(file, 96) for file in sorted(files)]
     found = []
     for name, font in zip(chance.choice(list("ABCDEFGHJKLMNPQRTUVWXYZ"), count), chance.integers(len(fonts), size=count)):
