@@ -28,6 +28,7 @@ from .parts.compare import Comparison, compare_all, compare_recipes, plot_disagr
 from .parts.core import UserError, atomic, nearest
 from .parts.exported import ExportedModel, is_exported, model_file
 from dlops_mnist.parts.metrics import (
+    BESIDE,
     OVERALL,
     Answers,
     image_losses,
@@ -159,7 +160,8 @@ def with_own(table: Any, trained: Any, logits: np.ndarray, labels: np.ndarray) -
 
 def overall(metrics: Any) -> dict[str, str]:
     "The metrics of all classes together in a table, and what people call them; one's own come last."
-    return OVERALL | {name: name for name in metrics.index if name not in OVERALL and "/" not in name}
+    beside = {name: BESIDE.get(name, name) for name in metrics.index if name not in OVERALL and "/" not in name}
+    return OVERALL | beside
 
 # %% ../nbs/09_evaluate.ipynb #7ad7e54c
 def measure(

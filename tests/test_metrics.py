@@ -11,7 +11,9 @@ from scipy.stats import binom
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    balanced_accuracy_score,
     confusion_matrix,
+    f1_score,
     log_loss,
     matthews_corrcoef,
     precision_recall_fscore_support,
@@ -58,7 +60,9 @@ def theirs(labels, p, classes):
                "roc_auc": mean([roc_auc_score(labels == k, p[:, k]) for k in two_sided]),
                "brier": ((p - truth) ** 2).sum(axis=1).mean() / (2 if classes == 2 else 1),
                "average_precision": mean([average_precision_score(labels == k, p[:, k]) for k in sides]),
-               "mcc": matthews_corrcoef(labels, guess)}
+               "mcc": matthews_corrcoef(labels, guess), "balanced_accuracy": balanced_accuracy_score(labels, guess),
+               "macro_f1": mean([f1_score(labels == k, guess == k) for k in names if (labels == k).any()])}
+    if classes >= 5: overall["top_2"] = mean([sum(other > row[label] for other in row) < 2 for label, row in zip(labels, p)])
     rows = {f"{metric}/{k}": values[k] for metric, values in zip(("precision", "recall", "f1"), per_class) for k in names}
     return overall | rows
 
