@@ -199,6 +199,16 @@ def test_a_file_says_what_to_search(work):
     with pytest.raises(UserError, match="`search` is a section"): read_search("wrong", [])
 
 
+@pytest.mark.slow
+def test_no_trial_begins_after_the_timeout(work):
+    words = [*SEARCH, "trainer.max_epochs=1", "sampler=random", "pruner=none", "trials=500", "timeout=3s"]
+    finished(*words, "workers=2", cwd=work)
+    first = len(table("runs/001/search"))
+    assert first < 500 and {row[1] for row in table("runs/001/search")} <= {"COMPLETE"}
+    finished(*words, cwd=work)
+    assert first < len(table("runs/001/search")) < 500
+
+
 def test_what_is_no_number_has_failed(work, capsys):
     found = tune("001", "optimizer.lr=1e30,1e-3", *SEARCH[3:], "optimizer=sgd", sampler="grid")
     assert [row[1] for row in table(found.folder)] == ["FAIL", "COMPLETE"]
