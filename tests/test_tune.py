@@ -59,7 +59,7 @@ def shortened(process, draw, seconds):
 def finished(*words, cwd):
     "Run a command to its end; the seconds that it took."
     began, process = time.monotonic(), start(*words, cwd=cwd)
-    process.join(200)
+    process.join(600)
     assert process.exitcode == 0, (cwd / "out.log").read_text()
     return time.monotonic() - began
 
