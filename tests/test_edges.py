@@ -9,16 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
+from dlops_mnist.config import load_config
 from dlops_mnist.inspection import oddities
 from dlops_mnist.models import MNISTModule
-from dlops_mnist.networks import predicted_labels
+from dlops_mnist.networks import predicted_labels, to_input
 from dlops_mnist.parts import augment, ink
 from dlops_mnist.parts.callbacks import epoch_line, interleave
 from dlops_mnist.parts.command import parse_override, show_table
 from dlops_mnist.parts.compare import compare_recipes, difference_interval, is_luck
 from dlops_mnist.parts.core import UserError, check_name, nearest, plain
 from dlops_mnist.parts.folder import fingerprint
+from dlops_mnist.parts.metrics import weighed_metrics
 from dlops_mnist.parts.provenance import lines, made_by, what_differs
 from dlops_mnist.parts.runfolder import Run, best_row, better, is_epoch_end, new_run, run_status
 from dlops_mnist.parts.settings import base_config
@@ -53,6 +56,25 @@ def test_a_temperature_divides_the_logits_outside_of_training():
     assert torch.allclose(module(images), plain_logits / 2)
     module.train()
     assert torch.allclose(module(images), plain_logits), "the loss is that of the raw logits"
+
+
+def test_pixels_are_standardised_and_floats_pass():
+    pixels = torch.tensor([[[0, 255], [51, 102]]], dtype=torch.uint8)
+    assert to_input(pixels, mean=0.5, std=0.25).flatten().tolist() == pytest.approx([-2, 2, -1.2, -0.4])
+    assert to_input(pixels.float(), mean=0.5, std=0.25).flatten().tolist() == [0, 255, 51, 102]
+    assert to_input(pixels).shape == to_input(pixels.unsqueeze(1)).shape == (1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_weighed_metrics_with_equal_weights_are_the_usual_ones(classes):
+    rng = np.random.default_rng(1)
+    p, labels = rng.dirichlet(np.ones(classes), 60), np.arange(60) % classes
+    areas = np.stack([np.full(1, roc_auc_score(labels == k, p[:, k])) for k in range(classes)][-1 if classes == 2 else 0 :])
+    losses = -np.log(p[np.arange(60), labels])
+    loss, auc, brier, mcc = weighed_metrics(np.ones((1, 60)), np.zeros((1, classes)), labels, p, losses, areas)[:, 0]
+    squares = ((p - np.eye(classes)[labels]) ** 2).sum(1).mean()
+    assert (loss, auc, brier) == pytest.approx((losses.mean(), areas.mean(), squares / (2 if classes == 2 else 1)))
+    assert mcc == pytest.approx(matthews_corrcoef(labels, p.argmax(1)))
 
 
 # --- comparisons ---
@@ -229,3 +251,8 @@ def test_a_versions_name_is_the_folders_fingerprint(tmp_path, root):
             (tmp_path / split / folder.name).mkdir(parents=True)
             for file in sorted(folder.glob("*.png"))[:2]: shutil.copy(file, tmp_path / split / folder.name)
     assert read_folder(str(tmp_path)).fingerprint == fingerprint(tmp_path)
+
+
+def test_what_a_debug_run_does():
+    config = load_config(None, "debug=overfit")
+    assert (config.trainer["overfit_batches"], config.trainer["max_epochs"]) == (1, 100)

@@ -92,7 +92,8 @@ def mutants(text: str, module: str) -> Iterator[Mutant]:
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool): yield mutant(node, *place(node), str(not node.value))
         elif isinstance(node, ast.Constant) and isinstance(node.value, int): yield mutant(node, *place(node), str(node.value + 1))
         elif isinstance(node, ast.Constant) and node.value in WORDS: yield mutant(node, *place(node), repr(WORDS[node.value]))
-        elif isinstance(node, ast.Return) and node.value is not None: yield mutant(node.value, *place(node.value), "None")
+        elif isinstance(node, ast.Return) and node.value and ast.unparse(node.value) != "None":
+            yield mutant(node.value, *place(node.value), "None")
 
 
 def choose(library: Path, count: int, seed: int, modules: list[str]) -> list[Mutant]:

@@ -37,7 +37,8 @@ class Pruning(Callback):
     def on_train_epoch_end(self, trainer, module) -> None:
         if not self.validated: return
         self.validated, epoch = False, trainer.current_epoch
-        if self.trial: self.last = report(self.study, self.trial, epoch, trainer.callback_metrics)
+        metrics = trainer.callback_metrics  # all processes must ask: what they measured is put together
+        if self.trial: self.last = report(self.study, self.trial, epoch, metrics)
         trainer.should_stop |= self.ends(trainer, epoch)
 
     def ends(self, trainer, epoch: int) -> bool:
