@@ -20,7 +20,7 @@ from .inspection import inspect
 from .parts.command import as_typed, run_command, say
 from .parts.core import UserError
 from .parts.folder import fingerprint, unused_notes  # noqa: F401 (fingerprint: offered from here as well)
-from .parts.images import ImageArrays, open_images
+from .parts.images import ImageArrays, open_images, processors
 from .parts.convert import convert
 from .parts.sources import SOURCES, build_digits, build_idx, build_mnist  # noqa: F401 (offered from here as well)
 
@@ -60,7 +60,8 @@ def hold_out(
         raise UserError(f"{key}={fraction} holds out {cut} of the {count} images, and {count - cut} remain to train on. "
                         f"Choose another fraction, make a `{key}/` folder{', or val=test' * (key == 'val')}.", key=key)
     # the arrays are sorted: without exceptions the two parts are slices, which need no copy
-    kept, held = (slice(cut, None), slice(cut)) if held[:cut].all() else (~held, held)
+    if held[:cut].all() and isinstance(train["images"], np.ndarray): kept, held = slice(cut, None), slice(cut)
+    else: kept = ~held
     return {name: array[kept] for name, array in train.items()}, {name: array[held] for name, array in train.items()}
 
 # %% ../nbs/03_dataset.ipynb #9ddf2f10
@@ -138,6 +139,8 @@ class Folder:
         test = self.test if self.test is not None else 0.2 * arrays.found.whole
         self.fingerprint, self.datasets = arrays.fingerprint, make_datasets(arrays, self.val, self.classes, test)
         self.broken, self.notes = arrays.broken, said_of(arrays, self.datasets, test)
+        if self.cache == "none" and not self.num_workers:
+            self.notes.append(f"datamodule.num_workers={processors()} would decode the images beside the training, not within it")
         if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
         self.settled = {"classes": self.classes, "image_shape": self.image_shape}
         self.settled |= {key: arrays.look[key] for key in ("color", "range") if self.reading[key] == "auto"}
@@ -178,8 +181,8 @@ class MNISTDataModule(Folder, Batches):
         columns: list[str] | None = None,  # of that file: image, label, and perhaps split and group
         sampler: str | None = None,  # balanced: an epoch has equally many images of each class; null: each image once
         seed: int = 0,  # fixes the order of the training images
-        num_workers: int = 0,  # processes that load; 0 is fastest for images that fit into memory
-        cache: str | None = None,  # a folder for decoded images; null: beside the dataset, or in the user's cache
+        num_workers: int = 0,  # processes that load; 0 is fastest where decoded images are cached
+        cache: str | None = None,  # where decoded images lie; null: beside the dataset, or the user's cache; none: nowhere
     ):
         super().__init__()
         check_settings(batch_size, val, source, seed, num_workers, test, broken, std, sampler)

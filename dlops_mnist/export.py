@@ -198,7 +198,7 @@ def write_int8(
     from onnxruntime.quantization import quantize_static
 
     with _silence(): quantize_static(path, path, _reader(images), op_types_to_quantize=["Conv", "Gemm", "MatMul"], per_channel=True)
-    right = quiet_session(path.read_bytes()).run(None, {"images": test.images})[0].argmax(1) == test.labels
+    right = quiet_session(path.read_bytes()).run(None, {"images": np.asarray(test.images)})[0].argmax(1) == test.labels
     before, after, p = mcnemar(test.right, right)
     if p < 0.05:
         raise UserError(f"int8 was not kept: of {len(right):,} test images it gets {before} wrong that were right, and "

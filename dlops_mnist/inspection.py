@@ -17,7 +17,7 @@ from .parts.command import say, show_table
 from .parts.copies import NearCopies, near_copies, plot_copies
 from .parts.core import UserError, nearest
 from .parts.folder import unused_notes
-from .parts.images import ImageArrays, image_table, open_images
+from .parts.images import ImageArrays, at_hand, image_table, open_images
 
 if TYPE_CHECKING:  # slow to import: each function that needs one of them imports it itself
     import pandas as pd
@@ -35,10 +35,11 @@ def summary(
     for split, data in arrays.splits.items():
         for label, name in enumerate(arrays.classes):
             images = data["images"][data["labels"] == label]
-            values = {"min": images.min(), "mean": round(images.mean(), 1), "max": images.max()}
+            some = at_hand(images)
+            values = {"min": some.min(), "mean": round(some.mean(), 1), "max": some.max()} if len(some) else {}
             size = "x".join(map(str, arrays.image_shape))
             rows.append({"split": split, "class": name, "images": len(images), "size": size, **values})
-    return pd.DataFrame(rows).set_index(["split", "class"])
+    return pd.DataFrame(rows).astype({"min": "Int64", "max": "Int64"}).set_index(["split", "class"])
 
 # %% ../nbs/02_inspection.ipynb #1d4d7416
 def duplicates(
@@ -96,9 +97,10 @@ def plot_means(
     from dlops_mnist.parts.figures import plot_grid
 
     data, names = arrays.splits[split], arrays.classes[:most]
-    images = [data["images"][data["labels"] == label] for label in range(len(names))]
+    images = [at_hand(data["images"][data["labels"] == label]) for label in range(len(names))]
     titles = [f"{name} (mean of {len(part):,})" for name, part in zip(names, images)]
-    return plot_grid([part.mean(axis=0) for part in images], titles, columns=10, size=1.5, cmap="viridis")
+    means = [part.mean(axis=0) if len(part) else np.zeros(part.shape[1:]) for part in images]
+    return plot_grid(means, titles, columns=10, size=1.5, cmap="viridis")
 
 # %% ../nbs/02_inspection.ipynb #f9e3a756
 def plot_histogram(
@@ -110,7 +112,7 @@ def plot_histogram(
     picture = Picture(6, 2.8)
     axes = picture.subplots()
     for color, (split, data) in zip(COLORS, arrays.splits.items()):
-        counts = np.bincount(data["images"].reshape(-1), minlength=256).reshape(32, 8).sum(axis=1)
+        counts = np.bincount(at_hand(data["images"]).reshape(-1), minlength=256).reshape(32, 8).sum(axis=1)
         axes.stairs(100 * counts / counts.sum(), np.arange(0, 257, 8), color=color, label=split)
     axes.set(xlabel="brightness (0 black, 255 white)", ylabel="% of the pixels", yscale="log", xlim=(0, 256))
     axes.legend(frameon=False)
@@ -123,7 +125,7 @@ def oddities(
     "What is odd about the images: all alike, darker, inverted, classes of very different sizes. One sentence each."
     notes, means = [], {}
     for split, data in arrays.splits.items():
-        images = data["images"][:2000]
+        images = at_hand(data["images"])[:2000]
         means[split] = images.mean(axis=0)
         if len(images) > 1 and (images == images[0]).all():
             notes.append(f"all images of {split} are alike: there is nothing to learn")
@@ -178,7 +180,7 @@ def inspect(
 ) -> None:
     "Print what is in a dataset: counts, values, copies and near copies, leaks, what is odd or was not used, its fingerprint."
     arrays = open_images(path, color, **reading_settings(settings))
-    table = summary(arrays).reset_index()
+    table = summary(arrays).reset_index().astype(object).fillna("")
     show_table(list(table), list(table.itertuples(index=False)), str(path))
     for note in [*arrays.found.notes, *unused_notes(arrays.found.unused), *oddities(arrays)]: say(f"note: {note}")
     for file, what in arrays.broken.items(): say(f"left out: {file} {what}")

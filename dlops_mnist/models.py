@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
-from .networks import MEAN, STD, EpochMetrics, classification_loss, to_input, to_logits
+from .networks import MEAN, STD, EpochMetrics, classification_loss, predicted_labels, to_input, to_logits
 from .parts.runfolder import find_checkpoint
 from .parts.command import mistyped
 from .parts.core import UserError, atomic, memory, plain, read_checkpoint
@@ -87,6 +87,7 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.augment, self.label_smoothing, self.running = None, 0.0, RunningMetrics()
         self.criterion, self.metrics, self.temperature = classification_loss, nn.ModuleDict(), 1.0
+        self.named = torch.zeros(0)  # how often each class was the answer in the last validation
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
         own, weight = own_share(self.trainer, batch_idx, len(batch[1]))
@@ -108,7 +109,10 @@ class Classifier(pl.LightningModule):
         if self.trainer.is_last_batch: self.running.log("", self)
 
     def on_train_epoch_end(self) -> None: self.running.log("", self)  # for an epoch that `max_steps` cut short
-    def on_validation_epoch_end(self) -> None: self.running.log("val_", self)
+    def on_validation_epoch_end(self) -> None:
+        self.running.log("val_", self)
+        self.named = self.trainer.strategy.reduce(self.named, reduce_op="sum")
+
     def on_test_epoch_end(self) -> None: self.running.log("test_", self)
     load_from_checkpoint = classmethod(load_checked)
 
@@ -123,9 +127,12 @@ def measure(module: pl.LightningModule, prefix: str, batch_idx: int, images: Ten
     loss = module.criterion(logits, labels)
     module.running.count(prefix, batch_idx, loss, logits, labels)
     update_metrics(module.metrics, logits, labels)
+    if prefix == "val_":
+        guesses = predicted_labels(logits)[:, None] == torch.arange(max([2, *logits.shape[1:]]), device=logits.device)
+        module.named = guesses.sum(0) + (module.named if batch_idx else 0)
     return {"loss": loss, "logits": logits, "labels": labels}
 
-
+# %% ../nbs/05_models.ipynb #9efc135f
 def save_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     "In the middle of an epoch: keep its sums so far, those of several processes added up."
     if epoch := module.running.epochs.get(""):
@@ -330,7 +337,7 @@ def least_memory(
         return 2 * weights + images * sum(kept) // 4  # of two images; half of it again, since half precision may do
     return 0
 
-
+# %% ../nbs/05_models.ipynb #152d6a83
 def check_memory(
     config: Mapping[str, Any],  # complete
     datamodule: Any,  # after its `setup`

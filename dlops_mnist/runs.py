@@ -6,7 +6,7 @@
 __all__ = ['CHOICES', 'CHOSEN', 'USUAL', 'LEFT_OUT', 'CONDITION', 'ORDER', 'simple', 'usual_settings', 'changed_settings',
            'read_settings', 'make_row', 'read_runs', 'find_column', 'is_equal', 'is_number', 'as_number', 'matches',
            'high_is_best', 'sort_rows', 'select_runs', 'short_names', 'differences', 'told_apart', 'shown_metrics',
-           'make_cells', 'runs_table', 'plot_runs', 'diff_runs', 'print_runs']
+           'make_cells', 'luck_of_best', 'luck_note', 'runs_table', 'plot_runs', 'diff_runs', 'print_runs']
 
 # %% ../nbs/10_runs.ipynb #96a7e27e
 import fnmatch
@@ -20,6 +20,7 @@ from datetime import timedelta
 from functools import cache, lru_cache
 from itertools import chain
 from pathlib import Path
+from statistics import NormalDist, median
 from typing import Any
 
 import yaml
@@ -101,6 +102,7 @@ def make_row(run: Run) -> dict[str, Any]:
         "path": str(run.path), "experiment": simple(run.path.parent.name), "run": simple(run.path.name),
         "differs": changed_settings(settings), "monitor": monitor, "best_epoch": best.get("epoch"), "epochs": len(rows),
         "duration": seconds if isinstance(seconds, (int, float)) else None,
+        "val_images": images if isinstance(images := provenance.get("val_images"), int) and images > 0 else None,
         "commit": simple(git.get("commit")), "dirty": git.get("dirty") is True, "status": simple(run_status(provenance)),
     } | {key: simple(provenance.get(key)) for key in ("fingerprint", "started", "ended", "error")}
 
@@ -275,20 +277,43 @@ def make_cells(
 ) -> tuple[list[str], list[list[str]]]:
     "The header of the table, and the text of its cells."
     short, metrics = short_names(rows), shown_metrics(rows, sort)
-    header = ["experiment", "run", "differs", *metrics, "epochs", "duration", "commit", "fingerprint", "status"]
-    return header, [[row["experiment"], row["run"], differences(row, short, most), *(_metric(row.get(name)) for name in metrics),
+    header = ["experiment", "run", "differs", *metrics, "images", "epochs", "duration", "commit", "fingerprint", "status"]
+    return header, [[row["experiment"], row["run"], differences(row, short, most),
+                     *(_metric(row.get(name), name, row["val_images"]) for name in metrics), row["val_images"] or "",
                      row["epochs"], _duration(row["duration"]), f"{str(row['commit'] or '')[:7]}{'+' * row['dirty']}",
                      str(row["fingerprint"] or "")[:7], row["status"]] for row in rows]
 
 # %% ../nbs/10_runs.ipynb #e11b5b98
-def _metric(value: Any) -> str:
+def _metric(value: Any, name: str, images: int | None) -> str:
     if not is_number(value): return ""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{float(value):.3g}"
+    # of 60 images one is 0.017: a third digit would say nothing
+    digits = min(len(str(images - 1)), 4) if images and name.startswith("val_") else 4
+    if digits < 4 and "loss" in name: return f"{value:.{digits}g}"
+    return f"{value:.{digits}f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{float(value):.3g}"
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None or not 0 <= seconds < 1e9: return ""
     return f"{seconds:.1f}s" if seconds < 60 else str(timedelta(seconds=int(seconds)))
+
+# %% ../nbs/10_runs.ipynb #27b3b75b
+def luck_of_best(
+    accuracy: float,  # of each
+    images: int,  # on which they are compared
+    models: int,
+) -> float:
+    "By how much the best of several equally good models looks better than it is, as a share."
+    accuracy = min(max(accuracy, 0.5 / images), 1 - 0.5 / images)
+    return NormalDist().inv_cdf((models - 0.375) / (models + 0.25)) * (accuracy * (1 - accuracy) / images) ** 0.5
+
+
+def luck_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    "What the first place by accuracy is worth; empty unless several runs were validated by equally many images."
+    found = [row["val_acc"] for row in rows if is_number(row.get("val_acc")) and 0 <= row["val_acc"] <= 1]
+    images = {row["val_images"] for row in rows}
+    if len(found) < 2 or len(images) > 1 or None in images: return ""
+    points, count = 100 * luck_of_best(median(found), *images, len(found)), f"{images.pop():,} images"
+    return f"Of {len(found)} equally good models the best looks up to {points:.2g} points better than it is, on {count}."
 
 # %% ../nbs/10_runs.ipynb #e2e66891
 def runs_table(
@@ -371,8 +396,9 @@ def print_runs(
     header, cells = make_cells(own, sort, most)
     title = f"all of them: {differences({'differs': common}, short_names(rows), most)}" if common else ""
     if title and not most: print(harmless(title), file=sys.stderr)  # behind a pipe, the first line is the header
-    show_table(header, cells, title if most else "", right=[*shown_metrics(rows, sort), "duration"],
+    show_table(header, cells, title if most else "", right=[*shown_metrics(rows, sort), "images", "duration"],
                spare=["fingerprint", "commit", "epochs", "duration"])
+    if note := luck_note(rows): print(note, file=sys.stdout if most else sys.stderr)
 
 # %% ../nbs/10_runs.ipynb #1ffc2eb4
 def _print_json(rows: list[dict[str, Any]]) -> None:

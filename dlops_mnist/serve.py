@@ -10,7 +10,6 @@ __all__ = ['BODY', 'IMAGES', 'INLINE', 'OPEN', 'REFUSED', 'as_json', 'at_once', 
 
 # %% ../nbs/15_serve.ipynb #5a1985ae
 import hmac
-import json
 import os
 import re
 import signal

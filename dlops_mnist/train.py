@@ -206,7 +206,7 @@ def fit(
     # never a pickle that runs code, which Lightning would allow for an address that begins with http
     begin = run.last_checkpoint if config["resume"] else config["ckpt_path"]
     trainer.fit(module, datamodule, ckpt_path=begin, weights_only=True)
-    note_result(run, datamodule)
+    note_result(run, datamodule, module.named)
     if config["calibrate"] and run.status == "finished" and not is_helper():
         for file in (run.best_checkpoint, run.last_checkpoint):
             update_provenance(run, temperature=calibrate(file, datamodule))

@@ -371,7 +371,7 @@ def show_drift(
         raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... "
                         "share=0.1 keeps more.)")
     images = open_dataset(answering.datamodule, overrides)
-    train, val = (images.dataset(split).images for split in ("train", "val"))
+    train, val = (np.asarray(images.dataset(split).images) for split in ("train", "val"))
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     told = [answering(some) for some in (val, here)]
     seen = [features(some, p, train) for some, p in zip((val, here), told)]

@@ -22,6 +22,7 @@ from dlops_mnist.models import MNISTModule, load, predict
 from dlops_mnist.parts.callbacks import Results, draw
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.metrics import class_columns
 
 SHIPPED = Path(__file__).parent.parent / "dataset"
 FILES = {"metrics.json", "confusion_matrix.png", "roc.png", "mistakes.png", "calibration.png", "answered.png", "report.html"}
@@ -325,6 +326,31 @@ def test_several_are_compared_with_correction_and_recipes_over_seeds(place, run,
     assert "p (Holm)" in capsys.readouterr().out
     print_evaluation(both, draws=40)  # two runs: a comparison
     assert "train each with several seeds" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_asked_for_is_chosen_on_val_and_judged_on_test(run, tmp_path, capsys):
+    asked = {"accuracy": 0.9, "coverage": 0.9, "costs": {"3": 5}}
+    e = evaluate(run, out=tmp_path, asked=asked)
+    assert [row[0] for row in e.choices] == ["accuracy=0.9", "coverage=0.9", "costs={3: 5}"]
+    assert json.loads((tmp_path / "metrics.json").read_text())["choices"][1]["asked for"] == "coverage=0.9"
+    assert "judged on these images" in (tmp_path / "report.html").read_text()
+    threshold = float(re.search("at least ([0-9.]+)", e.choices[1][1])[1])
+    p = class_columns(e.probabilities)
+    held = (p[np.arange(len(p)), e.labels] >= threshold - 5e-4).mean()
+    assert f"the truth is named: {held:.1%}" in e.choices[1][2]
+    assert "say `3` from 0.167 on" in e.choices[2][1]
+    run_command(print_evaluation, [str(run), "coverage=0.9", "costs={3: 5}", f"out={tmp_path}"])
+    out = capsys.readouterr().out
+    assert "chosen on val" in out and "costs={3: 5}" in out and "accuracy=" not in out
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"coverage": 0.999}, "can promise 0.984 at most"), ({"coverage": 1.5}, "between 0 and 1"),
+    ({"accuracy": 0.999}, "not to be reached"), ({"costs": {"4": 2}}, "a class `4`"), ({"costs": {"3": -1}}, "above 0"),
+    ({"coverage": 0.9, "split": "val"}, "leave out split=val")])
+def test_what_cant_be_chosen_is_one_message(run, tmp_path, settings, words):
+    with pytest.raises(UserError, match=words): print_evaluation(str(run), out=str(tmp_path), **settings)
+    with pytest.raises(UserError, match="of one checkpoint"): print_evaluation(str(run), str(run), coverage=0.9)
 
 
 def test_compare_refuses_other_classes(run, tmp_path):

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -192,6 +194,39 @@ def test_classes_alone_are_split_by_hash(tmp_path):
     assert set(dm.datasets["test"].paths) <= set(more.datasets["test"].paths), "new images change nothing for the old ones"
 
 
+@pytest.mark.parametrize("train, test", [
+    ("training_set", "test_set"), ("trainset", "testset"), ("Train Images", "Test Images"), ("cats-train", "cats-test"),
+    ("seg_train/seg_train", "seg_test/seg_test"), ("train/images", "test/images"), ("pets/train", "pets/test")])
+def test_splits_of_well_known_archives(tmp_path, train, test):
+    fill(tmp_path, {train: 12, test: 6})
+    dm = opened(tmp_path)
+    assert counts(dm)["test"] == 12 and sum(counts(dm).values()) == 36 and dm.classes == ["bar", "disc"]
+    assert any(train.split("/")[0] in note for note in dm.notes), "what was guessed is said"
+
+
+def test_pictures_without_a_class_are_no_classes(tmp_path):
+    for split, count in (("train", 20), ("test", 8)):
+        (tmp_path / split).mkdir()
+        for i in range(count): draw(("disc", "bar")[i % 2], 50 * len(split) + i).save(tmp_path / split / f"{i}.png")
+    with pytest.raises(UserError, match=r"no images of any class.*28 files not used.*no class's folder.*labels="): opened(tmp_path)
+    (tmp_path / "train.csv").write_text("id,label\n" + "\n".join(f"{i},{('disc', 'bar')[i % 2]}" for i in range(20)))
+    (tmp_path / "test.csv").write_text("id\n" + "\n".join(map(str, range(8))))
+    dm = opened(tmp_path, labels="train.csv")
+    assert sum(counts(dm).values()) == 20 and all(path.startswith("train/") for data in dm.datasets.values() for path in data.paths)
+    assert "8 files not used, such as `test/0.png`: they are not in train.csv" in dm.notes
+
+
+def test_what_is_there_and_cant_be_read_is_said(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "phone" / name).mkdir(parents=True)
+        for i in range(5): (tmp_path / "phone" / name / f"{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    with pytest.raises(UserError, match=r"10 files not used.*format that isn't read"): opened(tmp_path / "phone")
+    fill(tmp_path / "pipes", {"train": 12, "test": 6})
+    for name in ("pipe", "pipe.png"): os.mkfifo(tmp_path / "pipes/train/disc" / name)  # reading one would wait for ever
+    dm = opened(tmp_path / "pipes")
+    assert sum(counts(dm).values()) == 36 and sum("pipe" in note for note in dm.notes) == 2
+
+
 def test_a_vehicle_is_not_a_split(tmp_path):
     fill(tmp_path, {"": 10}, classes=("train", "bus"))
     assert opened(tmp_path).classes == ["bus", "train"]
@@ -235,6 +270,15 @@ def test_a_class_that_test_lacks_is_said(tmp_path):
     fill(tmp_path, {"test": 6})
     dm = opened(tmp_path)
     assert "train has images of `ring`, test has none" in dm.notes and len(dm.classes) == 3
+
+
+def test_inspect_shows_a_class_that_test_lacks(tmp_path, capsys):
+    fill(tmp_path, {"train": 12}, classes=("disc", "bar", "ring"))
+    fill(tmp_path, {"test": 6})
+    inspect(str(tmp_path), figures=str(tmp_path / "pictures"))
+    said = capsys.readouterr().out
+    assert "note: train has images of `ring`, test has none" in said and not {"nan", "<NA>"} & set(said.split())
+    assert re.search(r"test +ring +0 +24x24 *\n", said) and (tmp_path / "pictures/means.png").is_file()
 
 
 # ---- tables
@@ -455,3 +499,24 @@ def test_an_unbalanced_folder_is_said_to_be_so(tmp_path):
     assert "train is unbalanced, with" in said and "disc" in said and "bar" in said
     dm = opened(tmp_path)
     assert all((data.labels == 0).any() for data in dm.datasets.values()), "the rare class is in each part"
+
+
+def test_three_commands_from_a_folder_of_photos_to_a_verdict(program, tmp_path):
+    "JPEG files of many sizes, without a split, in classes of 60, 30 and 12."
+    for name, count in {"beach": 60, "city": 30, "forest": 12}.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(count):
+            rng = np.random.default_rng([i, count])
+            ground = Image.fromarray(rng.integers(0, 120, (3, 4, 3), np.uint8) + np.uint8([[[count, 60, 120 - count]]]))
+            ground = ground.resize((64 + i % 9, 48 + i % 7), Image.Resampling.BICUBIC)
+            ground.save(tmp_path / f"photos/{name}/IMG_{i:04}.JPG", quality=88)
+    looked = program("dataset", "inspect", "photos", "datamodule.resize=[32,32]", cwd=tmp_path)
+    assert looked.returncode == 0 and all(word in looked.stdout for word in ("beach", "3x32x32", "copies: none"))
+    trained = program("train", "datamodule.path=photos", "datamodule.resize=[32,32]", "model=cnn", "model.filters=[4,8]",
+                      "trainer.max_epochs=2", "trainer.accelerator=cpu", cwd=tmp_path)
+    assert trained.returncode == 0 and "held out for the test (test=0.2)" in trained.stdout, trained.stderr
+    [run] = (tmp_path / "runs/base").iterdir()
+    measured = program("evaluate", str(run), cwd=tmp_path)
+    assert measured.returncode == 0, measured.stderr
+    assert all(word in measured.stdout for word in ("forest", "Brier score", "balanced accuracy", "macro F1"))
+    assert (run / "evaluation/report.html").is_file()

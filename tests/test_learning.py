@@ -236,6 +236,9 @@ def test_a_balanced_sampler_and_a_word_where_nothing_was_learnt(tmp_path, monkey
         capsys.readouterr()
         note_result(SimpleNamespace(best={"val_acc": float(right)}), dm)
         assert ("no better than always naming the commonest class, `dark`" in " ".join(capsys.readouterr().out.split())) == word
+    for named, word in (((90, 0), True), ((89, 1), False), ((), False)):
+        note_result(SimpleNamespace(best={"val_acc": 0.99}), dm, named)
+        assert ("never named `light` in its last validation" in " ".join(capsys.readouterr().out.split())) == word
     assert len(drawn) == len(dm.dataset("train")) and abs(2 * int(drawn.sum()) - len(drawn)) <= 1
     assert sum(len(labels) for _, labels in dm.val_dataloader()) == len(dm.dataset("val")), "validation sees each image once"
     with pytest.raises(UserError, match="balanced or null"): train(load_config(None, *short, "datamodule.sampler=balance"))

@@ -1,5 +1,6 @@
 "Our vectorised metrics say what scikit-learn says, and their intervals hold what they promise."
 
+import re
 import warnings
 
 import numpy as np
@@ -10,17 +11,22 @@ from scipy.stats import binom
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    balanced_accuracy_score,
     confusion_matrix,
+    f1_score,
     log_loss,
     matthews_corrcoef,
     precision_recall_fscore_support,
     roc_auc_score,
 )
 
+from dlops_mnist.parts.choices import class_costs, conformal_threshold, mean_cost
+from dlops_mnist.parts.compare import compare_recipes
 from dlops_mnist.parts.figures import area, plot_mistakes, plot_roc, roc_points
 from dlops_mnist.parts.intervals import calibration_error, confidence_bins, share_interval, weighted_auc
 from dlops_mnist.parts.metrics import (
     OVERALL,
+    Answers,
     best_guess,
     class_columns,
     confusion_counts,
@@ -54,7 +60,9 @@ def theirs(labels, p, classes):
                "roc_auc": mean([roc_auc_score(labels == k, p[:, k]) for k in two_sided]),
                "brier": ((p - truth) ** 2).sum(axis=1).mean() / (2 if classes == 2 else 1),
                "average_precision": mean([average_precision_score(labels == k, p[:, k]) for k in sides]),
-               "mcc": matthews_corrcoef(labels, guess)}
+               "mcc": matthews_corrcoef(labels, guess), "balanced_accuracy": balanced_accuracy_score(labels, guess),
+               "macro_f1": mean([f1_score(labels == k, guess == k) for k in names if (labels == k).any()])}
+    if classes >= 5: overall["top_2"] = mean([sum(other > row[label] for other in row) < 2 for label, row in zip(labels, p)])
     rows = {f"{metric}/{k}": values[k] for metric, values in zip(("precision", "recall", "f1"), per_class) for k in names}
     return overall | rows
 
@@ -192,8 +200,48 @@ def test_calibration_error_without_what_chance_adds():
     assert images.sum() == 2000 and (np.diff(means) > 0).all() and share[-1] == 1
 
 
+def test_a_set_of_classes_holds_the_truth_as_often_as_it_was_asked_to():
+    rng, held = np.random.default_rng(0), []
+    for _ in range(1000):  # 99 images choose, one is judged: exactly 90 in 100 in the mean, whatever the model says
+        labels = rng.integers(0, 4, 100)
+        p = rng.dirichlet(np.full(4, 0.3), 100) + 0.2 * np.eye(4)[labels]
+        given = p[np.arange(100), labels]
+        held.append(given[-1] >= conformal_threshold(given[:-1], 0.9))
+    assert 0.9 - 3 * 0.0095 < np.mean(held) < 0.9 + 3 * 0.0095
+    assert conformal_threshold(np.arange(1, 100) / 100, 0.9) == 0.1, "the tenth of 99"
+
+
+def test_the_cheapest_answer_is_the_one_of_least_expected_cost():
+    rng = np.random.default_rng(0)
+    p, costs = rng.dirichlet(np.ones(4), 200), class_costs({"a": 3, "d": 0.5}, list("abcd"))
+    expected = np.stack([(p * np.where(np.arange(4) == k, 0, costs)).sum(axis=1) for k in range(4)], axis=1)
+    assert ((p * costs).argmax(axis=1) == expected.argmin(axis=1)).all()
+    inside = 0
+    for _ in range(200):  # two per cent of 60 images cost 5
+        wrong = 5.0 * (rng.uniform(size=60) < 0.02)
+        _, low, high = mean_cost(wrong, np.array([5.0, 5.0]), 200)
+        inside += low <= 0.1 <= high
+    assert inside >= 186
+
+
 @pytest.mark.parametrize("only_a, only_b, p", [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 1 / 64), (1, 9, 12 / 1024)])
 def test_mcnemar_mid_p(only_a, only_b, p):
     right_a = np.array([True] * only_a + [False] * only_b + [True] * 7)
     right_b = np.array([False] * only_a + [True] * only_b + [True] * 7)
     assert mcnemar(right_a, right_b) == (only_a, only_b, pytest.approx(p))
+
+
+def test_the_doubt_about_recipes_is_divided_between_training_and_images():
+    rng, seeds, images, wrong, said = np.random.default_rng(0), 5, 400, 0, []
+    for _ in range(150):  # equally good; each run is better or worse by 0.02, each image is easier for one of the two by up to 0.3
+        tilt = rng.uniform(-0.3, 0.3, images)
+        tilted = np.stack([tilt, -tilt])[:, None] / 2
+        right = rng.uniform(size=(2, seeds, images)) < 0.6 + tilted + 0.02 * rng.normal(size=(2, seeds, 1))
+        text = compare_recipes(*([Answers(np.ones(images, int), np.where(run, 0.9, 0.1), "ab") for run in runs] for runs in right))
+        wrong += "better recipe" in text
+        said.append([float(number) for number in re.findall("±([0-9]+[.][0-9])", text)])
+    training, test = np.mean(said, axis=0)
+    one = 0.24 - 0.3**2 / 12  # variance of right or wrong of one run on one image, tilted by half on each side
+    assert training == pytest.approx(100 * 2.776 * np.sqrt(2 / seeds * (0.02**2 + one / images)), rel=0.15)
+    assert test == pytest.approx(100 * 1.96 * np.sqrt(0.3**2 / 3 / images), rel=0.2)
+    assert wrong <= 12  # seven or eight of 150

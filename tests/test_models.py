@@ -178,6 +178,8 @@ def test_validate_and_test_measure_the_whole_set():
     trainer = pl.Trainer(**QUIET)
     assert trainer.test(module, data, verbose=False)[0]["test_loss"] == pytest.approx(loss, rel=1e-5)
     assert trainer.validate(module, data, verbose=False)[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
+    answers = (module(images) > 0).long()
+    assert module.named.tolist() == torch.bincount(answers, minlength=2).tolist(), "how often each class was named"
 
 
 # --- the module -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from dlops_mnist.config import load_config
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.runfolder import Run, mark_ended, new_run, write_config, write_rows
-from dlops_mnist.runs import diff_runs, plot_runs, print_runs, runs_table, select_runs
+from dlops_mnist.parts.runfolder import Run, mark_ended, new_run, update_provenance, write_config, write_rows
+from dlops_mnist.runs import diff_runs, luck_of_best, plot_runs, print_runs, runs_table, select_runs
 
 
-def make_run(folder, accuracy=0.9, *overrides, status="finished"):
+def make_run(folder, accuracy=0.9, *overrides, status="finished", **facts):
     run = new_run(load_config(None, f"paths.runs={folder}", *overrides))
+    update_provenance(run, **facts)
     write_rows(run.metrics_file, [{"epoch": 0, "step": 7, "loss": 0.5, "val_acc": accuracy - 0.1},
                                   {"epoch": 1, "step": 14, "loss": 0.4, "val_acc": accuracy}])
     if status != "running": mark_ended(run, status)
@@ -213,3 +215,27 @@ def test_what_all_share_is_said_once_and_seed_0_says_so(tmp_path, capsys, monkey
     make_run(tmp_path / "runs", 0.9, "experiment=other")
     print_runs(str(tmp_path / "runs"), "experiment=other")
     assert "all of them" not in str(capsys.readouterr()), "a single run shares nothing"
+
+
+def test_figures_have_the_digits_that_their_images_carry_and_the_best_is_said_to_be_lucky(tmp_path, capsys):
+    for accuracy in (0.95, 0.9667, 0.9833): make_run(tmp_path / "runs", accuracy, val_images=60)
+    print_runs(str(tmp_path / "runs"), sort="val_acc")
+    said = capsys.readouterr()
+    header, *rows = said.out.splitlines()
+    place = header.index("images")
+    assert [row[place:place + 6].strip() for row in rows] == ["60"] * 3
+    assert all(any(word == value for word in row.split()) for row, value in zip(rows, ("0.98", "0.97", "0.95")))
+    assert "Of 3 equally good models the best looks up to 2 points better than it is, on 60 images." in said.err
+    assert [row["val_acc"] for row in select_runs(tmp_path / "runs", "val_acc", "val_images=60")] == [0.9833, 0.9667, 0.95]
+    make_run(tmp_path / "runs", 0.98765, val_images=10_000)
+    print_runs(str(tmp_path / "runs"))
+    said = capsys.readouterr()
+    assert "0.9877" in said.out and "equally good" not in said.err, "other images can't be compared"
+
+
+def test_how_lucky_the_best_is_agrees_with_a_simulation():
+    rng = np.random.default_rng(0)
+    for images, share, models in ((80, 0.95, 10), (360, 0.98, 10), (10_000, 0.995, 10), (360, 0.9, 50)):
+        best = rng.binomial(images, share, (5000, models)).max(axis=1).mean() / images - share
+        assert 0.98 * best <= luck_of_best(share, images, models) <= 1.2 * best
+    assert 0 < luck_of_best(1.0, 60, 2) < 0.02 and luck_of_best(0.9, 60, 1) == 0

@@ -7,6 +7,7 @@ __all__ = ['ImageDataset', 'whole_batch', 'mean_and_deviation', 'balanced', 'Epo
            'check_settings', 'check_arrays']
 
 # %% ../../nbs/parts/batches.ipynb #65999531
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate
+from torch.utils.data import DataLoader, Dataset, SequentialSampler, default_collate, get_worker_info
 from torch.utils.data.distributed import DistributedSampler
 
 from .core import UserError
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/parts/batches.ipynb #f27a7ced
 class ImageDataset(Dataset):
-    "Decoded images and their labels; batches are cut by index from one array."
+    "Images and their labels; batches are cut by index from one array."
 
     def __init__(
         self,
-        images: np.ndarray,  # `uint8 [N, H, W]` or `[N, 3, H, W]`
+        images: np.ndarray,  # `uint8 [N, H, W]` or `[N, 3, H, W]`; or `Pictures`, which stay in their files
         labels: np.ndarray,  # `int64 [N]`
         hashes: np.ndarray,  # `uint64 [N]`, of each image's pixels
         paths: np.ndarray,  # each image's path, relative to the dataset's folder, as bytes
@@ -48,7 +49,10 @@ class ImageDataset(Dataset):
     def __getitems__(self, indices: list[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         # the copy that `take` makes is the batch; nothing is stacked
         numbers = np.asarray(indices, np.intp)
-        return torch.from_numpy(self.images.take(numbers, axis=0)), torch.from_numpy(self.labels.take(numbers))
+        try: return torch.from_numpy(self.images.take(numbers, axis=0)), torch.from_numpy(self.labels.take(numbers))
+        except UserError as error:  # a file that is gone, where they stay in their files
+            if get_worker_info() is None: raise
+            return error, None  # the loader raises it; out of a worker it would come wrapped in a traceback
 
     @property
     def paths(self) -> list[str]:
@@ -73,11 +77,12 @@ def mean_and_deviation(
     most: int = 2**28,  # pixels to look at; MNIST has a fifth of that
 ) -> dict[str, list[float]]:
     "`mean` and `std` of each channel, as parts of 255."
-    some = images[::-(-images.size // most)]
-    if some.ndim == 3: some = some[:, None]
-    values, counts = np.arange(256) / 255, np.zeros((some.shape[1], 256))
-    for start in range(0, len(some), size := max(1, 10**6 // some[0].size)):
-        counts += [np.bincount(some[start:start + size, channel].ravel(), minlength=256) for channel in range(some.shape[1])]
+    some = range(0, len(images), -(-images.size // most))
+    channels, size = images.shape[1] if images.ndim == 4 else 1, math.prod(images.shape[1:])
+    values, counts = np.arange(256) / 255, np.zeros((channels, 256))
+    for start in range(0, len(some), step := max(1, 10**6 // size)):
+        part = images.take(some[start:start + step], axis=0).reshape(-1, channels, size // channels)
+        counts += [np.bincount(part[:, channel].ravel(), minlength=256) for channel in range(channels)]
     mean, square = (counts @ np.stack([values, values**2], axis=1)).T / counts[0].sum()
     std = np.sqrt(np.maximum(square - mean**2, 0))
     return {"mean": mean.round(4).tolist(), "std": np.where(std < 0.001, 1, std).round(4).tolist()}  # images without any contrast
@@ -88,7 +93,7 @@ def balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     classes = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
     return np.concatenate([np.resize(own, len(part)) for own, part in zip(classes, np.array_split(labels, len(classes)))])
 
-
+# %% ../../nbs/parts/batches.ipynb #6575c11d
 class EpochSampler(DistributedSampler):  # Lightning replaces any other kind of sampler when there are several processes
     "The order of epoch `e` is a function of (seed, e) and of nothing else; several processes share it."
 
@@ -148,7 +153,10 @@ EpochSampler.share = _share
 class Loader(DataLoader):
     "A `DataLoader` that begins an epoch when its first batch is asked for: by then Lightning has said which epoch it is."
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]: yield from super().__iter__()
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in super().__iter__():
+            if isinstance(batch[0], UserError): raise batch[0]
+            yield batch
 
 
 def make_loader(
@@ -245,7 +253,8 @@ def check_arrays(
 ) -> list[str]:
     "The classes in the order of their labels; raises `UserError` if the folder has others than wanted, or images of another shape."
     wanted = arrays.classes if classes is None else [str(name) for name in classes]
-    if len(wanted) < 2: raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; at least two are needed.", key="path")
+    if len(wanted) < 2: raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; at least two are needed. "
+                                           "If a table says what each image shows: datamodule.labels=FILE", key="path")
     if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
         raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted)} are "
                         "expected (by the trained model, or by datamodule.classes).", key="classes")

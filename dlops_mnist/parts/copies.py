@@ -87,10 +87,12 @@ def near_copies(
     import pandas as pd
 
     frames = [image_table(data, arrays.classes).assign(split=split, hash=data["hashes"]) for split, data in arrays.splits.items()]
-    images, table = [data["images"] for data in arrays.splits.values()], pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
     table, pairs, distances, limit, chance = table.drop_duplicates("hash"), np.empty((0, 2), int), np.empty(0), 0.0, 0.0
     if min(arrays.image_shape[-2:]) >= 6 and len(table) > 1:
-        pairs, distances, limit, chance = near_pairs(coarse_views(np.concatenate(images)[table.index]))
+        views = [coarse_views(data["images"]) for data in arrays.splits.values() if len(data["images"])]
+        views = {shift: np.concatenate([some[shift] for some in views])[table.index] for shift in SHIFTS}
+        pairs, distances, limit, chance = near_pairs(views)
     table = table.iloc[pairs.ravel()].assign(group=np.arange(2 * len(pairs)) // 2, distance=np.repeat(distances, 2).round(2))
     return NearCopies(table[["group", "distance", "split", "label", "image"]].reset_index(drop=True), limit, chance)
 

@@ -402,8 +402,9 @@ def note_data(
     run: Run,
     datamodule: Any,  # set up
 ) -> None:
-    "Say what is odd about the images, and keep the list of those that can't be read with the run."
+    "Say what is odd about the images, and keep with the run how many validate it, and the list of those that can't be read."
     if is_helper(): return
+    if val := getattr(datamodule, "datasets", {}).get("val"): update_provenance(run, val_images=len(val.labels))
     for note in getattr(datamodule, "notes", []): say(f"note: {note}")
     if broken := getattr(datamodule, "broken", None): (run.path / "left_out.json").write_text(json.dumps(broken, indent=1))
 
@@ -411,12 +412,16 @@ def note_data(
 def note_result(
     run: Run,  # after training
     datamodule: Any,
+    named: Any = (),  # how often each class was the answer in the last validation, if that is known
 ) -> None:
-    "Say so if the best checkpoint is no better than always naming the commonest class."
-    val, accuracy = getattr(datamodule, "datasets", {}).get("val"), run.best.get("val_acc")
+    "Say so if the best checkpoint is no better than always naming the commonest class, or if a class is never named."
+    val, accuracy, said = getattr(datamodule, "datasets", {}).get("val"), run.best.get("val_acc"), []
     if is_helper() or val is None or accuracy is None: return
-    counts = np.bincount(val.labels)
+    counts = np.bincount(val.labels, minlength=len(val.classes))
     if accuracy <= (share := counts.max() / counts.sum()) + 1e-6:
-        say(f"CAREFUL: val_acc {accuracy:.4f} is no better than always naming the commonest class, "
-            f"`{val.classes[counts.argmax()]}` ({share:.1%} of val). Where classes are rare: loss.weights=balanced, or "
-            "datamodule.sampler=balanced; and metrics=balanced_acc monitor=val_balanced_acc", "bold red")
+        said.append(f"val_acc {accuracy:.4f} is no better than always naming the commonest class, "
+                    f"`{val.classes[counts.argmax()]}` ({share:.1%} of val)")
+    never = [f"`{name}`" for name, images, count in zip(val.classes, counts, named) if images and not count]
+    if never: said.append(f"the model never named {', '.join(never)} in its last validation, though there are images of it")
+    if said: say(f"CAREFUL: {'; and '.join(said)}. Where classes are rare: loss.weights=balanced, or datamodule.sampler=balanced; "
+                 "and metrics=balanced_acc monitor=val_balanced_acc", "bold red")
