@@ -1,5 +1,6 @@
 "Our vectorised metrics say what scikit-learn says, and their intervals hold what they promise."
 
+import re
 import warnings
 
 import numpy as np
@@ -20,10 +21,12 @@ from sklearn.metrics import (
 )
 
 from dlops_mnist.parts.choices import class_costs, conformal_threshold, mean_cost
+from dlops_mnist.parts.compare import compare_recipes
 from dlops_mnist.parts.figures import area, plot_mistakes, plot_roc, roc_points
 from dlops_mnist.parts.intervals import calibration_error, confidence_bins, share_interval, weighted_auc
 from dlops_mnist.parts.metrics import (
     OVERALL,
+    Answers,
     best_guess,
     class_columns,
     confusion_counts,
@@ -226,3 +229,19 @@ def test_mcnemar_mid_p(only_a, only_b, p):
     right_a = np.array([True] * only_a + [False] * only_b + [True] * 7)
     right_b = np.array([False] * only_a + [True] * only_b + [True] * 7)
     assert mcnemar(right_a, right_b) == (only_a, only_b, pytest.approx(p))
+
+
+def test_the_doubt_about_recipes_is_divided_between_training_and_images():
+    rng, seeds, images, wrong, said = np.random.default_rng(0), 5, 400, 0, []
+    for _ in range(150):  # equally good; each run is better or worse by 0.02, each image is easier for one of the two by up to 0.3
+        tilt = rng.uniform(-0.3, 0.3, images)
+        tilted = np.stack([tilt, -tilt])[:, None] / 2
+        right = rng.uniform(size=(2, seeds, images)) < 0.6 + tilted + 0.02 * rng.normal(size=(2, seeds, 1))
+        text = compare_recipes(*([Answers(np.ones(images, int), np.where(run, 0.9, 0.1), "ab") for run in runs] for runs in right))
+        wrong += "better recipe" in text
+        said.append([float(number) for number in re.findall("±([0-9]+[.][0-9])", text)])
+    training, test = np.mean(said, axis=0)
+    one = 0.24 - 0.3**2 / 12  # variance of right or wrong of one run on one image, tilted by half on each side
+    assert training == pytest.approx(100 * 2.776 * np.sqrt(2 / seeds * (0.02**2 + one / images)), rel=0.15)
+    assert test == pytest.approx(100 * 1.96 * np.sqrt(0.3**2 / 3 / images), rel=0.2)
+    assert wrong <= 12  # seven or eight of 150

@@ -152,10 +152,12 @@ def compare_recipes(
     "Which of two recipes is better, and how much of the doubt comes from training and how much from the images, in words."
     from scipy.stats import t
 
-    scores = [np.array([run.accuracy for run in runs]) for runs in (a, b)]
-    images = np.mean([run.right for run in a], axis=0) - np.mean([run.right for run in b], axis=0)
+    right = [np.array([run.right for run in runs], dtype=float) for runs in (a, b)]
+    scores, images = [values.mean(axis=1) for values in right], right[0].mean(axis=0) - right[1].mean(axis=0)
     luck = sum(values.var(ddof=1) / len(values) for values in scores)
-    by_images = images.var(ddof=1) / len(images)
+    # what one run does with one image is in the spread of the runs already: it counts once
+    both = sum((values - values.mean(axis=1, keepdims=True)).var(axis=0, ddof=1).mean() / values.size for values in right)
+    by_images = max(images.var(ddof=1) / len(images) - both, 0)
     degrees = min(map(len, scores)) - 1  # the smaller group's: on the safe side
     difference = scores[0].mean() - scores[1].mean()
     training, test = t.ppf(0.975, degrees) * np.sqrt(luck), 1.96 * np.sqrt(by_images)
