@@ -59,7 +59,7 @@ def shortened(process, draw, seconds):
 def finished(*words, cwd):
     "Run a command to its end; the seconds that it took."
     began, process = time.monotonic(), start(*words, cwd=cwd)
-    process.join(200)
+    process.join(600)
     assert process.exitcode == 0, (cwd / "out.log").read_text()
     return time.monotonic() - began
 
@@ -197,6 +197,16 @@ def test_a_file_says_what_to_search(work):
     assert fixed == ["optimizer.lr=0.005"]
     Path("experiments/wrong.yml").write_text("base: 001\nsearch: [1, 2]\n")
     with pytest.raises(UserError, match="`search` is a section"): read_search("wrong", [])
+
+
+@pytest.mark.slow
+def test_no_trial_begins_after_the_timeout(work):
+    words = [*SEARCH, "trainer.max_epochs=1", "sampler=random", "pruner=none", "trials=500", "timeout=3s"]
+    finished(*words, "workers=2", cwd=work)
+    first = len(table("runs/001/search"))
+    assert first < 500 and {row[1] for row in table("runs/001/search")} <= {"COMPLETE"}
+    finished(*words, cwd=work)
+    assert first < len(table("runs/001/search")) < 500
 
 
 def test_what_is_no_number_has_failed(work, capsys):

@@ -239,11 +239,9 @@ def wait_briefly() -> None:
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys(): os.environ["GOMP_SPINCOUNT"] = "10000"
 
 # %% ../../nbs/parts/core.ipynb #e7d00001
-def end_with_parent(
-    number: int = signal.SIGKILL,
-) -> None:
-    "Let Linux send this process a signal when the one that started it has died; elsewhere nothing happens."
-    with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(number), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
+def end_with_parent() -> None:
+    "Let Linux kill this process when the one that started it has died; elsewhere nothing happens."
+    with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 # %% ../../nbs/parts/core.ipynb #3d3e6ab7
 FEW_PROCESSES = 4  # so many are always allowed, to try what several devices would do

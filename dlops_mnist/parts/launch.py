@@ -10,7 +10,6 @@ __all__ = ['FLAGS', 'FLAG_NOTES', 'FILLED_IN', 'split_command', 'help_text', 'Jo
 import json
 import os
 import secrets
-import signal
 import sys
 import textwrap
 import time
@@ -116,7 +115,7 @@ class Job:
         # Lightning repeats Hydra's command line in each process of a distributed run when it sees Hydra here: that makes
         # new folders and whole new sweeps. It gets a command line of its own from `train`.
         HydraConfig.instance().cfg = None
-        if os.getppid() == self.launcher: end_with_parent(signal.SIGTERM)  # as for a closed terminal: the run is saved
+        if os.getppid() == self.launcher: end_with_parent()  # a worker of joblib would wait on for minutes
         sys.argv = ["train", *self.typed]  # what a run notes as the command that made it
         try: return self.run(self.configs[chosen.number])
         except Exception as error:
