@@ -271,40 +271,6 @@ def show_drift(
     if changed: sys.exit(1)
     return found
 
-# %% ../nbs/16_versions.ipynb #960a0032
-def show_drift(
-    folder: str,  # that a service filled
-    *,
-    model: str,  # the exported model that answered: a file, or models:/NAME@champion
-    **settings: Any,  # datamodule.KEY=value: where its training and validation images are, such as datamodule.path=DIR
-) -> list[tuple[str, float, float, float]]:
-    "Whether the pictures kept by chance still look like the validation images; the exit status is 1 where they don't."
-    import numpy as np
-
-    from dlops_mnist.dataset import open_dataset
-    from dlops_mnist.parts.drift import ALARM, drift, features
-    from dlops_mnist.parts.exported import ExportedModel
-    from dlops_mnist.parts.pictures import read_picture
-
-    answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
-    pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
-    if len(pictures) < 30:
-        raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... "
-                        "share=0.1 keeps more.)")
-    images = open_dataset(answering.datamodule, overrides)
-    train, val = (np.asarray(images.dataset(split).images) for split in ("train", "val"))
-    here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
-    told = [answering(some) for some in (val, here)]
-    seen = [features(some, p, train) for some, p in zip((val, here), told)]
-    found = drift(*seen, tuple(np.bincount(p.argmax(1), minlength=len(answering.classes)) for p in told))
-    show_table(["what", "validation", "kept", "p"],
-               [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found],
-               f"{len(here):,} kept pictures against {len(val):,} validation images")
-    changed = [name for name, *_, p in found if p < ALARM]
-    say(f"Something has changed: {', '.join(changed)}." if changed else "No change can be told.", "bold")
-    if changed: sys.exit(1)
-    return found
-
 # %% ../nbs/16_versions.ipynb #1cda5077
 def out_of_fold(
     config: Mapping[str, Any],  # the settings of a run
