@@ -25,7 +25,7 @@ from dlops_mnist.parts.metrics import weighed_metrics
 from dlops_mnist.parts.provenance import lines, made_by, what_differs
 from dlops_mnist.parts.runfolder import Run, best_row, better, is_epoch_end, new_run, run_status
 from dlops_mnist.parts.settings import base_config
-from dlops_mnist.versions import read_folder
+from dlops_mnist.parts.store import state_of
 
 # --- what is better, what is right ---
 
@@ -250,7 +250,7 @@ def test_a_versions_name_is_the_folders_fingerprint(tmp_path, root):
         for folder in sorted((root / "dataset" / split).iterdir())[:2]:
             (tmp_path / split / folder.name).mkdir(parents=True)
             for file in sorted(folder.glob("*.png"))[:2]: shutil.copy(file, tmp_path / split / folder.name)
-    assert read_folder(str(tmp_path)).fingerprint == fingerprint(tmp_path)
+    assert state_of(tmp_path).fingerprint == fingerprint(tmp_path)
 
 
 def test_what_a_debug_run_does():

@@ -99,8 +99,8 @@ def test_what_the_package_imports_is_required():
     extras = [key for key in SETTINGS if key.endswith("_requirements") and key != "dev_requirements"]
     for everywhere, keys in (False, ["requirements"]), (True, ["requirements", *extras]):
         required = {canonical(Requirement(text).name) for key in keys for text in SETTINGS[key].split()}
-        # `serve` is a program of its own, which without its extra says so
-        paths = [path for path in (ROOT / "dlops_mnist").rglob("*.py") if everywhere or path.name != "serve.py"]
+        # `serve` is a program of its own, which without its extra says so; parts/service is its machinery
+        paths = [path for path in (ROOT / "dlops_mnist").rglob("*.py") if everywhere or path.name not in ("serve.py", "service.py")]
         used = set().union(*(imports(path, everywhere) for path in paths))
         used -= sys.stdlib_module_names | {"dlops_mnist"}
         assert not {name for name in used if not distributions.get(name, {name}) & required}

@@ -23,7 +23,7 @@ LEFT = ("tests/data/old/", "tests/test_old_files.py", "tests/test_house.py")
 # of the files beside the package, all that a project without lessons takes along
 KEPT = (".gitattributes", ".gitignore", "LICENSE", "MANIFEST.in", "Makefile", "constraints.txt", "pyproject.toml", "settings.ini",
         "setup.py", "tests/conftest.py", "tests/forks.py", "tests/preloaded.py", "tools/")
-CIRCLE = "tools/circle.py"  # of that, what goes around with digits
+DROPPED = ("tools/circle.py", "tools/templates/")  # of those, what leads round with digits, and what a project begins with
 TEMPLATES = Path(__file__).parent / "templates"  # what a project of one's own begins with
 
 
@@ -37,7 +37,7 @@ def main(root: Path, name: str, folder: str | None = None, lessons: bool = True)
     for file in tracked_files(root):
         place = file.relative_to(root).as_posix()
         if place.startswith(LEFT): continue
-        if not lessons and (place == CIRCLE or not place.startswith((*KEPT, old["lib_path"] + "/"))): continue
+        if not lessons and (place.startswith(DROPPED) or not place.startswith((*KEPT, old["lib_path"] + "/"))): continue
         copy(file, root, target, names)
     begin_history(root, target, old, name)
     for file in filter(Path.is_file, TEMPLATES.rglob("*")):
