@@ -6,15 +6,18 @@
 __all__ = ['RunningMetrics', 'own_share', 'load_checked', 'Classifier', 'measure', 'save_running', 'load_running',
            'temperature_in', 'full_target', 'build_model', 'build_optimizer', 'build_scheduler', 'complete',
            'to_probabilities', 'predict', 'criterion_of', 'optimizers_of', 'MNISTModule', 'fitting_images',
-           'fitting_logits', 'least_memory', 'check_memory', 'load_module', 'Trained', 'best_device', 'load',
-           'calibrate']
+           'fitting_logits', 'Endless', 'described', 'bytes_of', 'tensors_of', 'states_of', 'least_memory',
+           'check_memory', 'load_module', 'Trained', 'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
+import ctypes
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -317,25 +320,73 @@ def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
                     f"{'[B], [B, 1] or [B, 2]' if count == 2 else f'[B, {count}]'}. "
                     "Let it take the number from a parameter called `classes` or `num_classes`.")
 
-# %% ../nbs/05_models.ipynb #b7ec02a5
+# %% ../nbs/05_models.ipynb #2bad60ae
+class Endless(BaseException):
+    "What a config describes is still not built."
+
+
+@contextmanager
+def described(
+    seconds: float = 60,  # that it may take
+) -> Iterator[None]:
+    "What is built in here has shapes and no numbers, and draws none; raises `UserError` for layers without end."
+    def stop() -> None: ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Endless))
+
+    thread, clock = ctypes.c_ulong(threading.get_ident()), threading.Timer(seconds, stop)
+    clock.daemon = True
+    clock.start()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
+    except Endless:
+        raise UserError(f"After {seconds} seconds the layers of this network are still being counted: it has too many.",
+                        key="model") from None
+    finally: clock.cancel()
+
+
+# %% ../nbs/05_models.ipynb #dd590300
+def bytes_of(tensors: Iterable[Any]) -> int:
+    "What the tensors among some values take."
+    return sum(value.numel() * value.element_size() for value in tensors if isinstance(value, Tensor))
+
+
+def tensors_of(module: nn.Module) -> Iterator[Any]:
+    "A module's weights and other numbers, and the tables that its metrics fill."
+    yield from chain(module.parameters(), module.buffers())
+    for part in module.modules(): yield from getattr(part, "metric_state", {}).values()
+
+
+def states_of(module: "MNISTModule") -> Iterator[Any]:
+    "What the optimizer of a described module keeps besides the weights."
+    optimizer = build_optimizer(module.hparams["optimizer"], module.parameters())
+    for weight in module.parameters(): weight.grad = torch.empty_like(weight)
+    with suppress(Exception): optimizer.step()  # it makes its states before it needs numbers
+    for state in optimizer.state.values(): yield from state.values()
+
+
+# %% ../nbs/05_models.ipynb #3bccb1a7
 def least_memory(
     config: Mapping[str, Any],  # any sections
     images: int,  # in a batch
 ) -> int:
     "Bytes that a training step surely takes; 0 for a network that can't be told without its numbers."
-    kept = []
+    kept, most, loss = [], [0], config.get("loss") or {}
 
-    def note(layer: nn.Module, inputs: tuple) -> None:
-        kept.extend(part.numel() * part.element_size() for part in inputs if isinstance(part, Tensor))
+    def note(layer: nn.Module, inputs: tuple, output: Any) -> None:
+        if any(p.requires_grad for p in layer.parameters(recurse=False)): kept.append(bytes_of(inputs))
+        most.append(bytes_of([output]))
 
-    with suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with described(), suppress(Exception):
         module = MNISTModule(config)
-        weights = sum(p.numel() * p.element_size() for p in module.parameters())
-        for layer in module.modules():
-            if any(p.requires_grad for p in layer.parameters(recurse=False)): layer.register_forward_pre_hook(note)
-        with suppress(Exception): module(torch.empty(2, *module.image_shape, dtype=torch.uint8))
-        return 2 * weights + images * sum(kept) // 4  # of two images; half of it again, since half precision may do
+        if "_target_" in loss: module.criterion = build(loss, "loss", "model")
+        for layer in module.modules(): layer.register_forward_hook(note)
+        images_there = torch.empty(2, *module.image_shape, dtype=torch.uint8)
+        with suppress(Exception): module(module.augment(images_there) if module.augment else images_there)
+        # of two images; half of it again, since half precision may do
+        held, step = bytes_of(tensors_of(module)), images * max(sum(kept), *most) // 4
+        with suppress(Exception): held += bytes_of(states_of(module))
+        return held + bytes_of(p for p in module.parameters() if p.requires_grad) + step
     return 0
+
 
 # %% ../nbs/05_models.ipynb #152d6a83
 def check_memory(
@@ -348,8 +399,9 @@ def check_memory(
     on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
     if on_gpu: there = torch.cuda.get_device_properties(0).total_memory
     if least <= there: return
-    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network and {images:,} "
-                    f"images at a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or datamodule.batch_size.", key="model")
+    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network, what "
+                    f"measures it, and {images:,} images at a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or "
+                    "datamodule.batch_size.", key="model")
 
 # %% ../nbs/05_models.ipynb #5d04da59
 def load_module(
@@ -361,6 +413,15 @@ def load_module(
     return _module_of(read_checkpoint(path, map_location), path, trust).to(map_location).eval()
 
 # %% ../nbs/05_models.ipynb #89750ac7
+def check_size(settings: Mapping[str, Any], path: str | os.PathLike) -> None:
+    "Refuse settings whose network doesn't fit into the file that they come from; raises `ValueError`, and what building it raises."
+    with described(): module = MNISTModule(settings)
+    # a settings line may ask for any size; the weights must really be in the file before we make room for them
+    if sum(tensor.numel() for tensor in module.state_dict().values()) > os.path.getsize(path):
+        raise ValueError("it is larger than the file")
+    if bytes_of(tensors_of(module)) > 4 * os.path.getsize(path) + 2**30: raise ValueError("its metrics fill tables of gigabytes")
+
+
 def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike, trust: bool) -> MNISTModule:
     settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):
@@ -368,9 +429,7 @@ def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike, trust: bo
     used = {name: settings[name] for name in _DEFAULTS if name in settings}
     settings = {**settings, **strangers_settings(used, path, trust)}
     try:
-        with torch.device("meta"): parameters = MNISTModule(settings).parameters()  # no memory is taken for these
-        # a settings line may ask for any size; the weights must really be in the file before we make room for them
-        if sum(p.numel() for p in parameters) > os.path.getsize(path): raise ValueError("it is larger than the file")
+        check_size(settings, path)
         module = MNISTModule(settings)
     except (UserError, TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError) as error:
         raise UserError(f"`{path}` describes a model that can't be built: {str(error)[:500]}") from error

@@ -20,7 +20,7 @@ from .config import Config, diff, load_config
 from .parts.command import as_text, as_typed, say, show_table
 from .parts.core import SHIPPED, UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
 from .parts.core import read_checkpoint, unpack, wait_briefly
-from .parts.folder import there
+from .parts.folder import glance
 from .parts.launch import asked, launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
@@ -163,7 +163,8 @@ def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
     own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"] or data.get("version")
-    if not (own or data.get("source") or config["repeats"] and data.get("path") in SHIPPED): there(data["path"])
+    made = data.get("source") or config["repeats"] and data.get("path") in SHIPPED
+    if not (own or made): glance(data["path"], data.get("labels"))
     for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 # %% ../nbs/07_train.ipynb #2e9bf997

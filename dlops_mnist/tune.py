@@ -161,6 +161,9 @@ def check_study(
     "Refuse code, places and connections of a study that somebody else may have begun; raises `UserError`."
     if study.trust: return
     about = study.about
+    if whole and about["sampler"] == "cmaes":
+        raise UserError(f"{study.file}: `sampler: cmaes` keeps its state in a pickle, and to load that runs what is in it. If the "
+                        "study is yours: trust=true.", key="study")
     for words in corner_words(study.space, list(GROUPS)) if whole else [None]:
         asked = {"storage": about["storage"]} | ({} if words is None else trial_config(about, words))
         if refused := sift(asked, study.file)[1]:

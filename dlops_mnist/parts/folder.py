@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'PICTURES', 'OTHERS', 'SYSTEM', 'UNREAD', 'MAGIC', 'is_hidden', 'is_image', 'label_order', 'Scan', 'Listing',
-           'walk', 'listing', 'there', 'scan', 'unused_notes', 'relative_paths', 'combine', 'fingerprint', 'user_cache']
+           'walk', 'listing', 'there', 'scan', 'unused_notes', 'glance', 'relative_paths', 'combine', 'fingerprint',
+           'user_cache']
 
 # %% ../../nbs/parts/folder.ipynb #dff98322
 import hashlib
@@ -213,6 +214,17 @@ def unused_notes(
     counted = {why: [file for file in files if file not in ours] for why, files in unused.items()}
     return [f"{len(files):,} file{'s' * (len(files) > 1)} not used, such as `{files[0]}`: they {why}"
             for why, files in counted.items() if files]
+
+# %% ../../nbs/parts/folder.ipynb #451cfe2f
+def glance(
+    path: str | os.PathLike,  # a dataset
+    labels: str | os.PathLike | None = None,  # as for `scan`
+) -> None:
+    "Refuse at once a folder that isn't there, has no picture, or lacks its table; raises `UserError`."
+    pictures = (is_image(os.path.join(folder, name)) for folder, _, names in os.walk(there(path)) for name in names)
+    # the first picture will do, where all is well; else `scan` knows best what is wrong
+    if not any(pictures) or labels and not any(map(os.path.isfile, (Path(path, labels), labels))): scan(path, labels)
+
 
 # %% ../../nbs/parts/folder.ipynb #bf9fb591
 def relative_paths(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'TRACKERS', 'flat_settings', 'attempt', 'Tracker', 'TensorBoard', 'KeepingWriter', 'CSV', 'WandB',
-           'MLflow', 'kind_of', 'better_defaults', 'as_tracker', 'start_trackers', 'logger_sections', 'make_loggers',
-           'log_picture', 'log_checkpoint']
+           'MLflow', 'kind_of', 'better_defaults', 'as_tracker', 'start_trackers', 'logger_sections', 'known_trackers',
+           'make_loggers', 'log_picture', 'log_checkpoint']
 
 # %% ../../nbs/parts/loggers.ipynb #95258f4c
 import os
@@ -21,7 +21,8 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from .core import UserError, atomic, flatten
-from .runfolder import METRICS, Run, is_helper, update_provenance
+from .runfolder import METRICS, Run, check_own, is_helper, update_provenance
+from .strangers import is_elsewhere
 from .targets import build
 
 # %% ../../nbs/parts/loggers.ipynb #741cf359
@@ -229,16 +230,24 @@ def logger_sections(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return sections
 
 # %% ../../nbs/parts/loggers.ipynb #d9e247f1
+def known_trackers(run: Run) -> dict[str, dict[str, Any]]:
+    "By which number or name each tracker of a run knows it, by the setting that asks for it; the folder may say no more."
+    said = run.provenance.get("trackers")
+    return {where: {key: at[key] for key in ("version", "run_id") if key in at and not is_elsewhere(str(at[key]))}
+            for where, at in (said.items() if isinstance(said, Mapping) else ()) if isinstance(at, Mapping)}
+
+
 def make_loggers(
     config: Mapping[str, Any],  # reads `logger`, `trainer`, `experiment`, `monitor`
     run: Run,  # notes who its trackers are
 ) -> list[Logger]:
     "The loggers that a config names, guarded and given its settings; raises `UserError` before anything is trained."
-    experiment, before, trackers = config.get("experiment") or "base", run.provenance.get("trackers", {}), []
+    experiment, before, trackers = config.get("experiment") or "base", known_trackers(run), []
     for where, section in logger_sections(config).items():
         section = dict(section) | before.get(where, {})
         settings = better_defaults(section, experiment, run) | section
         trackers.append(as_tracker(build(settings, where, "logger"), where))
+        check_own(trackers[-1], where, run)
         trackers[-1].keeps_models = bool(settings.get("log_model"))
     if is_helper(): return trackers  # only the first process of a run sends anything
     start_trackers(trackers, config, before)

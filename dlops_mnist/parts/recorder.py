@@ -33,11 +33,11 @@ from .core import UserError, nearest, read_checkpoint
 from .checkpoint import keepable
 from .loggers import log_checkpoint
 from .provenance import made_by
-from .runfolder import Run, best_row, better, is_epoch_end, is_helper, mark_ended, mark_running
+from .runfolder import Run, best_row, better, check_own, is_epoch_end, is_helper, mark_ended, mark_running
 from .runfolder import update_provenance, write_rows
 from .settings import MONITOR, MONITOR_MODE
 from .signals import StopSignals, agree, give_way, is_sigterm, signal_of
-from .targets import build
+from .targets import build, build_told
 
 # %% ../../nbs/parts/recorder.ipynb #dda48e05
 LOG = logging.getLogger("dlops_mnist")
@@ -378,6 +378,7 @@ def make_callbacks(
             raise UserError(f"`callbacks.{name}` saves checkpoints of its own, and `trainer.enable_checkpointing` is "
                             "false. Set it to true.", key=f"callbacks.{name}")
         check_needs_tracker(callback, f"callbacks.{name}", config)
+        check_own(callback, f"callbacks.{name}", run)
         callbacks.append(callback)
     bars = any(isinstance(callback, ProgressBar) for callback in callbacks)
     if not bars and trainer.get("enable_progress_bar") is not False: callbacks.append(progress_bar())
@@ -388,14 +389,17 @@ PROFILERS = {"simple": "SimpleProfiler", "advanced": "AdvancedProfiler", "pytorc
 
 
 def make_profiler(
-    name: Any,  # the setting `trainer.profiler`
+    name: Any,  # the setting `trainer.profiler`: a name, or a section with its `_target_`
     run: Run,  # whose folder gets the table
 ) -> dict[str, Any]:
     "The argument `profiler` of a trainer; raises `UserError` for a name that Lightning hasn't."
     if not name: return {}
-    if name not in PROFILERS:
+    if isinstance(name, str) and name not in PROFILERS:
         raise UserError(f"`trainer.profiler: {name}` is no profiler.{nearest(name, PROFILERS)}", key="trainer.profiler")
-    return {"profiler": getattr(pl.profilers, PROFILERS[name])(dirpath=str(run.path), filename="profile")}
+    section = {"_target_": f"pytorch_lightning.profilers.{PROFILERS[name]}"} if isinstance(name, str) else name
+    profiler = build_told(section, "trainer.profiler", "profiler", {"dirpath": str(run.path), "filename": "profile"})
+    check_own(profiler, "trainer.profiler", run)
+    return {"profiler": profiler}
 
 # %% ../../nbs/parts/recorder.ipynb #d91313e4
 def note_data(

@@ -7,7 +7,7 @@ __all__ = ['DECLARED', 'SETTINGS', 'MONITOR', 'MONITOR_MODE', 'OLDER_RUNS', 'SET
            'GROUPS', 'DEFAULTS', 'SEVERAL', 'LIBRARY', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'WITHOUT_EFFECT', 'LENGTH',
            'deep_update', 'Setting', 'base_config', 'Option', 'check_config', 'sections_of', 'check_effect',
            'check_checkpointing', 'Config', 'checked_config', 'restored_settings', 'find_experiment', 'literal',
-           'read_experiment', 'experiment_files', 'resumed']
+           'is_recorded', 'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import copy
@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from importlib.resources import files
 from math import inf
 from pathlib import Path
@@ -253,13 +253,19 @@ def literal(settings: Any) -> Any:
     return [literal(value) for value in settings] if isinstance(settings, list) else settings
 
 
+def is_recorded(file: Path) -> bool:
+    "Whether a program has written a file's settings down: a checkpoint, or the config of a run."
+    return file.suffix == ".ckpt" or (file.parent / "provenance.json").is_file()
+
+
 def read_experiment(
     file: Path,  # an experiment's, a run's config.yaml, or a checkpoint
     trust: bool = False,  # take all settings of a run or a checkpoint, whoever made it
     typed: Collection[str] = (),  # settings that are typed by hand, and so are nobody else's
+    chain: Sequence[Path] = (),  # the files that name it as their base
 ) -> dict[str, Any]:
     "The settings in one file, as plain data; raises `UserError`."
-    checkpoint, recorded = file.suffix == ".ckpt", file.suffix == ".ckpt" or (file.parent / "provenance.json").is_file()
+    checkpoint, recorded = file.suffix == ".ckpt", is_recorded(file)
     settings = read_checkpoint(file).get("hyper_parameters") if checkpoint else read_yaml(file)
     if not isinstance(settings, Mapping) or checkpoint and "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
@@ -267,7 +273,9 @@ def read_experiment(
     if recorded: settings["repeats"] = str(file)
     if recorded and isinstance(data := settings.get("datamodule"), dict) and "_target_" not in data:
         settings["datamodule"] = OLDER_RUNS | data
-    if recorded or file.name == "config.yaml": settings = strangers_settings(settings, file, trust, typed)
+    # what a stranger's file builds on is a stranger's, too
+    if any(is_recorded(path) or path.name == "config.yaml" for path in (*chain, file)):
+        settings = strangers_settings(settings, file, trust, typed)
     if recorded: settings = literal(settings)
     return {"experiment": file.stem} | settings
 
@@ -287,7 +295,7 @@ def experiment_files(
     if file in chain: raise UserError(" builds on ".join(map(str, [*chain[chain.index(file):], file])) + ": a circle.", key="base")
     if str(file) in found: return found
     if isinstance(experiment, Config): settings = literal(experiment)  # it is the complete config of something
-    else: settings = dict(experiment) if given else read_experiment(file, trust, typed)
+    else: settings = dict(experiment) if given else read_experiment(file, trust, typed, chain)
     bases = settings.pop("base", None) or []
     if isinstance(bases, str): bases = [bases]
     if not fits(bases, "list[str]"): raise mistyped("base", "the name of an experiment, or a list of names", bases)

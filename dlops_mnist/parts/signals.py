@@ -180,6 +180,8 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     if isinstance(error, RuntimeError) and ("by peer" in text or "NCCL" in text):
         return UserError("Another process of this run has died. What was saved before is still good; go on with: "
                          f"{how_to_go_on(run)}")
+    if isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
+        return UserError(f"There is not enough memory: {text.partition(chr(10))[0]} Smaller: `model`, or datamodule.batch_size.")
     mistake = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in text
     return UserError(text) if mistake or isinstance(error, OSError) else None
 
