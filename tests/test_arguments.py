@@ -266,7 +266,8 @@ def test_what_starts_jobs_needs_several_and_a_machine_for_them():
     check_hydras([*STARTS], True)
     for word in STARTS:
         with pytest.raises(UserError, match="needs --multirun"): check_hydras([word], False)
-    with pytest.raises(UserError, match="would train as many at once"): check_hydras(["hydra.launcher.n_jobs=1000000"], True)
+    for many in ("1000000", "1_000_000", "+1000000"):
+        with pytest.raises(UserError, match="would train as many at once"): check_hydras([f"hydra.launcher.n_jobs={many}"], True)
 
 
 @pytest.mark.parametrize("word, told", [("hydra/launcher=nonsense", "joblib"), ("hydra.launcher.n_jobs=2", "n_jobs"),

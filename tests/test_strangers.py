@@ -180,7 +180,7 @@ PLACES = {
     "trainer.profiler": {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": "C:\\elsewhere"},
     "datamodule.num_workers": 1_000_000,
     "trainer.num_nodes": 2,
-    "trainer.devices": 5,
+    "trainer.devices": " 1_000",
     "logger.v": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"host": "elsewhere.example"}},
     "logger.w": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "databricks-elsewhere"},
     "logger.entity": {"_target_": "pytorch_lightning.loggers.WandbLogger", "entity": "elsewhere"},
@@ -198,7 +198,7 @@ def test_places_connections_and_processes_are_left_out(work, capsys, key):
     assert config.trainer.get("num_nodes", 1) == 1 and config.trainer.devices == 1
     said = capsys.readouterr().err
     assert said.startswith(f"Left out of {file}: `{key}") and "trust=true" in said and said.count("\n") == 1
-    kept = load_config(file, "trust=true") if isinstance(PLACES[key], str) else None
+    kept = load_config(file, "trust=true") if str(PLACES[key]) == PLACES[key] != " 1_000" else None
     assert kept is None or to_yaml(kept).count("elsewhere") == 1
 
 
@@ -224,8 +224,8 @@ def test_what_a_strangers_file_builds_on_is_a_strangers(work):
     assert load_config("theirs/evil.yml").model._target_ == "evilmod.Net", "an experiment of one's own"
 
 
-@pytest.mark.parametrize("text", ["${oc.env:MY_TOKEN}", "${ oc.env:MY_TOKEN }", "${oc.env:MY_TOKEN,${seed}}", "x${oc.${monitor}:MY_TOKEN}",
-                                  "${oc.decode:${oc.env:MY_TOKEN}}"])
+@pytest.mark.parametrize("text", ["${oc.env:MY_TOKEN}", "${ oc.env:MY_TOKEN }", "${oc.env:MY_TOKEN,${seed}}",
+                                  "x${oc.${monitor}:MY_TOKEN}", "${oc.decode:${oc.env:MY_TOKEN}}"])
 def test_a_strangers_file_looks_nothing_up(work, monkeypatch, capsys, text):
     monkeypatch.setenv("MY_TOKEN", "hush")
     Path("theirs").mkdir()
@@ -314,6 +314,7 @@ def test_a_machine_is_not_swamped_by_what_is_typed(work):
 def test_what_waits_for_other_machines_is_told(work, monkeypatch):
     for name in CLUSTER: monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="would wait for 2 other machines"): check_hardware({"accelerator": "cpu", "num_nodes": 3})
+    with pytest.raises(UserError, match="would start  1_000 processes"): check_hardware({"accelerator": "cpu", "devices": " 1_000"})
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     check_hardware({"accelerator": "cpu", "num_nodes": 3})
 
@@ -334,16 +335,20 @@ POOLED = [{"_target_": "torch.nn.Upsample", "scale_factor": 2000}, {"_target_": 
           {"_target_": "torch.nn.Flatten"}, {"_target_": "torch.nn.Linear", "in_features": 1, "out_features": 1}]
 
 
+SOFTMAX = {"_target_": "torch.nn.AdaptiveLogSoftmaxWithLoss", "in_features": 100_000, "n_classes": 10**6, "cutoffs": [10]}
+
+
 @pytest.mark.parametrize("gigabytes, changes", [
     (64, {"metrics": {"x": TABLE}}),
     (10, {"augment": {"_target_": "torch.nn.ZeroPad2d", "padding": 20_000}}),
     (100, {"model": {"_target_": "torch.nn.Sequential", "_args_": POOLED}}),
     (3, {"model": {"_target_": "dlops_mnist.models.MLP", "hidden": [14_000, 14_000]}}),
-    (100, {"loss": {"_target_": "torch.nn.AdaptiveLogSoftmaxWithLoss", "in_features": 100_000, "n_classes": 10**6, "cutoffs": [10]}})])
+    (100, {"loss": SOFTMAX})])
 def test_all_that_takes_memory_is_counted(gigabytes, changes):
     plainly = load_config(None, "trainer=cpu")
     assert least_memory(plainly, 60) < 10**8 and least_memory(plainly | changes, 60) > gigabytes * 10**9
-    assert least_memory(plainly | {"optimizer": {"_target_": "torch.optim.SGD"}}, 0) < 0.6 * least_memory(plainly, 0), "Adam's memory"
+    without = least_memory(plainly | {"optimizer": {"_target_": "torch.optim.SGD"}}, 0)
+    assert without < 0.6 * least_memory(plainly, 0), "Adam remembers two numbers for each weight"
 
 
 @pytest.mark.parametrize("verb", [load, load_module])

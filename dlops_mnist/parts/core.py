@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_NAMES', 'MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'FEW_PROCESSES', 'CLUSTER', 'UserError', 'closest', 'nearest',
            'remove', 'atomic', 'known_in', 'one_at_a_time', 'check_name', 'plain', 'flatten', 'read_checkpoint',
-           'unpack', 'offered', 'go_to_root', 'wait_briefly', 'end_with_parent', 'usable_cores', 'memory',
+           'unpack', 'offered', 'go_to_root', 'wait_briefly', 'end_with_parent', 'as_count', 'usable_cores', 'memory',
            'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
@@ -247,6 +247,12 @@ def end_with_parent() -> None:
 FEW_PROCESSES = 4  # so many are always allowed, to try what several devices would do
 
 
+def as_count(value: Any) -> int:
+    "A number of processes, as Lightning and Hydra read it (` 1_000` is one); 0 for what is none."
+    try: return int(value)
+    except (TypeError, ValueError): return 0
+
+
 def usable_cores() -> int:
     "The cores that this process may use, which in a container or a cluster's job can be fewer than there are."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -283,7 +289,7 @@ def check_hardware(
         raise UserError(f"`trainer.num_nodes: {nodes}` would wait for {nodes - 1} other machines, and nothing here says where "
                         "they are. Start it by torchrun on each of them, or by srun.", key="trainer.num_nodes")
     on_cpu = wanted == "cpu" or wanted == "auto" and not any(there.values())
-    if on_cpu and devices.isdecimal() and int(devices) > max(usable_cores(), FEW_PROCESSES):
+    if on_cpu and as_count(devices) > max(usable_cores(), FEW_PROCESSES):
         raise UserError(f"`trainer.devices: {devices}` would start {devices} processes on {usable_cores()} cores, where they only "
                         f"wait for one another. At most {max(usable_cores(), FEW_PROCESSES)} here.", key="trainer.devices")
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from .command import as_text, as_word, clean_exit, say, versions
 from .compose import compose_jobs, sources
-from .core import FEW_PROCESSES, UserError, closest, end_with_parent, flatten, usable_cores, wait_briefly
+from .core import FEW_PROCESSES, UserError, as_count, closest, end_with_parent, flatten, usable_cores, wait_briefly
 from .runfolder import Run, find_checkpoint, find_runs
 from .schema import schema
 from .settings import DEFAULT_CLASS, DEFAULTS, GIVEN, GROUPS, OWN_DEFAULTS, SETTINGS, SEVERAL, Config, base_config
@@ -197,7 +197,7 @@ def check_hydras(words: list[str], several: bool) -> None:
     most = max(FEW_PROCESSES, usable_cores())
     for word in words:
         key, _, value = word.partition("=")
-        if key == "hydra.launcher.n_jobs" and value.isdecimal() and int(value) > most:
+        if key == "hydra.launcher.n_jobs" and as_count(value) > most:
             raise UserError(f"`{word}` would train as many at once, and this machine has {usable_cores()} cores: at most {most} "
                             "here.", key=key)
         if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size=")):

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .command import harmless
-from .core import FEW_PROCESSES, UserError, flatten, plain
+from .core import FEW_PROCESSES, UserError, as_count, flatten, plain
 from .targets import present_name, source_file
 
 # %% ../../nbs/parts/strangers.ipynb #a08b43d5
@@ -66,7 +66,7 @@ def sift(
             items = [allowed(path, item) for item in value]
             return MISSING if any(item is MISSING for item in items) else items
         if path.endswith(("_target_", ".lib")) and isinstance(value, str): check_installed(value, path, source, known)
-        many = isinstance(value, int) and value > PROCESSES.get(path, value)
+        many = path in PROCESSES and as_count(value) > PROCESSES[path]
         net = CONNECTS.search(path) and not str(value).startswith("sqlite:") or RESOLVES.search(str(value))
         written = builds and path == "datamodule.source"
         if not many and not (isinstance(value, str) and (net or written or is_elsewhere(value))): return value
