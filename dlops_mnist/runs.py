@@ -28,7 +28,7 @@ import yaml
 from .config import Difference, diff
 from .parts.command import harmless, run_command, show_table
 from .parts.core import UserError, flatten, nearest
-from .parts.runfolder import Run, best_row, find_runs, run_status
+from .parts.runfolder import Run, best_row, find_runs, is_epoch_end, run_status
 from .parts.settings import DEFAULTS, GROUPS, base_config
 from .parts.store import named, note_of
 from .parts.yamlfile import QuickLoader
@@ -101,8 +101,8 @@ def make_row(run: Run) -> dict[str, Any]:
     git = git if isinstance(git, Mapping) else {}
     return settings | {key: value for key, value in best.items() if key not in ("epoch", "step")} | {
         "path": str(run.path), "experiment": simple(run.path.parent.name), "run": simple(run.path.name),
-        "differs": changed_settings(settings), "monitor": monitor, "best_epoch": best.get("epoch"), "epochs": len(rows),
-        "duration": seconds if isinstance(seconds, (int, float)) else None,
+        "differs": changed_settings(settings), "monitor": monitor, "best_epoch": best.get("epoch"),
+        "epochs": sum(map(is_epoch_end, rows)), "duration": seconds if isinstance(seconds, (int, float)) else None,
         "val_images": images if isinstance(images := provenance.get("val_images"), int) and images > 0 else None,
         "version": note_of(provenance.get("fingerprint")),
         "commit": simple(git.get("commit")), "dirty": git.get("dirty") is True, "status": simple(run_status(provenance)),

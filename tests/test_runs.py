@@ -47,6 +47,12 @@ def test_a_row_for_each_run_with_its_best_epoch(folder):
     assert "CNN" in table["differs"].iloc[0] and not table["differs"].iloc[1], "the base differs in nothing"
 
 
+def test_validations_within_an_epoch_are_no_epochs(tmp_path):
+    run = make_run(tmp_path / "runs", 0.9)
+    write_rows(run.metrics_file, [{"epoch": 0, "step": step, "val_acc": 0.1 * step} for step in (2, 4)] + run.rows)
+    assert list(runs_table(tmp_path / "runs")["epochs"]) == [2] == [run.epochs]
+
+
 @pytest.mark.parametrize("condition,count", [
     ("val_acc>0.87", 2), ("status=failed", 1), ("status!=failed", 2), ("model=CNN", 1), ("lr=3e-4", 1),
     ("optimizer.lr<=0.001", 3), ("experiment=other", 1), ("seed=0", 3), ("differs=*lr*", 1), ("dirty!=null", 3),
