@@ -87,7 +87,8 @@ def test_a_strangers_processes(capsys):
 
 @pytest.mark.parametrize("text, elsewhere", [
     ("a/b", False), ("/a", True), ("../a", True), ("a/../b", True), ("~/a", True), ("C:\\a", True), ("http://a", True),
-    ("C:a", False), ("sqlite:///a.db", False), ("sqlite:////a.db", True), ("sqlite:///../a.db", True), ("a..b", False), ("", False)])
+    ("C:a", False), ("sqlite:///a.db", False), ("sqlite:////a.db", True), ("sqlite:///../a.db", True), ("a..b", False),
+    ("", False)])
 def test_a_place_outside_the_working_folder(text, elsewhere):
     assert strangers.is_elsewhere(text) is elsewhere
 
