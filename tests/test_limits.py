@@ -1,28 +1,43 @@
 """What functions say right at their limits, and of the smallest input: where `make mutants` found faults that went unnoticed."""
 
 import io
+import json
 import math
+from collections import deque
+from concurrent.futures import Future
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from scipy.special import chdtrc, kolmogorov
+from scipy.stats import beta
 
 from dlops_mnist import runs
+from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import habits, honesty
 from dlops_mnist.inspection import chance_note, oddities, plot_histogram, reading_settings, summary
 from dlops_mnist.models import check_memory
-from dlops_mnist.parts import core, exported, figures, images, ink, layouts, pictures, strangers
+from dlops_mnist.parts import core, exported, figures, findings, images, ink, layouts, pictures, service, strangers, targets
 from dlops_mnist.parts.batches import EpochSampler, check_settings, make_loader
-from dlops_mnist.parts.callbacks import class_names, mistakes_in
-from dlops_mnist.parts.command import fits
+from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
+from dlops_mnist.parts.command import fits, quote
+from dlops_mnist.parts.copies import coarse_views, near_pairs, plot_copies
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.metrics import Answers, confusion_counts, size_note
-from dlops_mnist.parts.settings import Config
+from dlops_mnist.parts.drift import ks_p, shares_p
+from dlops_mnist.parts.intervals import answered, choose_threshold, confidence_bins, share_interval
+from dlops_mnist.parts.metrics import Answers, average_precision, class_means, confusion_counts, mcnemar, size_note, with_interval
+from dlops_mnist.parts.provenance import origin
+from dlops_mnist.parts.runfolder import Run, _seconds_until, find_checkpoint, is_gone, is_helper, process_identity, write_rows
+from dlops_mnist.parts.scores import balanced_weights
+from dlops_mnist.parts.settings import Config, Setting, read_experiment
 from dlops_mnist.parts.shelf import Shelf, add_line, lines_of
-from dlops_mnist.predict import Tally, threshold_of
+from dlops_mnist.parts.study import read_parameter
+from dlops_mnist.predict import Tally, answer_row, columns, threshold_of
 from dlops_mnist.registry import rollback
 from dlops_mnist.serve import announce, bytes_of, describe
 from dlops_mnist.versions import corrections
@@ -498,3 +513,236 @@ def test_the_columns_of_a_table():
         "image": 3, "label": 2, "split": 0, "group": 1}
     refused(found, ["label", "x", "y"], match="Which columns"), refused(found, ["a", "b"], ["a", "c"], match="no column `c`")
     refused(found, ["p", "q"], match="Which columns")
+
+
+# --- settings and their files ---
+
+def test_a_settings_range():
+    setting = Setting("int | float", 1, "", lowest=1, below=4)
+    for value in (1, 3.9): setting.check("x", value)
+    refused(setting.check, "x", 0.99, match="at least 1 and below 4"), refused(setting.check, "x", 4, match="below 4")
+    refused(Setting("int", 1, "", lowest=1).check, "x", 0, match="at least 1.$"), Setting("int", 1, "").check("x", -10**9)
+    refused(Setting("dict", {}, "").check, "x", 3, match="must be a section, not 3")
+    refused(setting.check, "x", "a", match="int or float")
+
+
+def test_whose_settings_a_file_holds(tmp_path, capsys):
+    def read(name, recorded, **trust):
+        file = tmp_path / name
+        file.write_text("datamodule: {num_workers: 99}\nx-mine: 1\nsweep: 3")
+        (tmp_path / "provenance.json").write_text("{}") if recorded else (tmp_path / "provenance.json").unlink(missing_ok=True)
+        return read_experiment(file, **trust)
+
+    assert read("a.yml", False) == {"experiment": "a", "datamodule": {"num_workers": 99}} and not capsys.readouterr().err
+    assert read("config.yaml", False) == {"experiment": "config", "datamodule": {}} and "Left out" in capsys.readouterr().err
+    found = read("config.yaml", True, trust=True)
+    assert found.pop("repeats") == str(tmp_path / "config.yaml")
+    assert found == {"experiment": "config", "datamodule": {"mean": 0.1307, "std": 0.3081, "num_workers": 99}}
+
+
+def test_a_single_callback_needs_no_name():
+    section = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val_loss"}
+    assert load_config({"callbacks": section}).callbacks == {"EarlyStopping": section}
+    refused(load_config, None, "trainer.max_epochs=3", "seed=1,2", match="`seed=1,2` gives several values")
+
+
+def test_what_a_class_declares():
+    section = targets.with_defaults({"_target_": "torch.optim.SGD", "lr": 0.5})
+    assert section["lr"] == 0.5 and section["momentum"] == 0 and "params" not in section
+    assert targets.with_defaults({"a": 1}) == {"a": 1} and targets.with_defaults(3) == 3
+    assert "no package of that name is installed" in targets._hint("nowhere_at_all.Net")
+    assert targets._hint("torch.optim.Adm") in (" Did you mean `Adam`?", " Did you mean `AdamW`?")
+    def lengths(**more): return targets.open_lengths({"_target_": "torch.optim.lr_scheduler.OneCycleLR", **more})
+    assert lengths() == lengths(total_steps=None) == ["total_steps"] and lengths(total_steps=3) == lengths(epochs=1) == []
+
+
+@pytest.mark.parametrize("word, corners, values", [
+    ("a=1,2,4", [1, 2, 4], [1, 2, 4]), ("a=range(1,8,2)", [1, 7], [1, 3, 5, 7]), ("a=range(1,9,2)", [1, 7], [1, 3, 5, 7]),
+    ("a=int(interval(1,3))", [1, 3], [1, 2, 3]), ("a=tag(log,interval(1e-3,1.0))", [1e-3, 1.0], None),
+    ("a=x,null", ["x", None], ["x", None])])
+def test_what_a_search_looks_through(word, corners, values):
+    found = read_parameter(word)
+    assert found.corners == corners and found.is_log == ("log" in word)
+    if values is None: refused(lambda: found.all_values, match="can be counted")
+    else: assert found.all_values == values
+    assert found.typed("a", corners[0]) == f"a={quote(corners[0])}"
+    refused(read_parameter, "a=interval(3,1)", match="nothing to look through")
+
+
+# --- a run's files ---
+
+def test_the_rows_of_a_run(tmp_path):
+    run = Run(tmp_path)
+    write_rows(run.metrics_file, [])
+    assert run.metrics_file.read_text() == "epoch,step,loss,acc,val_loss,val_acc\n" and run.rows == [] and run.epochs == 0
+    write_rows(run.metrics_file, [{"x": 1.5, "val_acc": 0.5, "epoch": 0}, {"epoch": 1, "loss": 2.0}])
+    assert run.metrics_file.read_text() == "epoch,loss,val_acc,x\n0,,0.5,1.5\n1,2.0,,\n"
+    assert run.rows == [{"epoch": 0, "val_acc": 0.5, "x": 1.5}, {"epoch": 1, "loss": 2.0}] and run.epochs == 2
+    run.metrics_file.write_text("epoch,val_acc\n0,a\n4,0.5\n")
+    assert run.rows == [{"epoch": 0}, {"epoch": 4, "val_acc": 0.5}] and run.epochs == 4, "the fifth is not complete"
+    assert run.best == {"epoch": 4, "val_acc": 0.5} and run.best_checkpoint == run.last_checkpoint
+
+
+def test_the_time_that_a_run_took():
+    def seconds(**known): return _seconds_until(known, datetime.fromisoformat("2026-01-01T00:01:00+00:00"))
+    assert seconds(started="2026-01-01T00:00:00+00:00") == 60 and seconds(started="2026-01-01T00:02:00+00:00", seconds=2) == 2
+    assert seconds(started="x") is seconds() is None
+    assert seconds(started="2025-01-01T00:00:00+00:00", resumed=["2026-01-01T00:00:58.500+00:00"], seconds=10) == 11.5
+
+
+@pytest.mark.parametrize("settings, helper", [
+    ({}, False), ({"RANK": "0"}, False), ({"LOCAL_RANK": "1"}, True), ({"NODE_RANK": ""}, False),
+    ({"SLURM_PROCID": "0", "GROUP_RANK": "2"}, True)])
+def test_a_process_that_another_has_started(settings, helper, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK"): monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items(): monkeypatch.setenv(name, value)
+    assert is_helper() is helper
+
+
+def test_which_process_is_gone():
+    here = process_identity()
+    assert not is_gone(here) and is_gone(here | {"boot": "x"}) and not is_gone(here | {"boot": "x", "host": "y"})
+    assert is_gone(here | {"began": 1}) and is_gone(here | {"pid": 2**22 + 1}) and not is_gone(here | {"pid": None})
+
+
+def test_what_a_checkpoint_is_of(tmp_path):
+    run = Run(tmp_path / "e" / "1")
+    run.checkpoints.mkdir(parents=True)
+    refused(find_checkpoint, tmp_path / "e", match="is not a run's folder.$")
+    run.provenance_file.write_text('{"status": "failed", "fingerprint": "f"}')
+    refused(find_checkpoint, run, match="has no checkpoint; its status is: failed")
+    run.last_checkpoint.touch()
+    assert find_checkpoint(tmp_path / "e")[0] == find_checkpoint(run.path)[0] == run.last_checkpoint
+    assert find_checkpoint(run.last_checkpoint)[1].path == run.path and find_checkpoint(run.provenance_file)[1] is None
+    Run(other := tmp_path / "e" / "2").path.mkdir()
+    Run(other).provenance_file.write_text("{}")
+    refused(find_checkpoint, tmp_path / "e", match="holds 2 of them, the latest is .*2`")
+    assert origin(run.path)["fingerprint"] == "f" and origin(tmp_path) == {}
+
+
+# --- answers, batches, requests ---
+
+def test_an_answers_row():
+    assert answer_row("x", [0.25, 0.75, 0.0], [*"abc"], 2, 0.75) == {
+        "image": "x", "class": "b", "probability": 0.75, "class_2": "a", "probability_2": 0.25, "doubtful": False}
+    assert answer_row("x", [0.2512345678, 0.0], [*"ab"], 1, 0.0) == {"image": "x", "class": "a", "probability": 0.251235}
+    assert columns(2, 0.0) == ["image", "class", "probability", "class_2", "probability_2", "error"]
+    assert columns(1, 0.5) == ["image", "class", "probability", "doubtful", "error"]
+
+
+def test_requests_share_a_batch_and_none_is_cut():
+    def taken(*sizes): return [len(images) for images, _ in service.take(deque((range(size), None) for size in sizes), 4)]
+    assert taken(9, 1) == [9] and taken(1, 3, 1) == [1, 3] and taken(2, 3) == [2] and taken() == []
+    answers = [Future(), Future(), Future()]
+    answers[1].set_result("gone")
+    service.deliver([(range(2), answers[0]), (range(1), answers[1]), (range(3), answers[2])], np.arange(6))
+    assert answers[0].result().tolist() == [0, 1] and answers[2].result().tolist() == [3, 4, 5] and answers[1].result() == "gone"
+    assert service.SIZES == tuple(2**i for i in range(9)) and [*service.SECONDS] == sorted(service.SECONDS)
+
+
+@pytest.mark.parametrize("body, many", [("[[0, 255]]", False), ("[[[0, 255]]]", True), ("[[[0, 1]], [[2, 3]]]", True)])
+def test_pixels_as_json(body, many):
+    pixels, several = service.read_pixels(body.encode(), (1, 2))
+    assert several is many and pixels.dtype == np.uint8 and pixels.tolist() == (json.loads(body) if many else [json.loads(body)])
+    for bad in ("[[0, 256]]", "[[-1, 0]]", "[[0.5, 1]]", "[]", "[[0]]", '[["a", "b"]]', "[[true, false]]", "{", "[[NaN, 1]]"):
+        with pytest.raises(service.Unreadable, match="Expected 1 x 2 whole numbers"): service.read_pixels(bad.encode(), (1, 2))
+
+
+def test_the_metrics_of_what_has_just_ended():
+    found = {name: torch.tensor(1.0) for name in ("x", "val_x", "loss_step", "val_acc", "loss")}
+    trainer = SimpleNamespace(callback_metrics=found)
+    assert [*row_metrics(trainer)] == ["loss", "val_acc", "x", "val_x"]
+    assert [*row_metrics(trainer, trained=False)] == ["val_acc", "val_x"]
+    assert [*row_metrics(trainer, validated=False)] == ["loss", "x"]
+
+
+def test_a_line_for_each_epoch_and_for_each_validation_within_one(capsys):
+    found = {name: torch.tensor(0.5) for name in ("loss", "val_acc", "val_mine", "shown", "hidden")}
+    trainer = SimpleNamespace(
+        callback_metrics=found, progress_bar_metrics={"shown": 1}, callbacks=[SimpleNamespace(monitor="val_mine")],
+        current_epoch=1, max_epochs=3, global_step=7, sanity_checking=False)
+    bar = PlainProgress()
+
+    def said(call, *words): return call(trainer, None, *words) or capsys.readouterr().out
+    assert said(bar.on_train_epoch_end) == "epoch 2/3     loss 0.5  shown 0.5\n", "nothing was validated"
+    said(bar.on_validation_end)
+    assert said(bar.on_train_batch_start, None, 0) == "", "the epoch's end tells of it"
+    assert said(bar.on_train_batch_start, None, 1) == "epoch 2/3 step 7  val_acc 0.5  val_mine 0.5\n"
+    assert said(bar.on_train_batch_start, None, 2) == ""
+    said(bar.on_validation_end)
+    assert said(bar.on_train_epoch_end) == "epoch 2/3     loss 0.5  val_acc 0.5  val_mine 0.5  shown 0.5\n"
+    bar.disable()
+    assert said(bar.on_train_epoch_end) == ""
+
+
+# --- numbers ---
+
+def test_the_intervals_ends():
+    low, high = share_interval([0, 1, 5, 10, 0], [10, 1, 10, 10, 0])
+    assert (low[0], high[0]) == (0, pytest.approx(1 - 0.025 ** 0.1)) and (low[3], high[3]) == (pytest.approx(0.025 ** 0.1), 1)
+    assert (low[1], high[1]) == (pytest.approx(0.025), 1) and np.isnan([low[4], high[4]]).all()
+    assert low[2] == pytest.approx(1 - high[2]) == pytest.approx(beta.ppf(0.025, 5.5, 5.5))
+    images, sure, share = confidence_bins([0.0, 0.1, 0.11, 1.0, math.nan], [1, 0, 1, 1, 0])
+    assert images.tolist() == [3, 1, 1] and share.tolist() == [pytest.approx(1 / 3), 1, 1] and sure[1:].tolist() == [0.11, 1]
+    sure, images, hits = answered([0.9, 0.5], [0.5, 0.2])
+    assert (sure.tolist(), images.tolist(), hits.tolist()) == ([0.9, 0.5, 0.2], [1, 3, 4], [1, 2, 2])
+    found = choose_threshold([0.9] * 99, [0.1], 0.99)
+    assert found[:2] == (0.9, 0.99) and found[2][0] == 1
+    refused(choose_threshold, [0.9] * 97, [0.1], 0.99, match="so few never could")
+    refused(choose_threshold, [0.9], [0.1] * 200, 0.99, match="no threshold shows it.$")
+
+
+def test_balanced_weights_and_classes():
+    assert balanced_weights([0, 0, 0, 1], 3) == [round(4 / 9, 6), round(4 / 3, 6), round(4 / 3, 6)]
+    means = class_means(np.array([0, 0, 1, 1, 2]), np.eye(5)[[0, 1, 1, 1, 0]])
+    assert means["balanced_accuracy"][0] == pytest.approx(0.5) and means["macro_f1"][0] == pytest.approx((0.5 + 0.8 + 0) / 3)
+    assert "top_2" not in class_means(np.array([0, 1]), np.eye(4)[[0, 1]])
+    assert class_means(np.array([0, 1, 2]), np.array([[5, 4, 3, 0, 0]] * 3) / 12)["top_2"][0] == pytest.approx(2 / 3)
+    assert mcnemar([1, 1, 0, 1], [0, 0, 1, 1])[:2] == (2, 1) and mcnemar([1, 0], [0, 1])[2] == 1
+    assert mcnemar([1] * 3, [0] * 3)[2] == pytest.approx(1 / 8)
+    assert average_precision([1, 0, 1], [3, 2, 1]) == pytest.approx((1 + 2 / 3) / 2) and average_precision([1, 0], [1, 1]) == 0.5
+
+
+def test_how_often_two_weeks_differ_by_chance():
+    assert ks_p(np.arange(50), np.arange(50)) == 1 and ks_p(np.arange(50), np.arange(50) + 100) < 1e-20
+    assert ks_p(np.arange(100), np.arange(100) + 20) == pytest.approx(kolmogorov(0.2 * math.sqrt(50)))
+    assert shares_p(np.zeros(5, int), np.zeros(5, int)) == 1
+    assert shares_p(np.array([0] * 10), np.array([2] * 10)) == pytest.approx(chdtrc(1, 20))
+
+
+def test_a_metric_with_its_interval():
+    rows = {"a": [1.0, 0.5, 1.0], "b": [0.5, math.nan, math.nan], "f1/a": [1.0, 0.25, 1.0]}
+    table = pd.DataFrame(rows, index=["value", "low", "high"]).T
+    assert with_interval(table, "a") == "1.000 (0.500–1.000)" and with_interval(table, "b") == "0.500 (too few images to tell)"
+    assert with_interval(table, "f1/a") == "100% (25.0–100)"
+
+
+def test_pairs_of_copies_side_by_side():
+    data = {"images": np.zeros((4, 8, 8), np.uint8), "paths": np.array([b"a", b"b", b"c", b"d"])}
+    rows = [{"split": "train", "label": "x", "image": image, "distance": 1.25} for image in "abcd"]
+    picture = plot_copies(SimpleNamespace(splits={"train": data}), pd.DataFrame(rows), most=1)
+    assert [axes.get_title() for axes in picture.axes] == ["train, x\n1.2 apart", "train, x\n", ""]
+
+
+def test_near_copies_are_found_and_those_by_chance_estimated():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (200, 12, 12)).astype(np.uint8)
+    images = np.concatenate([images, np.roll(images[:5], 1, axis=2)])
+    pairs, distances, limit, chance = near_pairs(coarse_views(images))
+    assert pairs.tolist() == [[i, 200 + i] for i in pairs[:, 0]] and sorted(pairs[:, 0]) == [0, 1, 2, 3, 4]
+    assert (distances < limit).all() and (np.diff(distances) >= 0).all() and chance >= 0
+
+
+def test_the_pictures_of_a_search(monkeypatch):
+    trials = [SimpleNamespace(number=i, params={"lr": 10.0**-i, "model": "ab"[i % 2]}, values=[1 - i / 10]) for i in range(3)]
+    study = SimpleNamespace(about={"monitor": ["val_acc"]}, space={"lr": read_parameter("lr=tag(log,interval(0.01,1.0))"),
+                                                                   "model": read_parameter("model=a,b")})
+    monkeypatch.setattr(findings, "best_trials", lambda study: trials)
+    monkeypatch.setattr(findings, "front_of", lambda study: {0})
+    slices, lines = findings.plot_slices(study), findings.plot_parallel(study)
+    assert slices.get_size_inches().tolist() == pytest.approx([5.2, 2.8])
+    assert lines.get_size_inches().tolist() == pytest.approx([5.4, 3])
+    assert [axes.get_xscale() for axes in slices.axes] == ["log", "linear"] and slices.axes[0].get_ylabel() == "val_acc"
+    drawn = [line.get_ydata().tolist() for line in lines.axes[0].lines]
+    assert drawn == [pytest.approx([0, 0, 0]), pytest.approx([0.5, 1, 0.5]), pytest.approx([1, 0, 1])], "the best one lies on top"
+    assert [line.get_color() for line in lines.axes[0].lines] == ["0.8", figures.COLORS[0], figures.COLORS[0]]
