@@ -1,5 +1,6 @@
 """What functions say right at their limits, and of the smallest input: where `make mutants` found faults that went unnoticed."""
 
+import gzip
 import io
 import json
 import math
@@ -22,8 +23,22 @@ from dlops_mnist.config import load_config
 from dlops_mnist.evaluate import habits, honesty
 from dlops_mnist.inspection import chance_note, oddities, plot_histogram, reading_settings, summary
 from dlops_mnist.models import check_memory
-from dlops_mnist.parts import core, exported, figures, findings, images, ink, layouts, pictures, service, strangers, targets
-from dlops_mnist.parts.batches import EpochSampler, check_settings, make_loader
+from dlops_mnist.parts import (
+    core,
+    exported,
+    figures,
+    findings,
+    images,
+    ink,
+    layouts,
+    pictures,
+    service,
+    sources,
+    strangers,
+    targets,
+)
+from dlops_mnist.parts.backbone import Timm
+from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings, make_loader
 from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
 from dlops_mnist.parts.command import fits, quote
 from dlops_mnist.parts.copies import coarse_views, near_pairs, plot_copies
@@ -40,7 +55,7 @@ from dlops_mnist.parts.study import read_parameter
 from dlops_mnist.predict import Tally, answer_row, columns, threshold_of
 from dlops_mnist.registry import rollback
 from dlops_mnist.serve import announce, bytes_of, describe
-from dlops_mnist.versions import corrections
+from dlops_mnist.versions import corrections, ranked
 
 
 def refused(call, *words, match=None, **settings):
@@ -746,3 +761,42 @@ def test_the_pictures_of_a_search(monkeypatch):
     drawn = [line.get_ydata().tolist() for line in lines.axes[0].lines]
     assert drawn == [pytest.approx([0, 0, 0]), pytest.approx([0.5, 1, 0.5]), pytest.approx([1, 0, 1])], "the best one lies on top"
     assert [line.get_color() for line in lines.axes[0].lines] == ["0.8", figures.COLORS[0], figures.COLORS[0]]
+
+
+# --- what the first count of mutants had found ---
+
+@pytest.mark.parametrize("usual, odd, fine", [(7, 3, True), (6, 4, False), (1, 0, True)])
+def test_the_shape_that_most_images_have(usual, odd, fine, tmp_path):
+    files = [f"{i}.png" for i in range(usual + odd)]
+    for i, file in enumerate(files):
+        (tmp_path / file).write_bytes(pictures.encode_png(np.zeros((2, 3) if i < usual else (5, 5), np.uint8)))
+    if fine: assert images.settle(tmp_path, files, pictures.Look())[1] == (2, 3)
+    else: refused(images.settle, tmp_path, files, pictures.Look(), match="2 different sizes")
+    assert images.settle(tmp_path, [*files, "gone.png"], pictures.Look(resize=(4, 4), color=True))[1] == (3, 4, 4)
+
+
+@pytest.mark.parametrize("freeze, slow, groups", [(True, 0.1, [{}]), (False, 0.1, [{}, {"lr": 0.1}]), (False, None, [{}, {}])])
+def test_the_speeds_of_a_backbone(freeze, slow, groups):
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    net.get_classifier = lambda: net[2]
+    timm = Timm.__new__(Timm)
+    torch.nn.Module.__init__(timm)
+    timm.net, timm.freeze, timm.backbone_lr = net, freeze, slow
+    found = timm.groups()
+    assert [{key: value for key, value in group.items() if key != "params"} for group in found] == groups
+    assert [len(group["params"]) for group in found] == [2, 4][:len(groups)]
+    timm.train()
+    assert [module.training for module in net] == [not freeze, not freeze, True]
+    timm.eval()
+    assert not any(module.training for module in net)
+
+
+def test_labels_that_a_network_doubts_come_first():
+    train = ImageDataset(np.zeros((3, 2, 2)), np.array([0, 1, 2]), np.zeros(3), np.array([b"x", b"y", b"z"]), [*"abc"])
+    table = ranked(train, np.array([[0.5, 0.3, 0.2], [0.6, 0.1, 0.3], [0.1, 0.2, 0.7]]))
+    assert table.values.tolist() == [["y", "b", "a", -0.5], ["x", "a", "b", 0.2], ["z", "c", "b", 0.5]]
+
+
+def test_a_file_of_another_data_set_is_refused(tmp_path):
+    for name in sources.MNIST_FILES: (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"x"))
+    refused(sources.build_fashion, tmp_path / "new", tmp_path, match="another checksum")
