@@ -34,6 +34,7 @@ from dlops_mnist.parts import (
     pictures,
     service,
     sources,
+    store,
     strangers,
     targets,
 )
@@ -255,6 +256,7 @@ def test_the_table_of_values():
     table = summary(arrays(train=[[[0, 1], [2, 5]], [[3, 4], [7, 9]]], val=[[[8, 8], [8, 9]]]))
     assert table.loc[("train", "a")].tolist()[:2] == [1, "2x2"] and table.loc[("train", "b"), "min"] == 3
     assert table.loc[("train", "a"), ["min", "mean", "max"]].tolist() == [0, 2, 5] and pd.isna(table.loc[("val", "b"), "max"])
+    assert table["min"].dtype == table["max"].dtype == "Int64", "whole numbers, also where some are missing"
 
 
 def test_the_histogram_counts_shares_of_the_pixels():
@@ -800,3 +802,14 @@ def test_labels_that_a_network_doubts_come_first():
 def test_a_file_of_another_data_set_is_refused(tmp_path):
     for name in sources.MNIST_FILES: (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"x"))
     refused(sources.build_fashion, tmp_path / "new", tmp_path, match="another checksum")
+
+
+def test_the_version_that_is_meant(monkeypatch):
+    known = {"abcd1": {"note": "first"}, "abcd2": {"note": "again"}, "abxx3": {"note": "again"}}
+    monkeypatch.setattr(store, "known_versions", lambda folder: known)
+    monkeypatch.setattr(store, "note_of", lambda name: known[name]["note"])
+    monkeypatch.setattr(store, "read_version", lambda fingerprint, folder: fingerprint)
+    assert store.find_version("abcd1") == store.find_version("first") == "abcd1"
+    assert store.find_version("abxx") == store.find_version("again") == "abxx3", "the last of that note"
+    refused(store.find_version, "abcd", match="may be abcd1 or abcd2"), refused(store.find_version, "abx", match="no version `abx`")
+    refused(store.find_version, "", match="no version")
