@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'load_checked', 'measure', 'end_batch', 'end_validation', 'temperature_in',
-           'save_running', 'load_running', 'Classifier', 'full_target', 'build_model', 'build_optimizer',
-           'build_scheduler', 'complete', 'to_probabilities', 'predict', 'criterion_of', 'optimizers_of',
-           'check_training', 'build_parts', 'MNISTModule', 'fitting_images', 'fitting_logits', 'least_memory',
-           'check_memory', 'load_module', 'Trained', 'best_device', 'load', 'calibrate']
+           'save_running', 'load_running', 'Classifier', 'build_model', 'build_optimizer', 'build_scheduler',
+           'complete', 'to_probabilities', 'predict', 'criterion_of', 'optimizers_of', 'check_training', 'build_parts',
+           'MNISTModule', 'fitting_images', 'fitting_logits', 'least_memory', 'check_memory', 'load_module', 'Trained',
+           'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import math
@@ -31,7 +31,7 @@ from .parts.core import UserError, atomic, memory, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
-from .parts.settings import GIVEN
+from .parts.settings import GIVEN, full_target
 from .parts.targets import build, build_told, open_lengths
 
 # %% ../nbs/05_models.ipynb #c105db37
@@ -156,21 +156,8 @@ class Classifier(pl.LightningModule):
     load_from_checkpoint = classmethod(load_checked)
 
 # %% ../nbs/05_models.ipynb #6b24e390
-_HOME = "dlops_mnist.models"  # where a bare name of a network is looked up
-_DEFAULTS = {"datamodule": {}, "model": {"_target_": f"{_HOME}.MLP"}, "optimizer": {"_target_": "torch.optim.Adam"},
+_DEFAULTS = {"datamodule": {}, "model": {"_target_": "dlops_mnist.models.MLP"}, "optimizer": {"_target_": "torch.optim.Adam"},
             "scheduler": None, "augment": None, "label_smoothing": 0.0, "loss": {}, "metrics": {}}
-
-
-def full_target(
-    section: Mapping[str, Any],  # a section of the config
-    where: str,  # its path in the config, for messages
-    package: str,  # where a bare `name` is looked up, such as `torch.optim`
-) -> dict[str, Any]:
-    "The section with `_target_` in place of the series' bare `name`: {name: Adam} becomes torch.optim.Adam."
-    if not isinstance(section, Mapping):
-        raise mistyped(where, "a section of settings", section)
-    if "_target_" in section or "name" not in section: return dict(section)
-    return {"_target_": f"{package}.{section['name']}"} | {k: v for k, v in section.items() if k != "name"}
 
 # %% ../nbs/05_models.ipynb #3632a2f4
 def build_model(
@@ -179,7 +166,7 @@ def build_model(
     classes: int,  # number of classes
 ) -> nn.Module:
     "The network that a section describes; its class is told of the images and classes what it has parameters for."
-    section = _DEFAULTS["model"] | full_target(section, "model", _HOME)
+    section = _DEFAULTS["model"] | full_target(section, "model")
     facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes,
              "in_channels": image_shape[0] if len(image_shape) == 3 else 1}
     return build_told(section, "model", "model", facts, fixed=GIVEN["model"])
@@ -190,7 +177,7 @@ def build_optimizer(
     parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],  # what it changes, or groups of it with settings of their own
 ) -> torch.optim.Optimizer:
     "The optimizer that a section describes; {name: Adam, lr: 3e-4} means torch.optim.Adam."
-    section = full_target(section, "optimizer", "torch.optim")
+    section = full_target(section, "optimizer")
     return build(section, "optimizer", "optimizer", default="torch.optim.Adam", args=(parameters,))
 
 # %% ../nbs/05_models.ipynb #b948d34c
@@ -200,7 +187,7 @@ def build_scheduler(
     trainer: pl.Trainer,  # knows how long training will last
 ) -> dict[str, Any]:
     "The learning-rate schedule that a section describes, in the form that Lightning takes."
-    section = full_target(section, "scheduler", "torch.optim.lr_scheduler")
+    section = full_target(section, "scheduler")
     when = {"interval": "epoch", "frequency": 1, "monitor": "val_loss", "strict": True}
     when |= {key: section.pop(key) for key in when if key in section}
     if when["interval"] not in ("step", "epoch"):

@@ -60,11 +60,7 @@ def package_versions() -> dict[str, str]:
     "Versions of the packages that matter, of those that are installed."
     from importlib import metadata
 
-    versions = {}
-    for name in PACKAGES:
-        try: versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError: continue
-    return versions
+    return {name: found[0].version for name in PACKAGES if (found := [*metadata.distributions(name=name)])}
 
 # %% ../../nbs/parts/runfolder.ipynb #43f9babb
 def git_state() -> dict[str, Any] | None:
