@@ -36,7 +36,7 @@ import numpy as np
 
 from .command import RICH, console
 from .core import UserError, atomic, end_with_parent, remove
-from .folder import Scan, combine, listing, relative_paths, scan, user_cache
+from .folder import Scan, combine, listing, relative_paths, scan, unused_notes, user_cache
 from .pictures import JPEG, BadImage, Look, finish, look_of, read_picture, unpack
 
 if TYPE_CHECKING: import pandas as pd
@@ -106,7 +106,8 @@ def complain(
     for what, some in same.items():
         if len(some) > 3: lines.append(f"{len(some):,} files, such as {some[0]}: each {what}")
         else: lines += [f"{file} {what}" for file in some]
-    hint = "\nTo go on without them: datamodule.broken=skip" if same and bad < len(files) else ""
+    hint = f"\nTo bring all to one size: datamodule.resize=[{usual[0]},{usual[1]}]" if len(sizes) > 1 else ""
+    if same and bad < len(files): hint += "\nTo go on without broken ones: datamodule.broken=skip"
     raise UserError(listing(f"{bad:,} of {len(files):,} images can't be used:", lines) + hint, key="path")
 
 
@@ -352,6 +353,17 @@ class ImageArrays:
     look: dict[str, Any]  # how the pictures were read, with nothing left to decide
     broken: dict[str, str]  # files that were left out, and what is wrong with them
     found: Scan | None = None  # what lies in the folder
+
+    @property
+    def notes(self) -> list[str]:
+        "What a person should know about how the folder was read: one sentence each."
+        some = f"{len(self.broken):,} broken file{'s were' if len(self.broken) > 1 else ' was'} left out, such as"
+        notes = [f"{some} `{next(iter(self.broken))}`"] if self.broken else []
+        for split, data in self.splits.items():
+            left = {self.classes[label] for label in np.unique(data["labels"])}
+            lost = [f"`{name}`" for part, name in self.found.files if part == split and name not in left]
+            if lost: notes.append(f"no image of {', '.join(lost)} is left in {split}: all are broken")
+        return [*self.found.notes, *unused_notes(self.found.unused), *notes]
 
     @classmethod
     def load(cls, path: Path, generation: Path, found: Scan | None = None) -> "ImageArrays":
