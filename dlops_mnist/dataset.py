@@ -20,7 +20,7 @@ from .inspection import inspect
 from .parts.command import as_typed, run_command, say
 from .parts.core import UserError
 from .parts.folder import fingerprint  # noqa: F401 (offered from here as well)
-from .parts.images import ImageArrays, open_images, processors
+from .parts.images import ImageArrays, open_images, processors, reading_notes
 from .parts.convert import convert
 from .parts.sources import SOURCES, build_digits, build_idx, build_mnist  # noqa: F401 (offered from here as well)
 
@@ -106,7 +106,7 @@ def _dataset(part: Arrays, number: np.ndarray, classes: list[str]) -> ImageDatas
 # %% ../nbs/03_dataset.ipynb #1455d6d0
 def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: float) -> list[str]:
     "What a person should know about how a folder was read: what was not used, held out, or is missing."
-    notes = arrays.notes
+    notes = reading_notes(arrays)
     if "test" in datasets and "test" not in arrays.splits:
         notes.append(f"there is no test/: {len(datasets['test']):,} images are held out for the test (test={test:g})")
     for split, other in (("train", "val"), ("val", "train")):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROBES', 'TICK', 'OURS', 'Decoded', 'decode_files', 'complain', 'different_sizes', 'processors', 'parallel',
            'progress', 'shared_array', 'write_splits', 'settle', 'measured_range', 'write_generation', 'check_room',
-           'Pictures', 'at_hand', 'ImageArrays', 'image_table', 'cache_folders', 'writable', 'open_images',
-           'generation_name']
+           'Pictures', 'at_hand', 'ImageArrays', 'reading_notes', 'image_table', 'cache_folders', 'writable',
+           'open_images', 'generation_name']
 
 # %% ../../nbs/parts/images.ipynb #bf4d3cc5
 import gc
@@ -354,17 +354,6 @@ class ImageArrays:
     broken: dict[str, str]  # files that were left out, and what is wrong with them
     found: Scan | None = None  # what lies in the folder
 
-    @property
-    def notes(self) -> list[str]:
-        "What a person should know about how the folder was read: one sentence each."
-        some = f"{len(self.broken):,} broken file{'s were' if len(self.broken) > 1 else ' was'} left out, such as"
-        notes = [f"{some} `{next(iter(self.broken))}`"] if self.broken else []
-        for split, data in self.splits.items():
-            left = {self.classes[label] for label in np.unique(data["labels"])}
-            lost = [f"`{name}`" for part, name in self.found.files if part == split and name not in left]
-            if lost: notes.append(f"no image of {', '.join(lost)} is left in {split}: all are broken")
-        return [*self.found.notes, *unused_notes(self.found.unused), *notes]
-
     @classmethod
     def load(cls, path: Path, generation: Path, found: Scan | None = None) -> "ImageArrays":
         "Open what `write_generation` wrote; raises `OSError` or `ValueError` if it is not there or damaged."
@@ -383,6 +372,21 @@ class ImageArrays:
                 raise ValueError("cut")
             return cls(path, splits=splits, found=found, **meta)
         except (EOFError, LookupError, TypeError, AttributeError) as error: raise ValueError(f"{generation} is damaged") from error
+
+# %% ../../nbs/parts/images.ipynb #2e2b40f1
+def reading_notes(
+    arrays: ImageArrays,  # from `open_images`
+) -> list[str]:
+    "What a person should know about how a folder was read: what was not used or left out. One sentence each."
+    notes, broken = [*arrays.found.notes, *unused_notes(arrays.found.unused)], arrays.broken
+    files = f"{len(broken):,} broken file{'s were' if len(broken) > 1 else ' was'}"
+    if broken: notes.append(f"{files} left out, such as `{next(iter(broken))}`")
+    for split, data in arrays.splits.items():
+        left = {arrays.classes[label] for label in np.unique(data["labels"])}
+        lost = [f"`{name}`" for part, name in arrays.found.files if part == split and name not in left]
+        if lost: notes.append(f"no image of {', '.join(lost)} is left in {split}: all are broken")
+    return notes
+
 
 # %% ../../nbs/parts/images.ipynb #767c0931
 def image_table(

@@ -105,7 +105,8 @@ def read_rows(table: Path) -> tuple[list[str], list[list[str]]]:
     "The header and the rows of a CSV or TSV file; raises `UserError`."
     try: text = table.read_text("utf-8-sig")
     except OSError as error: raise UserError(f"`{table}` can't be read: {error.strerror}.", key="labels") from error
-    except UnicodeDecodeError as error: raise UserError(f"`{table}` is no text in UTF-8: save it so.", key="labels") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"`{table}` is not text in UTF-8. Save it anew in that encoding.", key="labels") from error
     header = text.split("\n", 1)[0]
     delimiter = max("\t;,|", key=header.count)
     try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if any(row)]
