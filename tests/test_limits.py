@@ -24,6 +24,7 @@ from dlops_mnist.evaluate import habits, honesty
 from dlops_mnist.inspection import chance_note, oddities, plot_histogram, reading_settings, summary
 from dlops_mnist.models import check_memory
 from dlops_mnist.parts import (
+    augment,
     core,
     exported,
     figures,
@@ -32,6 +33,7 @@ from dlops_mnist.parts import (
     ink,
     layouts,
     pictures,
+    runfolder,
     service,
     sources,
     store,
@@ -41,10 +43,11 @@ from dlops_mnist.parts import (
 from dlops_mnist.parts.backbone import Timm
 from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings, make_loader
 from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
-from dlops_mnist.parts.command import fits, quote
+from dlops_mnist.parts.command import as_typed, as_word, fits, in_words, mistyped, parse_override, parse_value, quote
+from dlops_mnist.parts.compare import luck_note, signed
 from dlops_mnist.parts.copies import coarse_views, near_pairs, plot_copies
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.drift import ks_p, shares_p
+from dlops_mnist.parts.drift import chi_square_p, ks_p, shares_p
 from dlops_mnist.parts.intervals import answered, choose_threshold, confidence_bins, share_interval
 from dlops_mnist.parts.metrics import Answers, average_precision, class_means, confusion_counts, mcnemar, size_note, with_interval
 from dlops_mnist.parts.provenance import origin
@@ -582,7 +585,7 @@ def test_what_a_search_looks_through(word, corners, values):
     assert found.corners == corners and found.is_log == ("log" in word)
     if values is None: refused(lambda: found.all_values, match="can be counted")
     else: assert found.all_values == values
-    assert found.typed("a", corners[0]) == f"a={quote(corners[0])}"
+    assert parse_override(found.typed("a", corners[0])).value() == corners[0]
     refused(read_parameter, "a=interval(3,1)", match="nothing to look through")
 
 
@@ -721,10 +724,13 @@ def test_balanced_weights_and_classes():
 
 
 def test_how_often_two_weeks_differ_by_chance():
-    assert ks_p(np.arange(50), np.arange(50)) == 1 and ks_p(np.arange(50), np.arange(50) + 100) < 1e-20
-    assert ks_p(np.arange(100), np.arange(100) + 20) == pytest.approx(kolmogorov(0.2 * math.sqrt(50)))
-    assert shares_p(np.zeros(5, int), np.zeros(5, int)) == 1
-    assert shares_p(np.array([0] * 10), np.array([2] * 10)) == pytest.approx(chdtrc(1, 20))
+    here = np.arange(100)
+    assert ks_p(here, here, 100) == 1 and ks_p(here, here + 1000, 100) < 1e-20
+    size = math.sqrt(50)
+    assert ks_p(here, here[::-1] + 20, 100) == pytest.approx(kolmogorov(0.2 * (size + 0.12 + 0.11 / size)))
+    for freedom in (1, 2, 5, 8): assert chi_square_p(4.5, freedom) == pytest.approx(chdtrc(freedom, 4.5))
+    assert chi_square_p(0, 3) == 1 and shares_p(np.array([5, 5]), np.array([50, 50])) == pytest.approx(1)
+    assert shares_p(np.array([10, 0]), np.array([0, 10])) == pytest.approx(chdtrc(1, 20))
 
 
 def test_a_metric_with_its_interval():
@@ -813,3 +819,68 @@ def test_the_version_that_is_meant(monkeypatch):
     assert store.find_version("abxx") == store.find_version("again") == "abxx3", "the last of that note"
     refused(store.find_version, "abcd", match="may be abcd1 or abcd2"), refused(store.find_version, "abx", match="no version `abx`")
     refused(store.find_version, "", match="no version")
+
+
+def test_near_pairs_by_chance_are_counted_from_those_a_little_farther_apart():
+    points = np.random.default_rng(0).standard_normal((500, 2)).astype(np.float32)
+    _, distances, limit, chance = near_pairs({(0, 0): points})
+    apart = np.linalg.norm(points[:, None] - points, axis=2)[np.triu_indices(500, 1)]
+    assert len(distances) == (apart < limit).sum() and distances.tolist() == pytest.approx(sorted(apart[apart < limit]), abs=1e-5)
+    first, second = (((apart >= low) & (apart < low * 1.5**0.5)).sum() for low in (limit, 1.5**0.5 * limit))
+    assert second > first and chance == pytest.approx(first**2 / (second - first))
+
+
+@pytest.mark.parametrize("images", [np.zeros((1, 4, 4), np.float32), np.zeros((1, 4, 5), np.uint8), np.zeros((4, 4), np.uint8)])
+def test_images_that_are_not_the_models(images):
+    model = exported.ExportedModel.__new__(exported.ExportedModel)
+    model.path, model.image_shape, model.input, sizes = "a.onnx", (4, 4), "x", []
+    model.session = SimpleNamespace(run=lambda outputs, given: sizes.append(len(given["x"])) or [np.ones((len(given["x"]), 2))])
+    refused(model, images, match=r"takes uint8 images of the shape \[4, 4\]")
+    assert model(np.zeros((5, 4, 4), np.uint8), most=2).shape == (5, 2) and sizes == [2, 2, 1]
+    assert model(np.zeros((0, 4, 4), np.uint8)).shape == (0, 2)
+
+
+def test_what_git_says_of_the_working_folder(monkeypatch):
+    def state(*lines):
+        monkeypatch.setattr(runfolder.subprocess, "run", lambda *words, **settings: SimpleNamespace(stdout="\n".join(lines)))
+        return runfolder.git_state()
+
+    head = ["# branch.oid abc", "# branch.head a/b", "# branch.upstream o/a/b", "# branch.ab +1 -0", "# x"]
+    assert state(*head) == {"commit": "abc", "branch": "a/b", "dirty": False}
+    assert state(*head, "? new.py")["dirty"] and state() == {"commit": None, "branch": None, "dirty": False}
+
+
+def test_what_a_comparison_of_two_checkpoints_leaves_open():
+    assert luck_note({"seed": 1}, {"seed": 2}).startswith("The two differ in nothing but the seed")
+    assert luck_note({"seed": 1, "a": 1}, {"seed": 2, "a": 2}).startswith("This is about these two checkpoints.")
+    assert signed((-0.0123, 0.034)) == "-1.2 to +3.4"
+
+
+# --- words ---
+
+@pytest.mark.parametrize("value, text", [
+    (None, "null"), (True, "true"), (1, "1"), (0.001, "0.001"), ("a'b", r"'a\'b'"), ([1, "a"], "[1,'a']"),
+    ({"a": [None]}, "{a: [null]}")])
+def test_a_value_as_hydra_writes_it(value, text):
+    assert quote(value) == text and parse_value(f"x={text}") == ("x", value)
+    refused(quote, object()), refused(quote, {"a b": 1}, match="can't be the name"), refused(parse_value, "~x", match="one plain")
+    for word in ("x=1,2", "+x=1"): refused(parse_value, word, match="one plain key=value")
+
+
+def test_words_for_a_person():
+    assert as_word("a", "b/c") == "a=b/c" and as_word("a", "b, c") == "a='b, c'" and as_typed("a", "b, c") == "\"a='b, c'\""
+    assert in_words("int | list[str] | None") == "int, a list of str or null" and in_words("tuple[int, str]") == "[int, str]"
+    assert str(mistyped("a", "bool", "yes")).endswith("not 'yes'. Truth values are written true and false.")
+    assert str(mistyped("a", "int", "yes")) == "`a` must be int, not 'yes'."
+    assert str(mistyped("a", "int", "x" * 198)).count("x") == 198 and str(mistyped("a", "int", "x" * 199)).endswith("xxx....")
+    refused(parse_override, "a=" + "b" * 9_999, match="can't be read"), parse_override("a=" + "b" * 9_998)
+
+
+def test_what_each_change_to_an_image_is():
+    x, seeds = torch.arange(50.0).reshape(2, 1, 5, 5), {}
+    for name in ("rotate", "zoom", "flip", "erase", "colour", "crop"):
+        torch.manual_seed(1)
+        seeds[name] = augment.changed_by(name, 1 if name in ("flip", "erase", "crop") else 0.9, x)
+    assert torch.equal(seeds["flip"], x.flip(-1)) and torch.allclose(seeds["rotate"], x, atol=0.5), "by less than a degree"
+    assert not torch.allclose(seeds["zoom"], x, atol=1) and all(not torch.equal(found, x) for found in seeds.values())
+    assert torch.allclose(seeds["zoom"][:, 0, 2, 2], x[:, 0, 2, 2], atol=1e-3), "the middle stays"
