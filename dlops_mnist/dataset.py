@@ -19,8 +19,8 @@ import numpy as np
 from .inspection import inspect
 from .parts.command import as_typed, run_command, say
 from .parts.core import UserError
-from .parts.folder import fingerprint, unused_notes  # noqa: F401 (fingerprint: offered from here as well)
-from .parts.images import ImageArrays, open_images, processors
+from .parts.folder import fingerprint  # noqa: F401 (offered from here as well)
+from .parts.images import ImageArrays, open_images, processors, reading_notes
 from .parts.convert import convert
 from .parts.sources import SOURCES, build_digits, build_idx, build_mnist  # noqa: F401 (offered from here as well)
 
@@ -58,8 +58,9 @@ def hold_out(
     else: held = _some_of_each(train["hashes"] < below, train, fraction)
     count, cut = len(held), int(held.sum())
     if not 0 < cut < count:
+        other = "val=test" if key == "val" else "add images"
         raise UserError(f"{key}={fraction} holds out {cut} of the {count} images, and {count - cut} remain to train on. "
-                        f"Choose another fraction, make a `{key}/` folder{', or val=test' * (key == 'val')}.", key=key)
+                        f"Choose another fraction, make a `{key}/` folder, or {other}.", key=key)
     # the arrays are sorted: without exceptions the two parts are slices, which need no copy
     if held[:cut].all() and isinstance(train["images"], np.ndarray): kept, held = slice(cut, None), slice(cut)
     else: kept = ~held
@@ -105,8 +106,7 @@ def _dataset(part: Arrays, number: np.ndarray, classes: list[str]) -> ImageDatas
 # %% ../nbs/03_dataset.ipynb #1455d6d0
 def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: float) -> list[str]:
     "What a person should know about how a folder was read: what was not used, held out, or is missing."
-    notes = [*arrays.found.notes, *unused_notes(arrays.found.unused)]
-    if arrays.broken: notes.append(f"{len(arrays.broken):,} broken files were left out, such as `{next(iter(arrays.broken))}`")
+    notes = reading_notes(arrays)
     if "test" in datasets and "test" not in arrays.splits:
         notes.append(f"there is no test/: {len(datasets['test']):,} images are held out for the test (test={test:g})")
     for split, other in (("train", "val"), ("val", "train")):

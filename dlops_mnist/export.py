@@ -29,6 +29,7 @@ import numpy as np
 
 from .parts.command import run_command, say, section_settings
 from .parts.core import UserError, atomic, nearest
+from .parts.drift import features, reference
 from .parts.exported import SETTINGS, ExportedModel, quiet_session
 from .parts.folder import user_cache
 from .parts.ink import ink_facts
@@ -241,7 +242,7 @@ def write_page(
     for name in PARTS:
         if not (source / name).is_file():
             raise UserError(f"`runtime={source}` holds no `{name}`, a part of onnxruntime-web.", key="runtime")
-    known = {key: value for key, value in model.metadata.items() if key != "sure"}
+    known = {key: value for key, value in model.metadata.items() if key not in ("sure", "reference")}
     facts = json.dumps(known).replace("<", "\\u003c")  # a class may be called anything
     page, script = (files("dlops_mnist").joinpath(f"web/{name}.html").read_text("utf-8") for name in ("page", "classify"))
     page = page.replace("<!-- classify -->", script.replace("FACTS", facts))
@@ -280,6 +281,8 @@ def build_onnx(
     check_parity(found)
     known["parity"] = found
     if quantize: known["quantized"] = write_int8(path, images.datasets["train"].images[:500], test)
+    # images are sorted by their hash: the first ones are any
+    known["reference"] = reference(features(val.images[:5000], ExportedModel(path)(val.images[:5000])), len(val.classes))
     add_facts(path, known)
     return ExportedModel(path), trained.module
 

@@ -262,7 +262,7 @@ def show_drift(
     try: from dlops_mnist.dataset import open_dataset
     except ImportError as error:
         raise UserError("`serve drift` looks at the training images, which takes PyTorch: run it where you train.") from error
-    from dlops_mnist.parts.drift import ALARM, drift, features
+    from dlops_mnist.parts.drift import ALARM, drift, features, reference
     from dlops_mnist.parts.exported import ExportedModel
     from dlops_mnist.parts.pictures import read_picture
 
@@ -274,7 +274,8 @@ def show_drift(
     images = open_dataset(answering.datamodule, overrides)
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (np.asarray(images.dataset(split).images) for split in ("val", "train"))
-    found = drift(*(features(some, answering(some), train) for some in (val, here)))
+    there, week = (features(some, answering(some), train) for some in (val, here))
+    found = drift(reference(there, len(answering.classes)), week)
     rows = [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found]
     show_table(["what", "validation", "kept", "p"], rows, f"{len(here):,} kept pictures against {len(val):,} validation images")
     changed = [name for name, *_, p in found if p < ALARM]
