@@ -3,7 +3,8 @@
 python benchmarks/drift.py      (MNIST: MNIST_RAW_DIR names a folder with its four files, or they are downloaded)
 
 A network learns 5,000 of the training images. Of the 10,000 test images, 4,000 chosen anew each time stand for the
-validation set, and windows of 200 come from the others: 2,000 of them unchanged, 200 changed in each of several ways.
+validation set, and windows of 200 come from the others: 4,000 of them unchanged, 400 changed in each of several ways. What
+the service's `/metrics` says (without the training images) stands beside what `serve drift` says, by the same functions.
 """
 
 import sys
@@ -15,10 +16,10 @@ from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 
 from dlops_mnist.networks import FastCNN
-from dlops_mnist.parts.drift import ALARM, drift, features
+from dlops_mnist.parts.drift import ALARM, WINDOW, drift, features, reference
 from dlops_mnist.parts.sources import load_mnist
 
-WINDOW, KNOWN, QUIET, SHIFTED = 200, 4000, 2000, 200
+KNOWN, QUIET, SHIFTED = 4000, 4000, 400
 
 
 def network(images: np.ndarray, labels: np.ndarray, epochs: int = 6):
@@ -79,7 +80,7 @@ MIXES = {  # how likely a picture of each class is to come, beside what is usual
     "one class three times as often": [3] + [1] * 9,
     "half of 0 to 4 left": [1 / 2] * 5 + [1] * 5,
 }
-FAINT = ("one class three times", "half of 0 to 4 left")  # in 200 pictures no test sees these reliably, at such a rate
+FAINT = "half of 0 to 4 left"  # in 200 pictures no test sees this reliably, at such a rate
 
 
 def main() -> None:
@@ -92,13 +93,15 @@ def main() -> None:
 
     def seen(pictures: np.ndarray) -> dict[str, np.ndarray]: return features(pictures, answer(pictures), train)
     def part(found: dict, rows: np.ndarray) -> dict: return {name: values[rows] for name, values in found.items()}
-    def rings(there: dict, here: dict) -> list[str]: return [name for name, *_, p in drift(there, here) if p < ALARM]
+    def rings(there: dict, here: dict) -> list[str]:
+        return [name for name, *_, p in drift(reference(there, 10), here) if p < ALARM]
 
     def share(title: str, told: list[list[str]]) -> float:
         first = max({name for names in told for name in names} or {""}, key=lambda name: sum(name in names for names in told))
-        value = np.mean([bool(names) for names in told])
-        print(f"{title:34} {value:7.2%} of {len(told):,} windows{f', mostly by {first}' if first else ''}", flush=True)
-        return value
+        value, plain = np.mean([bool(names) for names in told]), np.mean([bool(set(names) - {"strangeness"}) for names in told])
+        print(f"{title:42} {value:7.2%}, in the service {plain:7.2%} of {len(told):,} windows"
+              f"{f', mostly by {first}' if first else ''}", flush=True)
+        return value if title.startswith("nothing") else min(value, plain)
 
     usual, orders, week = seen(images), [chance.permutation(len(images)) for _ in range(QUIET)], slice(KNOWN, KNOWN + WINDOW)
     quiet = share("nothing has changed", [rings(part(usual, rows[:KNOWN]), part(usual, rows[week])) for rows in orders])
@@ -129,8 +132,7 @@ def main() -> None:
         print(f"letters against digits by {name:12} ROC AUC {roc_auc_score(truth, scores):.3f}; of the letters above all but "
               f"5 % of the digits: {np.mean(scores[truth] > np.quantile(scores[~truth], .95)):.1%}")
     reached = quiet <= 0.01 and all(value >= 0.95 for name, value in found.items() if not name.startswith(FAINT))
-    print("false alarms at most 1 %, each shift found in at least 95 %, but for one class three times as often and half of 0 to 4 "
-          f"left: {'reached' if reached else 'MISSED'}")
+    print(f"false alarms at most 1 %, each shift found in at least 95 %, but for {FAINT}: {'reached' if reached else 'MISSED'}")
     sys.exit(not reached)
 
 

@@ -2,7 +2,7 @@
 
 python benchmarks/serving.py [MODEL.onnx] [seconds=5] [litserve=PYTHON] [soak=60]
 
-Without a model, a small one is written: 784 x 128 x 10. The client speaks HTTP by hand over plain sockets, so that it costs
+Without a model, a small one is written: one layer, 784 x 3. The client speaks HTTP by hand over plain sockets, so that it costs
 as little as possible; it runs on the same cores as the service. `litserve` names the Python of an environment in which
 LitServe is installed; its row is left out otherwise. Exit status 1 if a target is missed.
 """

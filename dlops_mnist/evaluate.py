@@ -63,10 +63,7 @@ class Evaluation(Answers):
         version = self.dataset["version"]
         return f"{len(self.labels):,} {self.split} images of {self.dataset['path']}{f' (version: {version})' if version else ''}"
 
-    @property
-    def note(self) -> str:
-        "What so many images can tell."
-        return size_note(len(self.labels), *self.metrics.loc["accuracy"])
+    note = property(lambda self: size_note(len(self.labels), *self.metrics.loc["accuracy"]), doc="What so many images can tell.")
 
     def __repr__(self) -> str:
         return f"Evaluation({self.trained.name!r}, {self.split!r}, accuracy={self.accuracy:.4f})"

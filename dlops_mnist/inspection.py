@@ -16,8 +16,7 @@ import numpy as np
 from .parts.command import say, show_table
 from .parts.copies import NearCopies, near_copies, plot_copies
 from .parts.core import UserError, nearest
-from .parts.folder import unused_notes
-from .parts.images import ImageArrays, at_hand, image_table, open_images
+from .parts.images import ImageArrays, at_hand, image_table, open_images, reading_notes
 
 if TYPE_CHECKING:  # slow to import: each function that needs one of them imports it itself
     import pandas as pd
@@ -182,7 +181,7 @@ def inspect(
     arrays = open_images(path, color, **reading_settings(settings))
     table = summary(arrays).reset_index().astype(object).fillna("")
     show_table(list(table), list(table.itertuples(index=False)), str(path))
-    for note in [*arrays.found.notes, *unused_notes(arrays.found.unused), *oddities(arrays)]: say(f"note: {note}")
+    for note in [*reading_notes(arrays), *oddities(arrays)]: say(f"note: {note}")
     for file, what in arrays.broken.items(): say(f"left out: {file} {what}")
     copies, near = duplicates(arrays), near_copies(arrays)
     findings = {"copies": copies, "leaks between splits": _divided(copies, "split"), "contradictions": _divided(copies, "label")}

@@ -106,7 +106,7 @@ def find_shelf(name: str) -> Shelf:
     if not shelf.versions: raise UserError(f"There is no registered model `{name}`.{nearest_model(name)}", key="name")
     return shelf
 
-
+# %% ../nbs/17_registry.ipynb #0f73e1d4
 def promote(
     name: str,  # of the model
     version: str | int,  # its number
@@ -162,7 +162,7 @@ def show(
         [done["when"][:19].replace("T", " "), done["what"], done["version"], done.get("before") or "", done.get("why", "")]
         for done in history(shelf)])
 
-
+# %% ../nbs/17_registry.ipynb #716468c9
 def print_models() -> None:
     "All registered models."
     shelves = [Shelf(path.name) for path in sorted(Path(MODELS).glob("*")) if path.is_dir()]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'record', 'compare', 'meant', 'diff', 'draw_differences', 'restore', 'recorded', 'check', 'gc',
-           'print_versions', 'seen', 'chosen_pictures', 'check_growth', 'grow', 'show_drift', 'out_of_fold', 'ranked',
-           'doubts', 'corrections']
+           'print_versions', 'seen', 'chosen_pictures', 'check_growth', 'show_growth', 'say_accuracy', 'grow',
+           'show_drift', 'rows_of', 'out_of_fold', 'ranked', 'doubts', 'read_rows', 'new_place', 'corrections']
 
 # %% ../nbs/16_versions.ipynb #e02ff53c
 import hashlib
@@ -169,7 +169,7 @@ def seen(image: Any) -> bytes:
     "A hash of an image as the network sees it, uint8 [H, W] or [3, H, W]."
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
-
+# %% ../nbs/16_versions.ipynb #eb79e9d2
 def chosen_pictures(
     path: str,  # the dataset
     folder: str,  # that a service filled, and people labelled
@@ -207,6 +207,22 @@ def check_growth(path: str, split: str, source: str | None) -> None:
         raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.",
                         key="from")
 
+# %% ../nbs/16_versions.ipynb #afe7cb6b
+def show_growth(chosen: Mapping[str, Path], left_out: Counter, what: str, title: str) -> None:
+    "A table of how many pictures go where, and of those that are left out."
+    places = Counter(os.path.dirname(name) for name in sorted(chosen))
+    show_table(["what", "where", "images"], [*([what, place, count] for place, count in places.items()),
+                                            *(["left out", why, count] for why, count in left_out.items())], title)
+
+
+def say_accuracy(folder: str) -> None:
+    "Say how often the model was right on the pictures that a service kept by chance."
+    right, images = accuracy_in_use(folder)
+    if not images: return
+    share = share_text(right / images, *share_interval(right, images))
+    say(f"Of {images} pictures kept by chance the model was right on {right}: {share}.")
+
+
 # %% ../nbs/16_versions.ipynb #41bf9b28
 def grow(
     path: str,  # a dataset
@@ -221,10 +237,7 @@ def grow(
     check_growth(path, split, source)
     mended, reading = os.path.isfile(source), reading_settings(settings)
     chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, source, split, reading)
-    places = Counter(os.path.dirname(name) for name in sorted(chosen))
-    rows = [["relabelled" if mended else "added", place, count] for place, count in places.items()]
-    rows += [["left out", why, count] for why, count in left_out.items()]
-    show_table(["what", "where", "images"], rows, f"{source} -> {path}")
+    show_growth(chosen, left_out, "relabelled" if mended else "added", f"{source} -> {path}")
     before = record(path, store=store)
     try:
         for name, picture in chosen.items():
@@ -232,9 +245,7 @@ def grow(
             else: write(Path(path, name), picture.read_bytes())
     except OSError as error:
         raise UserError(f"`{path}` can't be written: {error.strerror}. Its state before is version {before[:12]}.") from error
-    right, images = accuracy_in_use(source) if not mended else (0, 0)
-    share = share_text(right / images, *share_interval(right, images)) if images else ""
-    if images: say(f"Of {images} pictures kept by chance the model was right on {right}: {share}.")
+    if not mended: say_accuracy(source)
     usual = f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen)
     return record(path, note=note or usual, store=store)
 
@@ -251,7 +262,7 @@ def show_drift(
     try: from dlops_mnist.dataset import open_dataset
     except ImportError as error:
         raise UserError("`serve drift` looks at the training images, which takes PyTorch: run it where you train.") from error
-    from dlops_mnist.parts.drift import ALARM, drift, features
+    from dlops_mnist.parts.drift import ALARM, drift, features, reference
     from dlops_mnist.parts.exported import ExportedModel
     from dlops_mnist.parts.pictures import read_picture
 
@@ -263,7 +274,8 @@ def show_drift(
     images = open_dataset(answering.datamodule, overrides)
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (np.asarray(images.dataset(split).images) for split in ("val", "train"))
-    found = drift(*(features(some, answering(some), train) for some in (val, here)))
+    there, week = (features(some, answering(some), train) for some in (val, here))
+    found = drift(reference(there, len(answering.classes)), week)
     rows = [[name, *(f"{x:.3g}" if x == x else "" for x in pair), f"{p:.2g}"] for name, *pair, p in found]
     show_table(["what", "validation", "kept", "p"], rows, f"{len(here):,} kept pictures against {len(val):,} validation images")
     changed = [name for name, *_, p in found if p < ALARM]
@@ -271,30 +283,30 @@ def show_drift(
     if changed: sys.exit(1)
     return found
 
+# %% ../nbs/16_versions.ipynb #df048a6e
+def rows_of(data: Any, rows: Any) -> Any:
+    "Some images of an `ImageDataset`, with their labels."
+    return type(data)(*(of[rows] for of in (data.images, data.labels, data.hashes, data.raw_paths)), data.classes)
+
+
 # %% ../nbs/16_versions.ipynb #1cda5077
-def out_of_fold(
-    config: Mapping[str, Any],  # the settings of a run
-    folds: int = 4,
-) -> tuple[Any, Any]:
-    "The training images, and of each its probabilities [N, K] by a network that has not seen it; raises `UserError`."
+def out_of_fold(config: Mapping[str, Any], folds: int = 4) -> tuple[Any, Any]:
+    "The training images of a run, and of each its probabilities [N, K] by a network that has not seen it; raises `UserError`."
     import numpy as np
     import pytorch_lightning as pl
     from dlops_mnist.dataset import open_dataset
     from dlops_mnist.models import MNISTModule
-    from dlops_mnist.parts.batches import ImageDataset, make_loader
+    from dlops_mnist.parts.batches import make_loader
     from dlops_mnist.parts.metrics import class_columns
-
-    def part(rows): return ImageDataset(*(of[rows] for of in arrays), train.classes)
 
     quiet_lightning()
     train, size = open_dataset(config["datamodule"]).dataset("train"), config["datamodule"]["batch_size"]
-    arrays = train.images, train.labels, train.hashes, train.raw_paths
     fold, answers = np.random.default_rng(0).permutation(len(train)) % folds, np.zeros((len(train), len(train.classes)))
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     for k in range(folds):
         pl.seed_everything(config.get("seed") or 0, verbose=False)
-        module, held = MNISTModule(config), part(fold == k)
-        loaders = make_loader(part(fold != k), size, shuffle=True), make_loader(held, size)
+        module, held = MNISTModule(config), rows_of(train, fold == k)
+        loaders = make_loader(rows_of(train, fold != k), size, shuffle=True), make_loader(held, size)
         pl.Trainer(max_epochs=config["trainer"]["max_epochs"], **quiet).fit(module, *loaders)
         answers[fold == k] = class_columns(module.predict(held.images).numpy())
     return train, answers
@@ -311,7 +323,7 @@ def ranked(train: Any, p: Any) -> Any:
                           "network": names[others.argmax(1)], "margin": (p[rows, train.labels] - others.max(1)).round(3)})
     return table.sort_values("margin", kind="stable")
 
-
+# %% ../nbs/16_versions.ipynb #5304cbef
 def doubts(
     run: str,  # a run or a checkpoint: its settings, and its training images
     *,
@@ -332,17 +344,32 @@ def doubts(
     show_table(list(table), table.head(10).values.tolist(), title)
     return table
 
+# %% ../nbs/16_versions.ipynb #d2e5a7cd
+def read_rows(file: str) -> list[dict[str, str]]:
+    "The rows of a table of labels; raises `UserError`."
+    try: rows = list(DictReader(Path(file).read_text("utf-8").splitlines()))
+    except (OSError, ValueError) as error: raise UserError(f"`{file}` can't be read: {error}.", key="from") from error
+    if not rows or not {"image", "label"} <= rows[0].keys():
+        raise UserError(f"`{file}` lacks the columns image and label.", key="from")
+    return rows
+
+
+def new_place(path: str, image: str, was: str, wanted: str) -> str:
+    "Where an image goes whose label was wrong, in the dataset `path`; raises `UserError`."
+    *folders, name = image.split("/")
+    folders[folders.index(was)] = wanted
+    new = "/".join([*folders, f"{Path(name).stem}-was-{was}{Path(name).suffix}"])
+    if not Path(path, new).exists(): return new
+    raise UserError(f"`{path}/{new}` is there already, from an earlier correction: rename that file.", key="from")
+
+
 # %% ../nbs/16_versions.ipynb #c31d1946
 def corrections(
     path: str,  # the dataset
     file: str,  # a table with the columns `image` and `label`, as `doubts` writes it
 ) -> dict[str, Path]:
     "The file of each image whose label was corrected, by its new place; raises `UserError`."
-    try: rows = list(DictReader(Path(file).read_text("utf-8").splitlines()))
-    except (OSError, ValueError) as error: raise UserError(f"`{file}` can't be read: {error}.", key="from") from error
-    if not rows or not {"image", "label"} <= rows[0].keys():
-        raise UserError(f"`{file}` lacks the columns image and label.", key="from")
-    found, chosen = scan(path), {}
+    rows, found, chosen = read_rows(file), scan(path), {}
     shows = {image: name for (_, name), images in found.files.items() for image in images}
     for image, wanted in ((row["image"], row["label"]) for row in rows):
         if image not in shows:
@@ -350,11 +377,7 @@ def corrections(
         if wanted not in found.classes:
             raise UserError(f"`{file}`: there is no class `{wanted}`.{nearest(wanted, found.classes)}", key="from")
         if wanted == shows[image]: continue
-        *folders, name = image.split("/")
-        folders[folders.index(shows[image])] = wanted
-        new = "/".join([*folders, f"{Path(name).stem}-was-{shows[image]}{Path(name).suffix}"])
-        if Path(path, new).exists():
-            raise UserError(f"`{path}/{new}` is there already, from an earlier correction: rename that file.", key="from")
+        new = new_place(path, image, shows[image], wanted)
         chosen[new] = Path(path, image)
     if not chosen: raise UserError(f"`{file}` changes no label: correct its column `label` first.", key="from")
     return chosen

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,8 @@ def place(tmp_path, monkeypatch):
     before = dict(os.environ)
     yield tmp_path
     for name in os.environ.keys() - before.keys(): del os.environ[name]  # what MLflow leaves
+    # W&B's service would stay, and write the next test's relative paths below this folder
+    if "wandb" in sys.modules: sys.modules["wandb"].teardown()
 
 
 def mlflow_run(tracker): return tracker.experiment.get_run(tracker.run_id)

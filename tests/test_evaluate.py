@@ -102,7 +102,7 @@ def test_run_gets_all_files_and_agrees_with_the_series(run):
 
 def test_roc_curves_are_drawn_from_probabilities(run):
     e = evaluate(run, draws=20)
-    results = Results(e.labels, e.probabilities, dict(enumerate(e.images)), e.classes)
+    results = Results(e.labels, e.probabilities, e.classes, dict(enumerate(e.images)))
     for picture in (draw_pictures(e)["roc"], draw(results)["roc"]):
         assert max(len(line.get_xdata()) for line in picture.axes[0].lines) > 3, "decisions have a single corner"
 

@@ -52,6 +52,7 @@ def test_the_file_knows_what_it_is(place):
     value, low, high = known["metrics"]["accuracy"]
     assert low <= value <= high
     assert len(known["sure"]["right"]) + len(known["sure"]["wrong"]) == 18
+    assert known["reference"]["images"] == sum(known["reference"]["class"]) == 18
     saved = onnx.load(place / "model.onnx")
     assert saved.opset_import[0].version <= 21 and saved.ir_version <= 10, "onnxruntime 1.20 reads no more"
 

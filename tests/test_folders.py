@@ -128,6 +128,14 @@ def test_sizes_that_differ_are_one_sentence_and_one_setting(tmp_path):
     for mode in ("stretch", "pad", "crop"): assert opened(tmp_path, resize=[16, 12], resize_mode=mode).image_shape == [16, 12]
 
 
+def test_a_few_of_another_size_get_the_same_offer(tmp_path):
+    fill(tmp_path, {"train": 20, "test": 6})
+    draw("disc", 500, size=30).save(tmp_path / "train/disc/large.png")
+    with pytest.raises(UserError, match=r"1 of 53 .*(?s:.*)large\.png is 30x30, most are 24x24\n.*datamodule\.resize=\[24,24\]$"):
+        opened(tmp_path)
+    assert sum(counts(opened(tmp_path, resize=[24, 24])).values()) == 53
+
+
 def test_the_same_images_are_held_out_whatever_they_look_like(tmp_path):
     fill(tmp_path, {"": 60}, mode="RGB", ending="jpg")
     fill(tmp_path, {"": 60}, mode="RGB", start=70)
@@ -148,6 +156,15 @@ def test_broken_files_are_all_named_or_left_out(tmp_path):
     dm = opened(tmp_path, broken="skip")
     assert sum(counts(dm).values()) == 70 and dm.broken.keys() == {"train/disc/000.png", "train/bar/001.png", "train/bar/photo.jpg"}
     assert any("3 broken files were left out" in note for note in dm.notes)
+
+
+def test_a_class_of_broken_files_alone_is_named(tmp_path, capsys):
+    fill(tmp_path, {"train": 12, "test": 6}, classes=("disc", "bar", "torn"))
+    for file in tmp_path.glob("train/torn/*"): file.write_bytes(file.read_bytes()[:50])
+    said = "no image of `torn` is left in train: all are broken"
+    assert said in opened(tmp_path, broken="skip").notes
+    inspect(str(tmp_path), broken="skip")
+    assert f"note: {said}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2), (0, 5)])
@@ -172,7 +189,7 @@ def test_folders_in_folders(tmp_path):
     assert counts(dm)["test"] == 20 and dm.classes == ["bar", "disc"] and dm.test_df.image[0].count("/") == 3
 
 
-@pytest.mark.parametrize("words", [("training", "testing", "validation"), ("Train", "TEST", "valid")])
+@pytest.mark.parametrize("words", [("training", "testing", "validation"), ("Train", "TEST", "valid"), ("trn", "tst", "validate")])
 def test_other_words_for_the_splits(tmp_path, words):
     fill(tmp_path, dict(zip(words, (12, 6, 4))))
     dm = opened(tmp_path)
@@ -221,6 +238,8 @@ def test_what_is_there_and_cant_be_read_is_said(tmp_path):
         (tmp_path / "phone" / name).mkdir(parents=True)
         for i in range(5): (tmp_path / "phone" / name / f"{i}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
     with pytest.raises(UserError, match=r"10 files not used.*format that isn't read"): opened(tmp_path / "phone")
+    (tmp_path / "phone/photos.ZIP").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"1 file not used, such as `photos.ZIP`: they are archives"): opened(tmp_path / "phone")
     fill(tmp_path / "pipes", {"train": 12, "test": 6})
     for name in ("pipe", "pipe.png"): os.mkfifo(tmp_path / "pipes/train/disc" / name)  # reading one would wait for ever
     dm = opened(tmp_path / "pipes")
@@ -263,6 +282,19 @@ def test_links_and_names_of_all_kinds(tmp_path):
     (path / "train").symlink_to(real / "train")
     (path / "test").symlink_to(real / "test")
     assert opened(path).classes == sorted(["großer Kreis", '🚗 car, "fast"', "一"])
+
+
+def test_two_ways_to_write_a_letter_are_one_class(tmp_path):
+    whole, accent = "\u00c4pfel", "A\u0308pfel"
+    fill(tmp_path, {"train": 12}, classes=(whole, "bar"))
+    fill(tmp_path, {"test": 6}, classes=(accent, "bar"))
+    fill(tmp_path, {"train": 5}, classes=(accent,), start=20)
+    dm = opened(tmp_path)
+    assert dm.classes == ["bar", whole] and sum(counts(dm).values()) == 41
+    rows = ["image,label", f"{accent}/001.png,{accent}", f"{whole}/020.png,{whole}", "bar/000.png,bar", "bar/001.png,bar"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    named = open_images(tmp_path / "train", labels=tmp_path / "labels.csv")
+    assert named.classes == ["bar", whole] and named.splits["train"]["labels"].tolist().count(1) == 2
 
 
 def test_a_class_that_test_lacks_is_said(tmp_path):
@@ -409,6 +441,8 @@ def test_idx_files_of_any_data(tmp_path):
     assert dm.classes == ["0", "1"] and len(dm.dataset("test")) == 40
     turned = open_images(build_idx(tmp_path / "turned", raw, turned=True))
     assert turned.image_shape == [28, 28] and turned.fingerprint != dm.fingerprint
+    (raw / "train-labels-idx1-ubyte.gz").write_bytes(struct.pack(">4BI", 0, 0, 13, 1, 1) + bytes(4))
+    with pytest.raises(UserError, match="holds float32 values"): build_idx(tmp_path / "other", raw)
     (raw / "train-labels-idx1-ubyte.gz").write_bytes(b"x")
     with pytest.raises(UserError, match="damaged"): build_idx(tmp_path / "other", raw)
     (raw / "train-labels-idx1-ubyte.gz").unlink()

@@ -67,6 +67,15 @@ def test_the_gate_lets_only_the_better_one_through(work):
     assert "Forced: smaller" in forced["why"] and "McNemar" in forced["why"] and forced["before"] == 1
 
 
+@pytest.mark.parametrize("command", [["list"], ["show", "tiny"]])
+def test_a_damaged_record_is_said_and_not_taken_for_an_unknown_one(work, command, capsys):
+    promote("tiny", 1)
+    Path("models/tiny/1/about.json").write_text('{"classes')
+    with pytest.raises(SystemExit) as end: run_command(COMMANDS, command)
+    assert end.value.code == 2
+    assert "about.json` is missing or damaged" in capsys.readouterr().err
+
+
 def test_names_of_models(work, capsys):
     promote("tiny", 1)
     assert model_file("models:/tiny@champion") == model_file("models:/tiny/1") == Path("models/tiny/1/model.onnx")

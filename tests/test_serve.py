@@ -182,6 +182,41 @@ def test_metrics_count_what_happened(service):
     assert json.loads(ask(service, "predict", png(grey))[2])["doubtful"] and value("serve_doubtful_images_total") == doubtful + 1
 
 
+def test_metrics_tell_when_images_are_others_than_the_validation_images(tmp_path):
+    from tiny import onnx_model
+
+    from dlops_mnist.parts.core import UserError
+    from dlops_mnist.parts.drift import features, reference
+    from dlops_mnist.parts.exported import ExportedModel
+
+    images = np.random.default_rng(0).integers(0, 256, (900, 28, 28), np.uint8) // np.linspace(1, 3, 900)[:, None, None]
+    images = np.random.default_rng(1).permutation(images.astype(np.uint8))
+    file = onnx_model(tmp_path / "model.onnx")
+    known = reference(features(images[:500], ExportedModel(file)(images[:500])), 2)
+    onnx_model(file, reference=known)
+
+    def told(process) -> tuple[float, list[float]]:
+        text = ask(process.address, "metrics")[2].decode()
+        alarm, p = re.search(r"\nserve_drift_alarm (\S+)", text)[1], re.findall(r"serve_drift_p{.*} (\S+)", text)
+        return float(alarm), [*map(float, p)]
+
+    def send(process, some, path="predict"):
+        for part in np.split(some, 2):
+            ask(process.address, path, json.dumps(part.tolist()).encode(), content_type="application/json")
+
+    with serving(str(file)) as process:
+        assert np.isnan(told(process)[1]).all() and told(process)[0] == 0
+        send(process, images[500:700])
+        alarm, p = told(process)
+        assert not alarm and len(p) == 7 and min(p) > 0.01
+        send(process, images[700:900] // 2, "predict?keep=0")
+        assert told(process) == (alarm, p), "a drawing that is not finished is none to judge by"
+        send(process, images[700:900] // 2)
+        assert told(process)[0] == 1 and min(told(process)[1]) < 1e-6
+    onnx_model(file, reference={"images": 3, "row": None})
+    with pytest.raises(UserError, match="damaged"): ExportedModel(file)
+
+
 def test_no_torch_is_loaded(model):
     code = ("import sys, dlops_mnist.serve as s; s.Service(sys.argv[1]); heavy = {'torch', 'pytorch_lightning', 'pandas', "
             "'matplotlib', 'sklearn', 'scipy'} & set(sys.modules); assert not heavy, heavy")

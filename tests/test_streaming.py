@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from dlops_mnist.config import load_config
-from dlops_mnist.dataset import MNISTDataModule
+from dlops_mnist.dataset import EpochSampler, MNISTDataModule
 from dlops_mnist.evaluate import measure_all
 from dlops_mnist.inspection import inspect
 from dlops_mnist.parts.core import UserError
@@ -46,7 +46,7 @@ def opened(path: Path, **settings) -> MNISTDataModule:
     return dm
 
 
-def test_batches_are_those_of_the_cache_and_no_pixels_are_kept(tmp_path, own_cache):
+def test_batches_are_those_of_the_cache_and_no_pixels_are_kept(tmp_path, own_cache, monkeypatch):
     path = photos(tmp_path / "photos", 40)
     streams = [opened(path, cache="none", num_workers=workers) for workers in (0, 2)]
     assert not (path / ".cache").exists() and sum(file.stat().st_size for file in own_cache.rglob("*") if file.is_file()) < 12_000
@@ -57,6 +57,10 @@ def test_batches_are_those_of_the_cache_and_no_pixels_are_kept(tmp_path, own_cac
     for _ in range(2):  # each epoch has an order of its own
         for batches in zip(*(dm.train_dataloader() for dm in (cached, *streams)), strict=True):
             assert all(torch.equal(one, other) for batch in batches[1:] for one, other in zip(batches[0], batch))
+    for rank in (0, 1):  # of two processes that share the images
+        monkeypatch.setattr(EpochSampler, "process", staticmethod(lambda rank=rank: (rank, 2)))
+        for (one, labels), (other, others) in zip(cached.train_dataloader(), streams[1].train_dataloader(), strict=True):
+            assert torch.equal(one, other) and torch.equal(labels, others)
     assert any("num_workers" in note for note in streams[0].notes) and not any("num_workers" in note for note in streams[1].notes)
 
 
@@ -106,7 +110,7 @@ def test_a_disk_that_is_too_small_offers_both_ways_out(tmp_path, monkeypatch):
 MEASURED = """
 import json, re, sys
 from pathlib import Path
-from dlops_mnist.dataset import MNISTDataModule
+from dlops_mnist.dataset import EpochSampler, MNISTDataModule
 from dlops_mnist.networks import FastCNN, run_epoch
 import torch
 

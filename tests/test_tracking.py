@@ -670,7 +670,7 @@ def test_a_report_shows_no_images_of_another_order():
     labels, probabilities = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.9])
     assert list(mistakes_in(list(zip(images, labels)), labels, probabilities, 18)) == [1]
     shuffled = mistakes_in(list(zip(images, labels[::-1])), labels, probabilities, 18)
-    assert shuffled == {} and "mistakes" not in draw(Results(labels, probabilities, shuffled, ["a", "b"]))
+    assert shuffled == {} and "mistakes" not in draw(Results(labels, probabilities, ["a", "b"], shuffled))
 
 
 def test_wandb_callback_takes_a_loader_as_in_the_series():

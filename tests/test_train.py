@@ -369,11 +369,12 @@ def test_a_sweep_of_runs_of_two_processes_each(work):
     assert folders == {"dataset", "experiments", "runs"}, "and no other folder"
 
 
-def test_two_processes_make_one_run(work):
-    result = train_program("001", "trainer=ddp_sim", "trainer.max_epochs=2", cwd=work)
+def test_two_processes_make_one_run(work):  # and each decodes its images itself; tests/test_scale.py has two with a cache
+    result = train_program("001", "trainer=ddp_sim", "trainer.max_epochs=2", "datamodule.cache=none", cwd=work)
     assert result.returncode == 0, result.stderr
     (run,) = find_runs()
-    assert run.status == "finished" and len(run.rows) == 2
+    assert run.status == "finished" and len(run.rows) == 2 and run.rows[-1]["val_acc"] > 0.5
+    assert not (work / "dataset/.cache").exists()
     assert json.loads(run.provenance_file.read_text())["training"]["processes"] == 2
     assert {p.name for p in work.iterdir()} == {"dataset", "experiments", "runs"}
 

@@ -224,7 +224,8 @@ def test_doubts_are_a_command_about_a_dataset(work, capsys):
     from dlops_mnist.dataset import SOURCES
 
     run_command(SOURCES | {"doubts": "dlops_mnist.versions:doubts"}, ["doubts", str(run.path)])
-    assert Path("doubts.csv").is_file() and Path("doubts.png").is_file() and "the most doubtful first" in capsys.readouterr().out
+    assert Path("doubts.csv").read_text().startswith("image,label,network,margin\n")
+    assert Path("doubts.png").is_file() and "the most doubtful first" in capsys.readouterr().out
 
 
 @pytest.mark.slow

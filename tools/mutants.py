@@ -4,8 +4,9 @@ python tools/mutants.py [COUNT [SEED [MODULE ...]]]        300 mutants, seed 0 a
 
 A mutant is one change to one exported module: `<` becomes `<=`, `and` becomes `or`, `+` becomes `-`, a number grows by one, True
 becomes False, "min" becomes "max", a `not` goes, a returned value becomes None. First each test runs once, and its lines are
-noted. Then each mutant has to pass the notebook that exports its module (where the cell is changed as well, since a notebook tests
-its own cells) and the tests that reach its line, the quickest first, until one fails. Cells and tests that are marked slow, tools
+noted. Then each mutant has to pass the tests that reach its line, the quickest first, and the notebook that exports its module
+(where the cell is changed as well, since a notebook tests its own cells), until one fails. In a program that a test starts by
+itself no line is seen, so the tests in test_serve.py count as reaching all of `serve`. Cells and tests that are marked slow, tools
 or races are left out. What nothing notices is listed at the end; exit status 1 if that is more than a tenth.
 """
 
@@ -29,12 +30,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from notebooks import environment, find_notebooks, settings
 
 SECONDS = 40  # of tests for one mutant, as they took unbroken; three times as much, and it hangs, which is noticed as well
+QUICK = 5  # seconds of tests, before the notebook has its turn
 MAP_SECONDS = 600  # for one file of tests, when its lines are noted
 MEMORY = 16 * 2**30  # a broken program may ask for any
 LEFT_OUT = (".git", ".venv", "runs", "build", "dist", "_docs", "__pycache__")
@@ -209,8 +211,10 @@ class Tests:
         "The tests that reach a mutant's line, the quickest first, as many as there is time for."
         text = (self.root / self.library / mutant.module).read_text("utf-8")
         tests = set().union(*(self.lines.get(f"{mutant.module}:{line}", ()) for line in lines_of(text, mutant.line)))
+        file = f"tests/test_{Path(mutant.module).stem}.py::"
+        named = {test for test in self.seconds if test.startswith(file)}
         chosen, left = [], SECONDS
-        for test in sorted(tests, key=lambda test: (self.seconds[test], test)):
+        for test in sorted(tests | named, key=lambda test: (test not in tests, self.seconds[test], test)):
             left -= self.seconds[test]
             if left > 0 or not chosen: chosen.append(test)
         return chosen
@@ -228,13 +232,14 @@ class Tests:
     def survives(self, mutant: Mutant) -> bool:
         "Whether the notebook of a mutant's module and all tests that reach its line pass."
         notebook, tests = self.notebook_of(mutant), self.reaching(mutant)
+        quick = sum(total <= QUICK for total in accumulate(map(self.seconds.get, tests)))
         files = [self.root / self.library / mutant.module, *([self.root / notebook] if notebook else [])]
         before = [(path, path.read_text("utf-8"), path.stat().st_mtime_ns) for path in files]
         path, text, known = before[0]
         path.write_text(apply(text, mutant), "utf-8")
         os.utime(path, ns=(known, known + (mutant.start + 1) * 1_000_000_000))  # or Python would take what it compiled before
         try:
-            for what in sorted([[notebook]] * bool(notebook) + [tests] * bool(tests), key=self.takes):
+            for what in filter(None, (tests[:quick], [notebook] * bool(notebook), tests[quick:])):
                 if what == [notebook] and not mutate_cell(files[1], text, mutant): continue
                 if self.run(what, SECONDS + 3 * self.takes(what)) != 0: return False
             return True

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from .core import UserError, atomic
 from .loggers import attempt, log_picture, logger_sections
+from .metrics import Answers
 from .runfolder import METRICS, Run
 
 # %% ../../nbs/parts/callbacks.ipynb #4fe3b3f3
@@ -35,14 +36,11 @@ def interleave(
     return [np.concatenate(column)[order] for column in zip(*parts)]
 
 # %% ../../nbs/parts/callbacks.ipynb #490ae47f
-@dataclass
-class Results:
-    "What a whole validation set gave: labels [N], probabilities [N] or [N, K], images of the worst mistakes by their number."
+@dataclass(repr=False)
+class Results(Answers):
+    "What a model said about a whole validation set, with the images of its worst mistakes by their number."
 
-    labels: np.ndarray
-    probabilities: np.ndarray
     images: Mapping[int, np.ndarray]
-    classes: list[str]
 
 # %% ../../nbs/parts/callbacks.ipynb #3492d0a7
 def class_names(
@@ -105,7 +103,7 @@ class PredictionsCallback(pl.Callback):
         labels, probabilities = interleave([part for part in parts if part], len(dataset) or None)
         labels, count = labels.astype(int), probabilities.shape[1] if probabilities.ndim == 2 else 2
         images = mistakes_in(dataset, labels, probabilities, self.mistakes)
-        self.results = Results(labels, probabilities, images, class_names(self.labels, trainer, module, count))
+        self.results = Results(labels, probabilities, class_names(self.labels, trainer, module, count), images)
         if (trainer.current_epoch + 1) % self.every_n_epochs == 0: self.on_train_end(trainer, module)
 
     def on_train_end(self, trainer, module):
@@ -115,12 +113,12 @@ class PredictionsCallback(pl.Callback):
 # %% ../../nbs/parts/callbacks.ipynb #4c07f8d9
 def draw(results: Results, mistakes: int = 18) -> dict[str, Any]:
     "The pictures of a report, by name."
-    from dlops_mnist.parts.figures import class_columns, plot_confusion_matrix, plot_mistakes, plot_roc
+    from dlops_mnist.parts.figures import plot_confusion_matrix, plot_mistakes, plot_roc
 
     labels, p, classes = results.labels, results.probabilities, results.classes
-    guesses = class_columns(p).argmax(1)
-    pictures = {"confusion_matrix": plot_confusion_matrix(labels, guesses, classes), "roc": plot_roc(labels, p, classes)}
-    if not results.images and any(guesses != labels): return pictures  # no images of the mistakes that there are
+    pictures = {"roc": plot_roc(labels, p, classes)}
+    pictures["confusion_matrix"] = plot_confusion_matrix(labels, results.predictions, classes)
+    if not results.images and not results.right.all(): return pictures  # no images of the mistakes that there are
     return pictures | {"mistakes": plot_mistakes(results.images, labels, p, classes, mistakes)}
 
 # %% ../../nbs/parts/callbacks.ipynb #cfd598d5

@@ -154,8 +154,7 @@ def quote(
     "`value` as Hydra's grammar writes it; raises `UserError` for data that a config can't hold."
     from hydra.core.override_parser.types import Quote, QuotedString
 
-    if value is None: return "null"
-    if isinstance(value, bool): return str(value).lower()
+    if value is None or isinstance(value, bool): return as_text(value)
     if isinstance(value, (int, float)): return repr(value)
     if isinstance(value, str): return QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, Mapping): return f"{{{','.join(f'{check_key(k)}: {quote(v)}' for k, v in value.items())}}}"
@@ -302,9 +301,8 @@ def section_settings(
     "The settings `SECTION.KEY=value` without their prefix; raises `UserError` for any other."
     for key in settings:
         if key.startswith(f"{section}."): continue
-        own = [name for name, parameter in inspect.signature(command).parameters.items()
-               if parameter.kind is parameter.KEYWORD_ONLY]
-        raise UserError(f"Unknown setting `{key}`.{nearest(key, [*own, f'{section}.path'])}", key=key)
+        own = [name for name, p in inspect.signature(command).parameters.items() if p.kind is p.KEYWORD_ONLY]
+        raise unknown(key, [*own, f"{section}.path"])
     return {key.removeprefix(f"{section}."): value for key, value in settings.items()}
 
 # %% ../../nbs/parts/command.ipynb #0b50e0fd

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from .command import check_key, mistyped, parse_override
 from .core import UserError, flatten, nearest, plain
 from .settings import (DEFAULTS, GROUPS, LIBRARY, OWN_DEFAULTS, SEVERAL, Config, base_config, checked_config,
-                                        deep_update, experiment_files, resumed)
+                                        deep_update, experiment_files, full_target, resumed)
 
 # %% ../../nbs/parts/compose.ipynb #59620c3f
 def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,10 +36,7 @@ def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(entries, list) and any(isinstance(entry, Mapping) for entry in entries):
         settings["callbacks"] = _callbacks_by_name(entries)
     for group in ("optimizer", "scheduler"):
-        section = settings.get(group)
-        if isinstance(section, Mapping) and "name" in section and "_target_" not in section:
-            rest = {key: value for key, value in section.items() if key != "name"}
-            settings[group] = {"_target_": f"{LIBRARY[group]}.{section['name']}", **rest}
+        if isinstance(settings.get(group), Mapping): settings[group] = full_target(settings[group], group)
     return settings
 
 # %% ../../nbs/parts/compose.ipynb #679f13e2
@@ -126,9 +123,8 @@ def file_layer(
     where: str = "",  # its name
 ) -> Layer:
     "The layer of an experiment file; raises `UserError`."
-    said = []
     try:
-        said += dotted(_from_the_blog(settings))
+        said = [*dotted(_from_the_blog(settings))]
         if len(said) > MOST_SETTINGS:
             raise UserError(f"These are {len(said):,} settings, and an experiment has at most {MOST_SETTINGS}.")
         return make_layer(where, said)
@@ -249,14 +245,11 @@ def compose(
         setup_globals()  # `${now:...}` and the like
         tree = OmegaConf.create(config)
         for path, value in said.values:
+            section, _, name = path.rpartition(".")
             if value is not MISSING: OmegaConf.update(tree, path, value, force_add=True)
-            else: _take_away(tree, *path.split("."))
+            else: (OmegaConf.select(tree, section) or {}).pop(name, None)
         return {name: filled_in(tree, name) for name in tree} if resolve else OmegaConf.to_container(tree)
 
-
-def _take_away(tree: Any, *names: str) -> None:
-    for name in names[:-1]: tree = tree.get(name, {})
-    tree.pop(names[-1], None)
 
 # %% ../../nbs/parts/compose.ipynb #086c846f
 @contextmanager

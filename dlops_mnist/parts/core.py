@@ -266,7 +266,7 @@ def memory() -> int:
         with suppress(OSError, ValueError): limits.append(int(Path(file).read_text()))
     return min(limits)
 
-
+# %% ../../nbs/parts/core.ipynb #96a30004
 CLUSTER = {"TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "LSB_JOBID", "MASTER_ADDR", "NODE_RANK", "GROUP_RANK"}  # what launchers leave
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .core import UserError, nearest
+from .drift import is_reference
 from .pictures import new_look
 
 # %% ../../nbs/parts/exported.ipynb #f081a44f
@@ -58,6 +59,8 @@ def _problems(session: Any, metadata: Mapping[str, Any]) -> Iterator[str]:
     elif not isinstance(inputs[0].shape[0], str): yield f"it takes only batches of {inputs[0].shape[0]}"
     if len(outputs) != 1 or outputs[0].type != "tensor(float)" or outputs[0].shape[1:] != [len(classes)]:
         yield f"it doesn't give a probability for each of its {len(classes)} classes"
+    if "reference" in metadata and not is_reference(metadata["reference"], len(classes)):
+        yield "what it knows of its validation images (`reference`) is damaged"
 
 # %% ../../nbs/parts/exported.ipynb #331881ac
 def _json_values(texts: Mapping[str, str]) -> dict[str, Any]:

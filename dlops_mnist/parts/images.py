@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROBES', 'TICK', 'OURS', 'Decoded', 'decode_files', 'complain', 'different_sizes', 'processors', 'parallel',
            'progress', 'shared_array', 'write_splits', 'settle', 'measured_range', 'write_generation', 'check_room',
-           'Pictures', 'at_hand', 'ImageArrays', 'image_table', 'cache_folders', 'writable', 'open_images',
-           'generation_name']
+           'Pictures', 'at_hand', 'ImageArrays', 'reading_notes', 'image_table', 'cache_folders', 'writable',
+           'open_images', 'generation_name']
 
 # %% ../../nbs/parts/images.ipynb #bf4d3cc5
 import gc
@@ -36,7 +36,7 @@ import numpy as np
 
 from .command import RICH, console
 from .core import UserError, atomic, end_with_parent, remove
-from .folder import Scan, combine, listing, relative_paths, scan, user_cache
+from .folder import Scan, combine, listing, relative_paths, scan, unused_notes, user_cache
 from .pictures import JPEG, BadImage, Look, finish, look_of, read_picture, unpack
 
 if TYPE_CHECKING: import pandas as pd
@@ -106,7 +106,8 @@ def complain(
     for what, some in same.items():
         if len(some) > 3: lines.append(f"{len(some):,} files, such as {some[0]}: each {what}")
         else: lines += [f"{file} {what}" for file in some]
-    hint = "\nTo go on without them: datamodule.broken=skip" if same and bad < len(files) else ""
+    hint = f"\nTo bring all to one size: datamodule.resize=[{usual[0]},{usual[1]}]" if len(sizes) > 1 else ""
+    if same and bad < len(files): hint += "\nTo go on without broken ones: datamodule.broken=skip"
     raise UserError(listing(f"{bad:,} of {len(files):,} images can't be used:", lines) + hint, key="path")
 
 
@@ -371,6 +372,21 @@ class ImageArrays:
                 raise ValueError("cut")
             return cls(path, splits=splits, found=found, **meta)
         except (EOFError, LookupError, TypeError, AttributeError) as error: raise ValueError(f"{generation} is damaged") from error
+
+# %% ../../nbs/parts/images.ipynb #2e2b40f1
+def reading_notes(
+    arrays: ImageArrays,  # from `open_images`
+) -> list[str]:
+    "What a person should know about how a folder was read: what was not used or left out. One sentence each."
+    notes, broken = [*arrays.found.notes, *unused_notes(arrays.found.unused)], arrays.broken
+    files = f"{len(broken):,} broken file{'s were' if len(broken) > 1 else ' was'}"
+    if broken: notes.append(f"{files} left out, such as `{next(iter(broken))}`")
+    for split, data in arrays.splits.items():
+        left = {arrays.classes[label] for label in np.unique(data["labels"])}
+        lost = [f"`{name}`" for part, name in arrays.found.files if part == split and name not in left]
+        if lost: notes.append(f"no image of {', '.join(lost)} is left in {split}: all are broken")
+    return notes
+
 
 # %% ../../nbs/parts/images.ipynb #767c0931
 def image_table(

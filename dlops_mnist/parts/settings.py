@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['DECLARED', 'SETTINGS', 'MONITOR', 'MONITOR_MODE', 'OLDER_RUNS', 'SET_BY_PROGRAM', 'DEFAULT_CLASS', 'OWN_DEFAULTS',
            'GROUPS', 'DEFAULTS', 'SEVERAL', 'LIBRARY', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'WITHOUT_EFFECT', 'LENGTH',
-           'deep_update', 'Setting', 'base_config', 'Option', 'check_config', 'sections_of', 'check_effect',
-           'check_checkpointing', 'Config', 'checked_config', 'restored_settings', 'find_experiment', 'literal',
-           'is_recorded', 'read_experiment', 'experiment_files', 'resumed']
+           'deep_update', 'Setting', 'base_config', 'Option', 'full_target', 'check_config', 'sections_of',
+           'check_effect', 'check_checkpointing', 'Config', 'checked_config', 'restored_settings', 'find_experiment',
+           'literal', 'is_recorded', 'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import copy
@@ -89,7 +89,19 @@ class Option(NamedTuple):
 GROUPS = {group: {name: Option(row.pop("note"), row) for name, row in rows.items()} for group, rows in DECLARED["groups"].items()}
 DEFAULTS = {"model": "mlp", "optimizer": "adam", "trainer": "default"}  # the others: none
 SEVERAL = ("logger", "callbacks", "metrics")  # groups from which several alternatives can be chosen at once
-LIBRARY = {"optimizer": "torch.optim", "scheduler": "torch.optim.lr_scheduler", "callbacks": "pytorch_lightning.callbacks"}
+# where a bare name is looked up
+LIBRARY = {"model": "dlops_mnist.models", "optimizer": "torch.optim", "scheduler": "torch.optim.lr_scheduler",
+           "callbacks": "pytorch_lightning.callbacks"}
+
+# %% ../../nbs/parts/settings.ipynb #30653f91
+def full_target(
+    section: Mapping[str, Any],  # a section of the config
+    where: str,  # its path in the config, one of `LIBRARY`
+) -> dict[str, Any]:
+    "The section with `_target_` in place of the series' bare `name`: {name: Adam} becomes torch.optim.Adam."
+    if not isinstance(section, Mapping): raise mistyped(where, "a section of settings", section)
+    if "_target_" in section or "name" not in section: return dict(section)
+    return {"_target_": f"{LIBRARY[where]}.{section['name']}"} | {k: v for k, v in section.items() if k != "name"}
 
 # %% ../../nbs/parts/settings.ipynb #3d2fade2
 SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments

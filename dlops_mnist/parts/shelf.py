@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .core import atomic, check_name, known_in, one_at_a_time
+from .core import UserError, atomic, check_name, known_in, one_at_a_time
 from .exported import CHAMPION, MODELS, champion_of
 
 # %% ../../nbs/parts/shelf.ipynb #665c7567
@@ -39,8 +39,9 @@ class Shelf:
         return self.path / str(version) / "model.onnx"
 
     def about(self, version: int) -> dict[str, Any]:
-        "What is known about a version."
-        return known_in(self.path / str(version) / "about.json")
+        "What is known about a version; raises `UserError` if that was damaged."
+        if found := known_in(file := self.path / str(version) / "about.json"): return found
+        raise UserError(f"`{file}` is missing or damaged. The model beside it is not touched.")
 
 # %% ../../nbs/parts/shelf.ipynb #289da082
 def lines_of(shelf: Shelf) -> list[dict[str, Any]]:

@@ -46,8 +46,9 @@ class Version(NamedTuple):
     def places(self) -> dict[str, tuple[str, str]]:
         "The split and the class of each picture, by its name."
         if self.table: return {name: tuple(name.split("/", 2)[:2]) for name in self.files}
-        where = by_folders({os.path.dirname(name) for name in self.files}).where
-        return {name: where[os.path.dirname(name)] for name in self.files}
+        folders = {name: name.rpartition("/")[0] for name in self.files}
+        where = by_folders({*folders.values()}).where
+        return {name: where[folder] for name, folder in folders.items()}
 
     def file(self, name: str) -> str:
         "Where a picture lies in the dataset's folder."
