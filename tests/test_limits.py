@@ -43,6 +43,7 @@ from dlops_mnist.parts import (
 from dlops_mnist.parts.backbone import Timm
 from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings, make_loader
 from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
+from dlops_mnist.parts.checkpoint import under_present_names
 from dlops_mnist.parts.command import as_typed, as_word, fits, in_words, mistyped, parse_override, parse_value, quote
 from dlops_mnist.parts.compare import luck_note, signed
 from dlops_mnist.parts.copies import coarse_views, near_pairs, plot_copies
@@ -897,7 +898,7 @@ def test_metrics_of_ones_own_stand_at_the_end_of_the_table():
     assert table.loc["top2", "value"] == table.loc["metrics.accuracy", "value"] == 0.75 and table.loc["top2", "low"] < 0.75
     assert with_own(usual, SimpleNamespace(module=SimpleNamespace(metrics={})), logits, labels) is usual
     names = overall(table)
-    assert names["macro_f1"] == "macro F1" and names["top2"] == "top2" and "f1/a" not in names and [*names][-1] == "metrics.accuracy"
+    assert names["macro_f1"] == "macro F1" and "f1/a" not in names and [*names][-2:] == ["top2", "metrics.accuracy"]
 
 
 def test_the_pictures_of_a_dataset(tmp_path, capsys):
@@ -908,3 +909,24 @@ def test_the_pictures_of_a_dataset(tmp_path, capsys):
         save_pictures(data, tmp_path / str(copies), table)
         names = {file.name for file in (tmp_path / str(copies)).iterdir()}
         assert names == {"images.png", "means.png", "histogram.png", *["copies.png"] * copies}
+
+
+def test_a_coloured_image_among_grey_ones_is_found(tmp_path):
+    for name in "ab": (tmp_path / "data" / name).mkdir(parents=True)
+    for i in range(60):
+        pixels = np.full((2, 2), i, np.uint8)
+        if i == 1: pixels = np.stack([pixels, pixels + 99, pixels])
+        (tmp_path / "data" / "ab"[i // 30] / f"{i:02}.png").write_bytes(pictures.encode_png(pixels))
+    found = images.open_images(tmp_path / "data", cache=tmp_path / "cache")
+    assert found.image_shape == [3, 2, 2] and len(found.splits["train"]["labels"]) == 60
+
+
+def test_tensors_under_their_former_names():
+    old, new = torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 3))
+    for names in (old.state_dict(), new.state_dict()):
+        state = {"x." + name: tensor for name, tensor in names.items()} | {"y": 1}
+        under_present_names(new, state, "x.")
+        assert state.keys() == {"x.1.weight", "x.1.bias", "y"} and state["x.1.bias"] is names[[*names][1]]
+    state = {"x.other": torch.zeros(7)}
+    under_present_names(new, state, "x.")
+    assert state.keys() == {"x.other"}
