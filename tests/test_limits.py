@@ -797,7 +797,7 @@ def test_the_speeds_of_a_backbone(freeze, slow, groups):
     timm.train()
     assert [module.training for module in net] == [not freeze, not freeze, True]
     timm.eval()
-    assert not any(module.training for module in net)
+    assert not any(module.training for module in net) and torch.equal(timm(torch.ones(1, 2)), net(torch.ones(1, 2)))
 
 
 def test_labels_that_a_network_doubts_come_first():
@@ -901,7 +901,8 @@ def test_metrics_of_ones_own_stand_at_the_end_of_the_table():
     assert names["macro_f1"] == "macro F1" and "f1/a" not in names and [*names][-2:] == ["top2", "metrics.accuracy"]
 
 
-def test_the_pictures_of_a_dataset(tmp_path, capsys):
+def test_the_pictures_of_a_dataset(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures.Picture, "png", lambda picture: b"")
     data = arrays(train=np.arange(8).reshape(2, 2, 2))
     data.splits["train"]["paths"] = np.array([b"a", b"b"])
     near = pd.DataFrame([{"split": "train", "label": "x", "image": image, "distance": 1.0} for image in "ab"])
