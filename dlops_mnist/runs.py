@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'CHOSEN', 'USUAL', 'LEFT_OUT', 'CONDITION', 'ORDER', 'simple', 'usual_settings', 'changed_settings',
-           'read_settings', 'make_row', 'read_runs', 'find_column', 'is_equal', 'is_number', 'as_number', 'matches',
-           'high_is_best', 'sort_rows', 'select_runs', 'short_names', 'differences', 'told_apart', 'shown_metrics',
-           'make_cells', 'luck_of_best', 'luck_note', 'runs_table', 'plot_runs', 'diff_runs', 'print_runs']
+           'read_settings', 'make_row', 'read_runs', 'find_column', 'is_equal', 'is_number', 'matches', 'high_is_best',
+           'sort_rows', 'select_runs', 'short_names', 'differences', 'told_apart', 'shown_metrics', 'make_cells',
+           'luck_of_best', 'luck_note', 'runs_table', 'plot_runs', 'diff_runs', 'print_runs']
 
 # %% ../nbs/10_runs.ipynb #96a7e27e
 import fnmatch
@@ -28,7 +28,7 @@ import yaml
 from .config import Difference, diff
 from .parts.command import harmless, run_command, show_table
 from .parts.core import UserError, flatten, nearest
-from .parts.runfolder import Run, best_row, find_runs, run_status
+from .parts.runfolder import Run, as_number, best_row, find_runs, run_status
 from .parts.settings import DEFAULTS, GROUPS, base_config
 from .parts.store import named, note_of
 from .parts.yamlfile import QuickLoader
@@ -155,11 +155,6 @@ def is_number(value: Any) -> bool:
     "Whether a value is a number, which True and False are not."
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
-
-def as_number(text: str) -> float | None:
-    "The number that a text says; None if it says none."
-    try: return float(text)
-    except ValueError: return None
 
 # %% ../nbs/10_runs.ipynb #b9435715
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|==?|<|>)\s*['\"]?(.*?)['\"]?\s*", re.DOTALL)
@@ -363,9 +358,8 @@ def _named_paths(runs: Any) -> dict[str, Path]:
     if hasattr(runs, "columns"): runs = list(runs.index)
     if isinstance(runs, Mapping): return {str(name): Path(getattr(run, "path", run)) for name, run in runs.items()}
     paths = [Path(getattr(run, "path", run)) for run in runs]
-    for names in ([path.parent.name for path in paths], [f"{path.parent.name}/{path.name}" for path in paths], map(str, paths)):
-        if len(named := dict(zip(names, paths))) == len(set(paths)): return named
-    return {}
+    choices = [path.parent.name for path in paths], [f"{path.parent.name}/{path.name}" for path in paths], map(str, paths)
+    return next(named for names in choices if len(named := dict(zip(names, paths))) == len(set(paths)))
 
 # %% ../nbs/10_runs.ipynb #18c12ef3
 def diff_runs(

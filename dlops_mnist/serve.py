@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BODY', 'IMAGES', 'INLINE', 'OPEN', 'REFUSED', 'as_json', 'at_once', 'header', 'read_body', 'read_pictures',
            'read_images', 'Service', 'take_up', 'describe', 'predict', 'health', 'ready', 'about', 'metrics',
-           'collection', 'to_label', 'take_label', 'shipped', 'knows', 'answering', 'Door', 'listen', 'run_server',
-           'run_worker', 'crew', 'announce', 'bytes_of', 'serve']
+           'collection', 'to_label', 'take_label', 'shipped', 'knows', 'answering', 'told', 'answer_to', 'Door',
+           'listen', 'run_server', 'run_worker', 'crew', 'announce', 'bytes_of', 'serve']
 
 # %% ../nbs/15_serve.ipynb #5a1985ae
 import gc
@@ -36,7 +36,8 @@ from .parts.collect import Kept, keep_some, label, waiting
 from .parts.command import run_command, say
 from .parts.core import UserError
 from .parts.drift import thin
-from .parts.service import Batcher, Busy, Counts, Unreadable, metrics_text, one_write, read_form, read_pixels
+from .parts.service import Batcher, Busy, Counts, Unreadable, count_drift, metrics_text, one_write
+from .parts.service import read_form, read_pixels
 
 # %% ../nbs/15_serve.ipynb #9df352e9
 BODY, IMAGES = 10 * 2**20, 256  # bytes and images of one request
@@ -193,7 +194,7 @@ async def metrics(request: Request) -> Response:
     "GET /metrics: the counts, for Prometheus."
     service = request.app.service
     model, ask = service.current
-    if known := model.metadata.get("reference"): await run_in_threadpool(service.counts.compare, known, [*ask.seen])
+    if known := model.metadata.get("reference"): await run_in_threadpool(count_drift, service.counts, known, [*ask.seen])
     service.counts.waiting.set(ask.size)
     if service.kept: service.counts.left_out.set(service.kept.left_out)
     return Response(metrics_text(service.counts), media_type="text/plain; version=0.0.4")
@@ -259,6 +260,26 @@ def answering() -> dict[str, tuple[str, Callable]]:
     posts = {"/predict": predict, "/label": take_label}
     return {path: (method, f) for method, paths in (("GET", gets), ("POST", posts)) for path, f in paths.items()}
 
+# %% ../nbs/15_serve.ipynb #da98587f
+async def told(function: Callable, request: Request) -> Response:
+    "The answer of a function, or a sentence about what went wrong."
+    try: return await function(request)
+    except HTTPException as error: return as_json({"error": error.detail}, error.status_code, error.headers)
+    except ClientDisconnect: return Response(status_code=499)  # nobody reads it
+    except Exception:
+        logging.getLogger(__name__).exception("a request failed")
+        return as_json({"error": "The model failed on this image."}, 500)
+
+
+async def answer_to(request: Request) -> Response:
+    "What is answered, be it that there is no answer."
+    path, door = request.scope["path"], request.app
+    if door.service.token is not None and path not in OPEN and not knows(request, door.service.token): return REFUSED
+    method, function = door.paths.get(path, (None, None))
+    if not method: return as_json({"error": f"There is nothing at {path}. See /docs."}, 404)
+    if request.method.replace("HEAD", "GET") != method: return as_json({"error": f"Ask by {method}."}, 405, {"Allow": method})
+    return await told(function, request)
+
 # %% ../nbs/15_serve.ipynb #05adefe7
 class Door:
     "The service as an application that any ASGI server runs."
@@ -275,21 +296,7 @@ class Door:
                 self.service.counts.request(message["status"], time.perf_counter() - start)
             await send(message)
 
-        await (await self.answer(Request(scope, receive)))(scope, receive, counted)
-
-    async def answer(self, request: Request) -> Response:
-        "The answer, be it that there is none."
-        path, token = request.scope["path"], self.service.token
-        if token is not None and path not in OPEN and not knows(request, token): return REFUSED
-        method, function = self.paths.get(path, (None, None))
-        if not method: return as_json({"error": f"There is nothing at {path}. See /docs."}, 404)
-        if request.method.replace("HEAD", "GET") != method: return as_json({"error": f"Ask by {method}."}, 405, {"Allow": method})
-        try: return await function(request)
-        except HTTPException as error: return as_json({"error": error.detail}, error.status_code, error.headers)
-        except ClientDisconnect: return Response(status_code=499)  # whoever asked has gone
-        except Exception:
-            logging.getLogger(__name__).exception("a request failed")
-            return as_json({"error": "The model failed on this image."}, 500)
+        await (await answer_to(Request(scope, receive)))(scope, receive, counted)
 
 # %% ../nbs/15_serve.ipynb #894a4f10
 def listen(host: str, port: int) -> socket.socket:
@@ -323,7 +330,7 @@ def run_server(
     gc.freeze()  # what is here stays: a tenth of the processor's time went into looking at it again and again
     server.run([listening])
 
-
+# %% ../nbs/15_serve.ipynb #6f85351d
 def run_worker(settings: dict[str, Any], listening: socket.socket, parent: int) -> None:
     "The same in a process that ends with its parent."
     run_server(Service(**settings), listening, lambda: os.getppid() == parent)

@@ -52,10 +52,10 @@ def with_facts(
     "The config with what the data module found: classes, image shape, colours ..."
     plain = {name: value for name in ("classes", "image_shape") if (value := getattr(datamodule, name, None)) is not None}
     facts = getattr(datamodule, "facts", plain)
-    config = Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule)}))
     # a data module of somebody's own may not have these settings
     known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
-    return Config(deep_update(config, {"datamodule": {k: v for k, v in facts.items() if k in known}}))
+    return Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule),
+                                       "datamodule": {name: value for name, value in facts.items() if name in known}}))
 
 # %% ../nbs/07_train.ipynb #cbc3eb28
 def make_trainer(

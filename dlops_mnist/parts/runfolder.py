@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'package_versions', 'git_state', 'hardware', 'process_identity', 'is_gone',
-           'RunFiles', 'is_epoch_end', 'read_rows', 'write_rows', 'Run', 'run_status', 'better', 'best_row',
-           'is_helper', 'new_run', 'write_config', 'discard_run', 'update_provenance', 'mark_running', 'mark_ended',
-           'check_links', 'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
+           'RunFiles', 'is_epoch_end', 'read_rows', 'as_number', 'write_rows', 'Run', 'run_status', 'better',
+           'best_row', 'is_helper', 'new_run', 'write_config', 'discard_run', 'update_provenance', 'mark_running',
+           'mark_ended', 'check_links', 'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
 
 # %% ../../nbs/parts/runfolder.ipynb #03441d4a
 import csv
@@ -168,11 +168,12 @@ def read_rows(file: Path) -> list[dict[str, float]]:
     try:
         with file.open(newline="", encoding="utf-8") as lines: rows = list(csv.DictReader(lines))
     except (OSError, ValueError, csv.Error): return []
-    numbers = [{key: _number(text) for key, text in row.items() if key} for row in rows]
+    numbers = [{key: as_number(text) for key, text in row.items() if key} for row in rows]
     return [{key: value for key, value in row.items() if value is not None} for row in numbers]
 
 
-def _number(text: str | None) -> float | None:
+def as_number(text: str | None) -> float | None:
+    "The number that a text says; None if it says none."
     try: return int(text) if text.isdecimal() else float(text)
     except (AttributeError, ValueError): return None
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'SECONDS', 'SIZES', 'Busy', 'take', 'deliver', 'Batcher', 'OneWrite', 'one_write', 'Unreadable', 'packed',
-           'read_pixels', 'read_form', 'Counts', 'metrics_text']
+           'read_pixels', 'read_form', 'Counts', 'count_drift', 'metrics_text']
 
 # %% ../../nbs/parts/service.ipynb #05dbe464
 import asyncio
@@ -225,14 +225,19 @@ class Counts:
         self.images.labels(label).inc()
         if doubtful: self.doubtful.inc()
 
-    def compare(self, known: dict[str, Any], seen: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        "Hold the last images, and their answers, against the model's `reference`: NaN where they are too few to tell."
-        rows = [(name, np.nan) for name in known if name != "images"]
-        if len(seen) == WINDOW: rows = drift(known, features(*map(np.stack, zip(*seen))))
-        for name, *_, p in rows: self.drift.labels(name).set(p)
-        self.alarm.set(min(p for *_, p in rows) < ALARM)
-
 # %% ../../nbs/parts/service.ipynb #dcd95548
+def count_drift(
+    counts: Counts,
+    known: dict[str, Any],  # the model's `reference`
+    seen: list[tuple[np.ndarray, np.ndarray]],  # the last images, and their answers
+) -> None:
+    "Hold what was seen against the validation images: NaN where it is too little to tell."
+    rows = [(name, np.nan) for name in known if name != "images"]
+    if len(seen) == WINDOW: rows = drift(known, features(*map(np.stack, zip(*seen))))
+    for name, *_, p in rows: counts.drift.labels(name).set(p)
+    counts.alarm.set(min(p for *_, p in rows) < ALARM)
+
+
 def metrics_text(counts: Counts) -> bytes:
     "All counts, of all processes of the service, as Prometheus reads them."
     from prometheus_client import CollectorRegistry, generate_latest, multiprocess
