@@ -20,8 +20,8 @@ from scipy.stats import beta
 
 from dlops_mnist import runs
 from dlops_mnist.config import load_config
-from dlops_mnist.evaluate import habits, honesty
-from dlops_mnist.inspection import chance_note, oddities, plot_histogram, reading_settings, summary
+from dlops_mnist.evaluate import habits, honesty, overall, with_own
+from dlops_mnist.inspection import chance_note, oddities, plot_histogram, reading_settings, save_pictures, summary
 from dlops_mnist.models import check_memory
 from dlops_mnist.parts import (
     augment,
@@ -43,6 +43,7 @@ from dlops_mnist.parts import (
 from dlops_mnist.parts.backbone import Timm
 from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings, make_loader
 from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
+from dlops_mnist.parts.checkpoint import under_present_names
 from dlops_mnist.parts.command import as_typed, as_word, fits, in_words, mistyped, parse_override, parse_value, quote
 from dlops_mnist.parts.compare import luck_note, signed
 from dlops_mnist.parts.copies import coarse_views, near_pairs, plot_copies
@@ -52,7 +53,7 @@ from dlops_mnist.parts.intervals import answered, choose_threshold, confidence_b
 from dlops_mnist.parts.metrics import Answers, average_precision, class_means, confusion_counts, mcnemar, size_note, with_interval
 from dlops_mnist.parts.provenance import origin
 from dlops_mnist.parts.runfolder import Run, _seconds_until, find_checkpoint, is_gone, is_helper, process_identity, write_rows
-from dlops_mnist.parts.scores import balanced_weights
+from dlops_mnist.parts.scores import balanced_weights, build_metrics
 from dlops_mnist.parts.settings import Config, Setting, read_experiment
 from dlops_mnist.parts.shelf import Shelf, add_line, lines_of
 from dlops_mnist.parts.study import read_parameter
@@ -796,7 +797,7 @@ def test_the_speeds_of_a_backbone(freeze, slow, groups):
     timm.train()
     assert [module.training for module in net] == [not freeze, not freeze, True]
     timm.eval()
-    assert not any(module.training for module in net)
+    assert not any(module.training for module in net) and torch.equal(timm(torch.ones(1, 2)), net(torch.ones(1, 2)))
 
 
 def test_labels_that_a_network_doubts_come_first():
@@ -884,3 +885,49 @@ def test_what_each_change_to_an_image_is():
     assert torch.equal(seeds["flip"], x.flip(-1)) and torch.allclose(seeds["rotate"], x, atol=0.5), "by less than a degree"
     assert not torch.allclose(seeds["zoom"], x, atol=1) and all(not torch.equal(found, x) for found in seeds.values())
     assert torch.allclose(seeds["zoom"][:, 0, 2, 2], x[:, 0, 2, 2], atol=1e-3), "the middle stays"
+
+
+def test_metrics_of_ones_own_stand_at_the_end_of_the_table():
+    usual = pd.DataFrame({"accuracy": [0.5, 0.4, 0.6], "f1/a": [0.5, 0.4, 0.6], "macro_f1": [0.5, 0.4, 0.6]},
+                         index=["value", "low", "high"]).T
+    logits, labels = np.array([[3.0, 2, 1], [3, 1, 2], [1, 3, 2], [1, 2, 3]]), np.array([0, 1, 1, 2])
+    own = build_metrics({"top2": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "top_k": 2, "average": "micro"},
+                         "accuracy": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "average": "micro"}}, 3)
+    table = with_own(usual, SimpleNamespace(module=SimpleNamespace(metrics=own)), logits, labels)
+    assert [*table.index] == ["accuracy", "f1/a", "macro_f1", "top2", "metrics.accuracy"]
+    assert table.loc["top2", "value"] == table.loc["metrics.accuracy", "value"] == 0.75 and table.loc["top2", "low"] < 0.75
+    assert with_own(usual, SimpleNamespace(module=SimpleNamespace(metrics={})), logits, labels) is usual
+    names = overall(table)
+    assert names["macro_f1"] == "macro F1" and "f1/a" not in names and [*names][-2:] == ["top2", "metrics.accuracy"]
+
+
+def test_the_pictures_of_a_dataset(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(figures.Picture, "png", lambda picture: b"")
+    data = arrays(train=np.arange(8).reshape(2, 2, 2))
+    data.splits["train"]["paths"] = np.array([b"a", b"b"])
+    near = pd.DataFrame([{"split": "train", "label": "x", "image": image, "distance": 1.0} for image in "ab"])
+    for table, copies in ((None, False), (near[:0], False), (near, True)):
+        save_pictures(data, tmp_path / str(copies), table)
+        names = {file.name for file in (tmp_path / str(copies)).iterdir()}
+        assert names == {"images.png", "means.png", "histogram.png", *["copies.png"] * copies}
+
+
+def test_a_coloured_image_among_grey_ones_is_found(tmp_path):
+    for name in "ab": (tmp_path / "data" / name).mkdir(parents=True)
+    for i in range(60):
+        pixels = np.full((2, 2), i, np.uint8)
+        if i == 1: pixels = np.stack([pixels, pixels + 99, pixels])
+        (tmp_path / "data" / "ab"[i // 30] / f"{i:02}.png").write_bytes(pictures.encode_png(pixels))
+    found = images.open_images(tmp_path / "data", cache=tmp_path / "cache")
+    assert found.image_shape == [3, 2, 2] and len(found.splits["train"]["labels"]) == 60
+
+
+def test_tensors_under_their_former_names():
+    old, new = torch.nn.Linear(2, 3), torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Linear(2, 3))
+    for names in (old.state_dict(), new.state_dict()):
+        state = {"x." + name: tensor for name, tensor in names.items()} | {"y": 1}
+        under_present_names(new, state, "x.")
+        assert state.keys() == {"x.1.weight", "x.1.bias", "y"} and state["x.1.bias"] is names[[*names][1]]
+    state = {"x.other": torch.zeros(7)}
+    under_present_names(new, state, "x.")
+    assert state.keys() == {"x.other"}
