@@ -45,7 +45,7 @@ from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings
 from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
 from dlops_mnist.parts.checkpoint import under_present_names
 from dlops_mnist.parts.command import as_typed, as_word, fits, in_words, mistyped, parse_override, parse_value, quote
-from dlops_mnist.parts.compare import luck_note, signed
+from dlops_mnist.parts.compare import Comparison, contested_images, luck_note, plot_disagreements, signed
 from dlops_mnist.parts.copies import coarse_views, near_pairs, plot_copies
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.drift import chi_square_p, ks_p, shares_p
@@ -931,3 +931,22 @@ def test_tensors_under_their_former_names():
     state = {"x.other": torch.zeros(7)}
     under_present_names(new, state, "x.")
     assert state.keys() == {"x.other"}
+
+
+def test_a_stranger_opens_no_connection():
+    def kept(**section): return strangers.sift({"logger": section}, "a.yaml")[0]["logger"]
+    assert kept(uri="example", host="h", x="y") == {"x": "y"} and kept(uri="sqlite:///a.db") == {"uri": "sqlite:///a.db"}
+    assert kept(x="${oc.env:HOME}") == {} == kept(host="${oc.env:HOME}") and kept(host=None, port=3) == {"host": None, "port": 3}
+
+
+def test_the_images_on_which_two_disagree():
+    def answers(*rows): return SimpleNamespace(
+        predictions=np.argmax(rows, 1), probabilities=np.array(rows), classes=["x", "y"], labels=np.array([0, 0, 1]),
+        right=np.argmax(rows, 1) == [0, 0, 1], paths=[*"pqr"], images=np.zeros((3, 4, 4), np.uint8))
+    two = Comparison.__new__(Comparison)
+    two.a, two.b = answers([0.9, 0.1], [0.2, 0.8], [0.6, 0.4]), answers([0.4, 0.6], [0.7, 0.3], [0.7, 0.3])
+    assert contested_images(two).tolist() == [1, 0]
+    assert two.disagreements.values.tolist() == [["q", "x", "y (80%)", "x (70%)", "B"], ["p", "x", "x (90%)", "y (60%)", "A"]]
+    picture = plot_disagreements(two, 1)
+    assert picture.get_suptitle() == "2 images on which the two disagree"
+    assert [axes.get_title() for axes in picture.axes][:2] == ["truth x\nA y (80%)\nB x (70%)", ""]

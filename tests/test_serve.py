@@ -461,8 +461,9 @@ def test_doubtful_pictures_wait_for_a_label(model, tmp_path):
     sure, unsure = np.full((28, 28), 250, np.uint8), np.full((28, 28), 128, np.uint8)
     with serving(model, f"collect={tmp_path}/kept", "doubt=0.8", "share=0") as one:
         assert not json.loads(ask(one.address, "predict", png(sure))[2])["doubtful"]
-        for _ in range(2): assert json.loads(ask(one.address, "predict", png(unsure))[2])["doubtful"]
         ask(one.address, "predict?keep=0", png(unsure + 1))
+        assert json.loads(ask(one.address, "waiting")[2]) == []
+        for _ in range(2): assert json.loads(ask(one.address, "predict", png(unsure))[2])["doubtful"]
         [waits] = json.loads(ask(one.address, "waiting")[2])
         assert waits["why"] == "doubt" and waits["picture"].startswith("data:image/png;base64,")
         json_type = {"Content_Type": "application/json"}
