@@ -163,8 +163,7 @@ def check_there(config: Config) -> None:
     "Refuse at once what isn't there: a dataset, a checkpoint, a run. PyTorch takes seconds to import. Raises `UserError`."
     data = config["datamodule"]
     own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"] or data.get("version")
-    made = data.get("source") or config["repeats"] and data.get("path") in SHIPPED
-    if not (own or made): glance(data["path"], data.get("labels"))
+    if not (own or data.get("source") or config["repeats"] and data["path"] in SHIPPED): glance(data["path"], data.get("labels"))
     for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
 
 # %% ../nbs/07_train.ipynb #2e9bf997
