@@ -127,6 +127,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system is asked how much memory a program had at most")
 def test_memory_is_bounded(root, tmp_path):
     "The pixels of 600 images are 118 MB: the cache has all of them in memory at once, a stream a few batches."

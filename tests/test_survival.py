@@ -351,8 +351,9 @@ class Slow(MNISTDataModule):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system's list of processes is read")
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("everybody", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("everybody", [True, False])
 def test_stopped_while_data_is_prepared(number, status, everybody, tmp_path):
     "By helper processes of its own, which get the signal as well, or don't."
     (tmp_path / "slow.py").write_text(SLOW)
@@ -482,6 +483,7 @@ def test_a_run_repeats_from_its_checkpoint_alone(go, undisturbed, place, tmp_pat
     assert run.path.parent.name == expected.path.parent.name and run.config["repeats"] == str(alone)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_shipped_images_repeats_in_an_empty_folder(place, tmp_path):
     "As a colleague would: the file alone, on another number of threads, in a process and a folder of their own."
     def train(folder, threads, *argv):

@@ -101,6 +101,7 @@ def test_twenty_kills(work, storage):
     assert same == 20
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_trials_and_confirm_the_best(work):
     finished(*SEARCH, "trainer.max_epochs=1", "trials=4", "workers=2", "confirm=2", "sampler=random", "pruner=none", cwd=work)
     found = Study("runs/001/search")
@@ -134,6 +135,7 @@ def test_a_trial_that_was_left_is_taken_by_one_worker_only(work):
     assert [row[1] for row in table(folder)] == ["RUNNING"] * 3 and take(Study(folder), 3)[0].number == 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(work):
     words = [*SEARCH, "trainer.max_epochs=40", "trials=2", "workers=2", "pruner=none"]
     process = start(*words, cwd=work)
