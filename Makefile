@@ -48,7 +48,7 @@ check: $(ready) ## Check what the uncommitted change touches, within 40 seconds
 	@$(python) tools/check.py
 
 .PHONY: test
-test: $(ready) ## Check the notebooks, run them all, and run the tests, in several processes
+test: $(ready) ## Check the notebooks, run them all, and run the tests, in a process for each core
 	@$(python) tools/run_tests.py
 
 .PHONY: test-slow

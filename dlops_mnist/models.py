@@ -416,7 +416,7 @@ def check_size(settings: Mapping[str, Any], path: str | os.PathLike) -> None:
         raise ValueError("it is larger than the file")
     if bytes_of(tensors_of(module)) > 4 * os.path.getsize(path) + 2**30: raise ValueError("its metrics fill tables of gigabytes")
 
-
+# %% ../nbs/05_models.ipynb #debbc0e8
 def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike, trust: bool) -> MNISTModule:
     settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):

@@ -26,8 +26,7 @@ NOTEBOOK_SECONDS = 1800  # after so long, one of them hangs
 def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
     "How many notebooks passed and failed under nbdev_test."
     notebooks = {path.name for path in find_notebooks(root)}
-    command = [Path(sysconfig.get_path("scripts"), "nbdev_test"), "--timing", "--n_workers", str(cores() + 1),
-               *(["--flags", "slow"] if slow else [])]
+    command = [Path(sysconfig.get_path("scripts"), "nbdev_test"), "--timing", *(["--flags", "slow"] if slow else [])]
     process = subprocess.Popen(command, cwd=root, env=environment(), text=True, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines, patience = [], threading.Timer(NOTEBOOK_SECONDS, process.kill)
@@ -84,8 +83,8 @@ def run_pytest(root: Path, which: str) -> tuple[int, int]:
 
 
 def run_pytest_once(root: Path, wanted: list[str], explore: bool = False, workers: int | None = None) -> tuple[int, int]:
-    "The same, of the tests that `wanted` chooses, in so many processes; None: one more than there are cores."
-    workers = workers or cores() + 1  # a test often waits for a program that it has started or killed
+    "The same, of the tests that `wanted` chooses, in so many processes; None: one for each core."
+    workers = workers or cores()
     spread = ["-n", str(workers), "--dist", "worksteal"] if workers > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
