@@ -37,22 +37,9 @@ import numpy as np
 from .command import RICH, console
 from .core import UserError, atomic, end_with_parent, remove
 from .folder import Scan, combine, listing, relative_paths, scan, unused_notes, user_cache
-from .pictures import JPEG, BadImage, Look, finish, look_of, read_picture, unpack
+from .pictures import JPEG, BadImage, Look, finish, look_of, read_file, read_picture, unpack
 
 if TYPE_CHECKING: import pandas as pd
-
-# %% ../../nbs/parts/images.ipynb #72910bdd
-_FLAGS, _PIECE = os.O_RDONLY | getattr(os, "O_BINARY", 0), 16384
-
-
-def _read(file: str) -> bytes:
-    # a fraction of the time of `open`, which asks the system about the file before it reads it
-    handle = os.open(file, _FLAGS)
-    try:
-        content = part = os.read(handle, _PIECE)
-        while len(part) == _PIECE: content += (part := os.read(handle, _PIECE))
-        return content
-    finally: os.close(handle)
 
 # %% ../../nbs/parts/images.ipynb #9ac8438e
 class Decoded(NamedTuple):
@@ -73,7 +60,7 @@ def decode_files(
     for file, place in zip(files, out):
         data, seen = b"", b""
         try:
-            data = _read(f"{folder}/{file}")
+            data = read_file(f"{folder}/{file}")
             pixels = unpack(data, look)
             seen = data if data[:3] == JPEG else np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
             pixels = finish(pixels, look)
@@ -229,7 +216,7 @@ def settle(
     if look.range == "auto": look = look._replace(range=measured_range(path, some))
     for file in some:
         with suppress(BadImage, OSError):
-            pixels = unpack(_read(str(path / file)), look)
+            pixels = unpack(read_file(str(path / file)), look)
             if color == "auto" and pixels.ndim == 3: color = True
             sizes[tuple(look.resize or pixels.shape[:2])] += 1
     (usual, count), = sizes.most_common(1) or [((1, 1), 0)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'JPEG', 'MAX_PIXELS', 'RESIZE_MODES', 'FORMATS', 'encode_png', 'BadImage', 'check_size', 'png_chunks',
-           'Look', 'look_of', 'unpack', 'is_coloured', 'finish', 'decode', 'new_look', 'read_picture']
+           'Look', 'look_of', 'unpack', 'is_coloured', 'finish', 'decode', 'read_file', 'new_look', 'read_picture']
 
 # %% ../../nbs/parts/pictures.ipynb #2b33c810
 import io
@@ -259,6 +259,20 @@ def _redrawn(pixels: np.ndarray, look: Look) -> np.ndarray:
         picture = ImageOps.pad(picture, look.resize[::-1], method, edge)
     return np.asarray(picture)
 
+# %% ../../nbs/parts/pictures.ipynb #96c372c3
+_FLAGS, _PIECE = os.O_RDONLY | getattr(os, "O_BINARY", 0), 16384
+
+
+def read_file(file: str | os.PathLike) -> bytes:
+    "A file's content, in a fraction of the time of `open`, which asks the system about the file before it reads it."
+    handle = os.open(file, _FLAGS)
+    try:
+        content = part = os.read(handle, _PIECE)
+        while len(part) == _PIECE: content += (part := os.read(handle, _PIECE))
+        return content
+    finally: os.close(handle)
+
+
 # %% ../../nbs/parts/pictures.ipynb #c4db6ee7
 def new_look(datamodule: Mapping[str, Any]) -> Look:
     "How the section of the config that a model was trained with has a new picture look."
@@ -273,8 +287,7 @@ def read_picture(
     "A new picture as training would have shown it, `uint8 [H, W]` or `[3, H, W]`; raises `UserError`."
     look = datamodule if isinstance(datamodule, Look) else new_look(datamodule)
     try:
-        if isinstance(picture, bytes): return decode(picture, look)
-        with open(picture, "rb", buffering=0) as file: return decode(file.read(), look)
+        return decode(picture if isinstance(picture, bytes) else read_file(picture), look)
     except OSError as error: raise UserError(f"`{picture}` can't be read: {error.strerror}.") from error
     except BadImage as error:
         raise UserError(f"{'The picture' if isinstance(picture, bytes) else f'`{picture}`'} {error}.") from error
