@@ -10,6 +10,7 @@ __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'sig
 # %% ../../nbs/parts/signals.ipynb #e87c937a
 import importlib.util
 import os
+import re
 import signal
 import sys
 import threading
@@ -125,8 +126,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def needs_trust(run: Run) -> bool:
-    "Whether its own config names code of this folder, or the environment, which are taken again only with `trust=true`."
-    try: return "${oc.env:" in str(sift(run.config, run.path, known=())[1])
+    "Whether its own config names code of this folder, or what its numbers come from, which are taken again only with `trust=true`."
+    try: return bool(re.search(r"\$\{oc\.env:|`compile:", str(sift(run.config, run.path, known=())[1])))
     except UserError: return True
 
 
