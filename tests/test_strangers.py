@@ -112,6 +112,7 @@ def test_what_a_person_types_or_trusts_is_taken(work):
     Path("mine.yml").write_text("model: {_target_: evilmod.Net}\n")
     assert load_config("mine.yml").model._target_ == "evilmod.Net", "an experiment of one's own"
     with pytest.raises(UserError): load_config(file, "trust=1")
+    with pytest.raises(UserError, match="`trust` is typed on the command line"): load_config(a_checkpoint({"trust": True}))
 
 
 @pytest.fixture

@@ -79,8 +79,8 @@ def make_layer(
     layer = Layer(where, {}, [])
     for path, value in said:
         group, _, rest = path.partition(".")
-        if group == "hydra":  # it can name folders, and classes to call, before any check of ours
-            raise UserError(f"`{path}`: Hydra's own settings are typed on the command line, beside -m.", key=path)
+        if group in ("hydra", "trust"):  # Hydra's can name folders, and classes to call, before any check of ours
+            raise UserError(f"`{path}` is typed on the command line, and no file can say it.", key=path)
         if path in GROUPS and not isinstance(value, Mapping): layer.choices[path] = chosen(path, value)
         else:
             if path in OWN_DEFAULTS and isinstance(value, list): raise mistyped(path, "a section", value)

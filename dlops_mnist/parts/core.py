@@ -182,7 +182,8 @@ def read_checkpoint(
     import torch  # takes seconds, and most programs never get here
 
     path = Path(path)
-    if not path.is_file(): raise UserError(f"There is no checkpoint `{path}`.")
+    hint = f" Of a run, say {path}/checkpoints/last.ckpt." * path.is_dir()
+    if not path.is_file(): raise UserError(f"There is no checkpoint `{path}`.{hint}")
     try:
         with zipfile.ZipFile(path) as archive:
             size = path.stat().st_size

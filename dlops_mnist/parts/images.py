@@ -396,9 +396,7 @@ def cache_folders(
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     if cache == "none": return [user_cache() / f"{name}-files"]
     try: return [path / ".cache", user_cache() / name]
-    except UserError:  # nobody's home
-        if cache == "user": raise
-        return [path / ".cache"]
+    except UserError: return [path / ".cache"]  # nobody's home
 
 # %% ../../nbs/parts/images.ipynb #62c07e19
 def writable(

@@ -128,6 +128,8 @@ def check_config(
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
     check_checkpointing(config)
     check_effect(config)
+    for key in ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches"):  # Lightning would divide by them
+        if config["trainer"].get(key) == 0: raise UserError(f"`trainer.{key}: 0` must be more than that.", key=f"trainer.{key}")
     workers, most = config["datamodule"].get("num_workers"), max(16, 4 * usable_cores())
     if isinstance(workers, int) and workers > most:
         raise UserError(f"`datamodule.num_workers: {workers}` would start as many processes, and this machine has {usable_cores()} "

@@ -183,7 +183,7 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
                          f"{how_to_go_on(run)}")
     if isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
         return UserError(f"There is not enough memory: {text.partition(chr(10))[0]} Smaller: `model`, or datamodule.batch_size.")
-    mistake = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in text
+    mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
     return UserError(text) if mistake or isinstance(error, OSError) else None
 
 # %% ../../nbs/parts/signals.ipynb #8307a799
