@@ -275,8 +275,7 @@ def show_drift(
     answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
     if len(pictures) < 30:
-        raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... "
-                        "share=0.1 keeps more.)")
+        raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance: too few to tell. (serve share=0.1 keeps more)")
     images = open_dataset(answering.datamodule, overrides)
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (np.asarray(images.dataset(split).images) for split in ("val", "train"))
