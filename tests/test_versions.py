@@ -234,7 +234,7 @@ def test_what_a_dataset_cannot_take_is_left_out_and_counted(work, capsys):
     assert "added train/3 1" in out and "added train/no3 1" in out, out
     assert "of another size than the dataset's 1" in out and "labelled cat, which is no class 1" in out
     grow("dataset", note="all the same", **{"from": "kept"})
-    assert [known.get("note") for known in known_versions().values()][1:] == ["2 pictures from kept"], "nothing came: the note stays"
+    assert [known.get("note") for known in known_versions().values()][1:] == ["2 pictures from kept"], "nothing came"
     with pytest.raises(UserError, match="Unknown setting `splt`"): grow("dataset", splt="val", **{"from": "kept"})
 
 
