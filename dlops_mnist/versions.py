@@ -191,8 +191,9 @@ def chosen_pictures(
     return chosen, left_out
 
 # %% ../nbs/16_versions.ipynb #7859cbda
-def check_growth(path: str, split: str, source: str | None) -> None:
-    "Refuse what a dataset can't grow by; raises `UserError`."
+def check_growth(path: str, split: str, source: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    "How the images are read; raises `UserError` for what a dataset can't grow by."
+    from dlops_mnist.inspection import reading_settings  # slow to import, with what it stands on: not for `record` and `diff`
     from dlops_mnist.parts.collect import labelled
 
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
@@ -206,6 +207,7 @@ def check_growth(path: str, split: str, source: str | None) -> None:
     if os.path.isdir(source) and not any(labelled(source)):
         raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.",
                         key="from")
+    return reading_settings(settings)
 
 # %% ../nbs/16_versions.ipynb #afe7cb6b
 def show_growth(chosen: Mapping[str, Path], left_out: Counter, what: str, title: str) -> None:
@@ -236,11 +238,8 @@ def grow(
     **settings: Any,  # from=DIR: what people labelled; from=FILE.csv: corrected labels; datamodule.resize=...: as in training
 ) -> str:
     "Add labelled pictures to a dataset, or correct its labels, as a new version of it."
-    from dlops_mnist.inspection import reading_settings  # slow to import, with what it stands on: not for `record` and `diff`
-
     source = settings.pop("from", None)
-    check_growth(path, split, source)
-    mended, reading = os.path.isfile(source), reading_settings(settings)
+    reading, mended = check_growth(path, split, source, settings), os.path.isfile(source)
     chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, source, split, reading)
     show_growth(chosen, left_out, "relabelled" if mended else "added", f"{source} -> {path}")
     before = record(path, store=store)
@@ -251,8 +250,8 @@ def grow(
     except OSError as error:
         raise UserError(f"`{path}` can't be written: {error.strerror}. Its state before is version {before[:12]}.") from error
     if not mended: say_accuracy(source)
-    usual = f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen)
-    return record(path, note=note or usual, store=store)
+    usual = f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}"
+    return record(path, note=(note or usual) * bool(chosen), store=store)
 
 # %% ../nbs/16_versions.ipynb #cd0f81ea
 def show_drift(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .command import say
-from .core import UserError, atomic, known_in, nearest, one_at_a_time, remove
+from .core import UserError, atomic, known_in, nearest, one_at_a_time
 from .folder import Scan, combine, scan
 from .layouts import by_folders
 
@@ -102,14 +102,9 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         place = self.object(digest)
         if os.path.exists(place) and read(place) == content: return digest
-        part = f"{self.objects}/.new.part"  # one for all, as one process writes at a time
         self.make(os.path.dirname(place))
-        try:
-            with open(part, "wb") as new: new.write(content)
-            os.replace(part, place)
-        except OSError:
-            remove(Path(part))
-            raise
+        # killed here, it leaves half of a content, which no version names yet, and which the next one to come replaces
+        with open(place, "wb") as new: new.write(content)
         self.new += 1
         return digest
 
@@ -161,7 +156,7 @@ def find_version(
     if len(meant) == 1: return read_version(meant[0], store)
     if meant: raise UserError(f"`{name}` may be {' or '.join(key[:16] for key in meant)}: use more of it.", key="version")
     names = [*filter(None, map(note_of, known)), *(key[:12] for key in known)]
-    raise UserError(f"There is no version `{name[:12]}` in `{store}`.{nearest(name, names)}", key="version")
+    raise UserError(f"There is no version `{name}` in `{store}`.{nearest(name, names)}", key="version")
 
 # %% ../../nbs/parts/store.ipynb #7d99066e
 def files_of(path: str | os.PathLike, found: Scan) -> dict[str, str]:
