@@ -389,10 +389,10 @@ def image_table(
 # %% ../../nbs/parts/images.ipynb #05a7ebc6
 def cache_folders(
     path: Path,  # the dataset
-    cache: str | os.PathLike | None = None,  # somewhere else than the default; `none`: only what was found out about the files
+    cache: str | os.PathLike | None = None,  # as for `open_images`
 ) -> list[Path]:
     "Where a dataset's cache may be, in the order of preference."
-    if cache not in (None, "none"): return [Path(cache)]
+    if cache not in (None, "user", "none"): return [Path(cache)]
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     if cache == "none": return [user_cache() / f"{name}-files"]
     try: return [path / ".cache", user_cache() / name]
@@ -416,7 +416,7 @@ def writable(
 def open_images(
     path: str | os.PathLike,  # a dataset
     color: bool | str = "auto",  # auto: colour if any image has some; True: three channels; `grey`; False: refuse colour
-    cache: str | os.PathLike | None = None,  # for the decoded images; None: beside the dataset, or the user's; `none`: nowhere
+    cache: str | os.PathLike | None = None,  # for decoded images; None: beside the dataset, or `user`: the user's; `none`: nowhere
     broken: str = "refuse",  # or `skip`: leave out files that can't be read
     labels: str | os.PathLike | None = None,  # a table with the class of each image
     columns: Sequence[str] | None = None,  # of the table
@@ -427,7 +427,7 @@ def open_images(
     folders, found = cache_folders(path, cache), scan(path, labels, columns, skip)
     for folder in folders:
         with suppress(OSError, ValueError): return ImageArrays.load(path, folder / generation_name(found, look, skip), found)
-    return _decode(path, found, look, skip, writable(folders), cache != "none")
+    return _decode(path, found, look, skip, writable(folders[cache == "user":]), cache != "none")
 
 
 def generation_name(found: Scan, look: Look, skip: bool) -> str:

@@ -131,6 +131,8 @@ class CSV(Tracker):
 
     def open_run(self, config, resumed):
         if resumed: self._experiment = KeepingWriter(self.log_dir)
+        elif kept := next(Path(self.log_dir).glob("metrics.csv"), None):
+            raise UserError(f"Lightning would delete `{kept}`, which is there already. Choose another `version`, or none.")
         super().open_run(config, resumed)
 
 # %% ../../nbs/parts/loggers.ipynb #639ab1f0
