@@ -12,6 +12,7 @@ import copy
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
+from inspect import signature
 from itertools import chain
 from math import nan
 from typing import Any
@@ -52,8 +53,7 @@ def with_facts(
     "The config with what the data module found: classes, image shape, colours ..."
     plain = {name: value for name in ("classes", "image_shape") if (value := getattr(datamodule, name, None)) is not None}
     facts = getattr(datamodule, "facts", plain)
-    # a data module of somebody's own may not have these settings
-    known = config["datamodule"] if "_target_" not in config["datamodule"] else {}
+    known = signature(type(datamodule)).parameters  # a data module of your own may lack some of these settings
     return Config(deep_update(config, {"loss": weights_from(config["loss"], datamodule),
                                        "datamodule": {name: value for name, value in facts.items() if name in known}}))
 

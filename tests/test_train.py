@@ -394,6 +394,11 @@ def test_a_start_that_fails_leaves_nothing(work, wrong):
     assert {p.name for p in work.iterdir()} == {"dataset", "experiments"}
 
 
+def test_a_data_module_that_is_typed_out_says_what_it_found(work):
+    run = train("001", "trainer.max_epochs=1", "datamodule._target_=dlops_mnist.dataset.MNISTDataModule")
+    assert run.config["datamodule"]["classes"] == ["no3", "3"] and run.config["datamodule"]["image_shape"] == [28, 28]
+
+
 def test_what_a_run_saved_is_text_and_no_question(work):
     "A stranger's checkpoint that says `${oc.env:HOME}` gets no answer."
     import torch
