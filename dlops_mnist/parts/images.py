@@ -58,7 +58,7 @@ def decode_files(
     "Decode files into an array."
     hashes, digests, problems, folder = [], [], {}, str(path)
     few = 1 if look.resize else min(25, 1 + 2**20 // max(1, out[:1].nbytes))
-    for start in range(0, len(files), few):  # small files are read a few at a time: no cache holds the code for reading and decoding
+    for start in range(0, len(files), few):  # first read, then decode a few: no processor's cache holds the code of both
         contents = [_content(folder, file, problems) for file in files[start:start + few]]
         digests += [hashlib.sha256(data).digest() for data in contents]
         for file, data, place in zip(files[start:start + few], contents, out[start:start + few]):

@@ -283,7 +283,8 @@ def size_note(
     text = f"{images:,} image{'s' if images > 1 else ''}: each is worth {100 / images:.3g} points of accuracy"
     if accuracy in (0, 1):
         all_of_them, other = ("right", "error") if accuracy else ("wrong", "accuracy")
-        return f"{text}. All are {all_of_them}; the true {other} may still be {100 * (1 - 0.05 ** (1 / images)):.2g}% (95% confidence)."
+        most = 100 - 100 * 0.05 ** (1 / images)
+        return f"{text}. All are {all_of_them}; the true {other} may still be {most:.2g}% (95% confidence)."
     needed = round(1.96**2 * accuracy * (1 - accuracy) / 0.01**2, -2)
     wide = f"{text}, and the 95% interval is {100 * (high - low):.2g} points wide."
     return f"{wide} For ±1 point it would take about {needed:,.0f} images." if needed > images else wide
