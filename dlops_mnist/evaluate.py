@@ -38,7 +38,7 @@ from dlops_mnist.parts.metrics import (
     with_interval,
 )
 from .parts.runfolder import Run, check_links
-from .parts.store import named, note_of
+from .parts.store import known_versions, named, note_of
 from .parts.targets import check_section
 
 # %% ../nbs/09_evaluate.ipynb #951faf6f
@@ -101,7 +101,9 @@ def fairness(
         warnings.append(f"`{datamodule.path}` is not the dataset that the model was trained on: its fingerprint is "
                         f"{named(datamodule.fingerprint)}, that of the training was {named(known)}.")
     # a missing training set isn't built just to look at it
-    try: before = open_dataset(trained.config["datamodule"], {"source": None})
+    try:
+        before = open_dataset(trained.config["datamodule"], {"source": None})
+        if before.fingerprint != known in known_versions(): before = open_dataset(trained.config["datamodule"], {"version": known})
     except UserError as error: return [*warnings, f"Whether the model has seen the evaluated images can't be checked: {error}"]
     if trained.fingerprint and known != before.fingerprint != datamodule.fingerprint:
         warnings.append(f"`{before.path}` has changed since the training: what the model has seen is judged by what is there now.")

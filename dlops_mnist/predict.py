@@ -62,11 +62,12 @@ def open_model(
 
 # %% ../nbs/13_predict.ipynb #612243a0
 def find_pictures(
-    paths: Iterable[str | os.PathLike],  # files, folders, CSV files
+    paths: Iterable[str | os.PathLike],  # files, folders, CSV files; `-`: names on standard input, one a line
 ) -> Iterator[str]:
     "The names of all pictures, one after the other; raises `UserError` for what is not there."
     for path in map(os.fspath, paths):
-        if os.path.isdir(path): yield from _below(path)
+        if path == "-": yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        elif os.path.isdir(path): yield from _below(path)
         elif not os.path.exists(path): raise UserError(f"There is no picture or folder `{path}`.")
         elif path.lower().endswith(".csv"): yield from _in_table(path)
         else: yield path
@@ -230,7 +231,7 @@ def threshold_of(model: ExportedModel | Checkpoint, threshold: float, accuracy: 
 # %% ../nbs/13_predict.ipynb #7307948e
 def print_predictions(
     model: str,  # an exported file, a checkpoint, or the folder of a run
-    *paths: str,  # pictures, folders of them, CSV files with an `image` column; none: names on standard input, one a line
+    *paths: str,  # pictures, folders of them, CSV files with an `image` column; none, or -: names on standard input, one a line
     out: str | None = None,  # a file for the answers, .csv or .jsonl; null: the terminal
     top: int = 3,  # so many classes of each, the best first
     threshold: float = 0.0,  # a probability: mark what is less sure as doubtful
@@ -241,7 +242,7 @@ def print_predictions(
     "Say what pictures show: the most probable classes of each, and which answers are doubtful."
     if out and Path(out).suffix not in (".csv", ".jsonl"):
         raise UserError(f"`out={out}`: the name ends in .csv or .jsonl.", key="out")
-    names = find_pictures(paths) if paths else (line.rstrip("\n") for line in sys.stdin if line.strip())
+    names = find_pictures(paths or "-")
     first = list(islice(names, 1))  # a mistake is told before a model is loaded
     if not first: raise UserError("Which pictures? Name files or folders, or send names, one a line, to standard input.")
     opened, tally = open_model(model, trust), Tally(48 if figures else 0)

@@ -73,7 +73,7 @@ def make_trainer(
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 
 # %% ../nbs/07_train.ipynb #b518b88a
-MAY_CHANGE = {"resume", "repeats", "builds_on", "ckpt_path", "weights", "calibrate", "checkpoint_every_n_steps", "paths.runs",
+MAY_CHANGE = {"resume", "repeats", "builds_on", "calibrate", "checkpoint_every_n_steps", "paths.runs",
               "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar",
               "datamodule.path", "datamodule.cache", "datamodule.source", "datamodule.raw", "datamodule.num_workers",
               "datamodule.version", "datamodule.labels", "versions", "sweep", "steps_per_call"}  # 1 in the config of an older run

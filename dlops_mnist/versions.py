@@ -17,12 +17,9 @@ from csv import DictReader
 from pathlib import Path
 from typing import Any
 
-from .inspection import reading_settings
-from .parts.collect import about, accuracy_in_use, labelled
 from .parts.command import run_command, say, section_settings, show_table
 from .parts.core import UserError, nearest, one_at_a_time, quiet_lightning
 from .parts.folder import listing, scan
-from .parts.intervals import share_interval, share_text
 from .parts.store import Store, Version, as_json, bring_back, find_version, keep, known_versions, read_version
 from .parts.store import state_of, write
 
@@ -131,10 +128,10 @@ def check(
     store: str = ".versions",  # where versions are kept
 ) -> None:
     "Read every content and every manifest again: is all of it what it was? Exit status 2 where it isn't."
-    versions, lost = recorded(store), []
+    versions, kept, lost = recorded(store), Store(store), []
     contents = {digest: file for version in versions for file, digest in version.contents.items()}
     for digest, file in contents.items():
-        try: Store(store).get(digest)
+        try: kept.get(digest)
         except UserError: lost.append(f"{file} ({digest[:12]})")
     if not lost: return say(f"{store}: {len(versions)} versions, {len(contents):,} contents, all as they were recorded")
     raise UserError(listing(f"{len(lost):,} of {len(contents):,} contents in `{store}` are missing or damaged:", lost) +
@@ -177,6 +174,7 @@ def chosen_pictures(
     reading: Mapping[str, Any],  # how images are read, as for `open_images`
 ) -> tuple[dict[str, Path], Counter]:
     "The file of each new picture by its place in the dataset, and how many are left out, by reason; raises `UserError`."
+    from dlops_mnist.parts.collect import labelled
     from dlops_mnist.parts.images import open_images
     from dlops_mnist.parts.pictures import Look, decode
 
@@ -193,8 +191,11 @@ def chosen_pictures(
     return chosen, left_out
 
 # %% ../nbs/16_versions.ipynb #7859cbda
-def check_growth(path: str, split: str, source: str | None) -> None:
-    "Refuse what a dataset can't grow by; raises `UserError`."
+def check_growth(path: str, split: str, source: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    "How the images are read; raises `UserError` for what a dataset can't grow by."
+    from dlops_mnist.inspection import reading_settings  # slow to import, with what it stands on: not for `record` and `diff`
+    from dlops_mnist.parts.collect import labelled
+
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
     if split not in ("train", "val"):
         raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
@@ -206,6 +207,7 @@ def check_growth(path: str, split: str, source: str | None) -> None:
     if os.path.isdir(source) and not any(labelled(source)):
         raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.",
                         key="from")
+    return reading_settings(settings)
 
 # %% ../nbs/16_versions.ipynb #afe7cb6b
 def show_growth(chosen: Mapping[str, Path], left_out: Counter, what: str, title: str) -> None:
@@ -217,6 +219,9 @@ def show_growth(chosen: Mapping[str, Path], left_out: Counter, what: str, title:
 
 def say_accuracy(folder: str) -> None:
     "Say how often the model was right on the pictures that a service kept by chance."
+    from dlops_mnist.parts.collect import accuracy_in_use
+    from dlops_mnist.parts.intervals import share_interval, share_text
+
     right, images = accuracy_in_use(folder)
     if not images: return
     share = share_text(right / images, *share_interval(right, images))
@@ -234,8 +239,7 @@ def grow(
 ) -> str:
     "Add labelled pictures to a dataset, or correct its labels, as a new version of it."
     source = settings.pop("from", None)
-    check_growth(path, split, source)
-    mended, reading = os.path.isfile(source), reading_settings(settings)
+    reading, mended = check_growth(path, split, source, settings), os.path.isfile(source)
     chosen, left_out = (corrections(path, source), Counter()) if mended else chosen_pictures(path, source, split, reading)
     show_growth(chosen, left_out, "relabelled" if mended else "added", f"{source} -> {path}")
     before = record(path, store=store)
@@ -246,8 +250,8 @@ def grow(
     except OSError as error:
         raise UserError(f"`{path}` can't be written: {error.strerror}. Its state before is version {before[:12]}.") from error
     if not mended: say_accuracy(source)
-    usual = f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}" * bool(chosen)
-    return record(path, note=note or usual, store=store)
+    usual = f"{len(chosen)} {'labels' if mended else 'pictures'} from {source}"
+    return record(path, note=(note or usual) * bool(chosen), store=store)
 
 # %% ../nbs/16_versions.ipynb #cd0f81ea
 def show_drift(
@@ -262,6 +266,7 @@ def show_drift(
     try: from dlops_mnist.dataset import open_dataset
     except ImportError as error:
         raise UserError("`serve drift` looks at the training images, which takes PyTorch: run it where you train.") from error
+    from dlops_mnist.parts.collect import about
     from dlops_mnist.parts.drift import ALARM, drift, features, reference
     from dlops_mnist.parts.exported import ExportedModel
     from dlops_mnist.parts.pictures import read_picture
@@ -269,8 +274,7 @@ def show_drift(
     answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
     if len(pictures) < 30:
-        raise UserError(f"`{folder}` holds {len(pictures)} pictures that were kept by chance: too few to tell. (serve ... "
-                        "share=0.1 keeps more.)")
+        raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance: too few to tell. (serve share=0.1 keeps more)")
     images = open_dataset(answering.datamodule, overrides)
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (np.asarray(images.dataset(split).images) for split in ("val", "train"))

@@ -95,6 +95,15 @@ def test_an_argument_without_effect_is_refused_with_the_reason(name):
         load_config({"trainer": {name: REFUSED[name]}})
 
 
+@pytest.mark.parametrize("word", ["val_check_interval=0", "val_check_interval=0.0", "check_val_every_n_epoch=0",
+                                  "accumulate_grad_batches=0", "val_check_interval=70"])
+def test_an_interval_that_cannot_be_is_one_sentence(data, tmp_path, monkeypatch, word):
+    monkeypatch.chdir(tmp_path)
+    words = [f"trainer.{word}", "datamodule.path=data", "datamodule.val=0.25", "trainer.enable_progress_bar=false"]
+    with pytest.raises(UserError, match=f"`(trainer.)?{word.partition('=')[0]}"): train(load_config(None, *words))
+    assert not [*Path().glob("runs/*/*")]
+
+
 def test_a_root_folder_is_taken_where_something_is_written_there():
     for more in ({"enable_checkpointing": True}, {"logger": True}):
         assert load_config({"trainer": {"default_root_dir": "x", **more}}).trainer.default_root_dir == "x"

@@ -293,6 +293,8 @@ def run(*words, **kwargs):
 
 MISTAKES = {
     "trainer.max_epoch=3": "max_epochs",
+    "optimizer.learning_rate=0.1": "Did you mean `lr`?",
+    "learning_rate=0.1": "Did you mean `optimizer.lr`?",
     "model=cmm": "cnn",
     "datamodule.batch_size=many": "int",
     "model._target_=os.system": "names no class",

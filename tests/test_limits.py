@@ -294,7 +294,7 @@ def test_a_models_habits():
         "It is no better than always naming the commonest class, `a`: 50.0% right."]
     assert confusion_counts([0, 1, 1], [0, -1, 0], 2).tolist() == [[1, 0], [1, 0]]
     one = size_note(1, 1.0, 0, 1)
-    assert one.startswith("1 image: each is worth 100 points") and "true error may still be 1e+02%" in one
+    assert one.startswith("1 image: each is worth 100 points") and "true error may still be 95%" in one
     assert "needed" not in size_note(20000, 0.5, 0.4, 0.6) and "about 9,600 images" in size_note(100, 0.5, 0.4, 0.6)
     assert size_note(9600, 0.5, 0.4, 0.6).endswith("20 points wide.")
 

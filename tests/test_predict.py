@@ -70,6 +70,9 @@ def test_a_table_and_standard_input_name_pictures(place, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", iter(["in/a.png\n", "\n", "gone.png\n"]))
     said(capsys, "m.onnx", "out=p.csv")
     assert ["light", ""] == [row["class"] for row in csv.DictReader(open("p.csv"))]
+    monkeypatch.setattr("sys.stdin", iter(["in/grey.png\n"]))
+    said(capsys, "m.onnx", "in/a.png", "-", "out=p.csv")
+    assert ["in/a.png", "in/grey.png"] == [row["image"] for row in csv.DictReader(open("p.csv"))]
 
 
 def test_an_accuracy_chooses_the_threshold(place, capsys):

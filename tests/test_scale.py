@@ -88,6 +88,7 @@ def same(run: Run, alone: Run) -> None:
     assert run.provenance["training"]["processes"] == 2
 
 
+@pytest.mark.slow
 def test_two_processes_end_where_one_does(root, work, alone):
     same(run(root, work, "ddp", [sys.executable, "-m", "dlops_mnist.train", *SHARED]), alone)
 
@@ -108,6 +109,7 @@ def test_torchrun_on_two_nodes(root, work, alone):
     same(run(root, work, "nodes", *nodes), alone)
 
 
+@pytest.mark.races  # as it starts processes for both cores itself
 @pytest.mark.slow
 def test_twenty_runs_two_at_a_time(root, work):
     "Hydra's launchers: twenty complete folders, one table, and the same numbers whoever started the runs."

@@ -18,13 +18,18 @@ import torch
 from PIL import Image
 
 from dlops_mnist.config import load_config
+from dlops_mnist.dataset import open_dataset
 from dlops_mnist.evaluate import compare, evaluate
 from dlops_mnist.export import export
 from dlops_mnist.models import MNISTModule, check_memory, described, least_memory, load, load_module
 from dlops_mnist.parts.core import CLUSTER, UserError, check_hardware, plain
+from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.launch import launch
+from dlops_mnist.parts.layouts import read_rows
 from dlops_mnist.parts.loggers import known_trackers, make_loggers
 from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on
+from dlops_mnist.parts.sources import load_idx
 from dlops_mnist.parts.strangers import strangers_settings
 from dlops_mnist.parts.yamlfile import to_yaml
 from dlops_mnist.predict import predict
@@ -72,6 +77,7 @@ def a_config(changes: dict) -> str:
     return "theirs/config.yaml"
 
 
+ESCAPE = "\x1b]0;owned\x07\x1b[31m[bold]<script>alert(1)"
 CODE = {
     "network": {"model": {"_target_": "evilmod.Net"}},
     "package without init": {"model": {"_target_": "evilspace.net.Net"}},
@@ -80,6 +86,8 @@ CODE = {
     "callback": {"callbacks": {"x": {"_target_": "evilmod.Net"}}},
     "the blog's spelling": {"callbacks": [{"name": "Net", "lib": "evilmod"}]},
     "data module": {"datamodule": {"_target_": "evilmod.Net"}},
+    "where only reading is meant": {"datamodule": {"raw": {"_target_": "evilmod.Net"}}},
+    "the blog's spelling, deeper": {"callbacks": [{"name": "net.Net", "lib": "evilspace"}]},
 }
 
 
@@ -104,6 +112,7 @@ def test_what_a_person_types_or_trusts_is_taken(work):
     Path("mine.yml").write_text("model: {_target_: evilmod.Net}\n")
     assert load_config("mine.yml").model._target_ == "evilmod.Net", "an experiment of one's own"
     with pytest.raises(UserError): load_config(file, "trust=1")
+    with pytest.raises(UserError, match="`trust` is typed on the command line"): load_config(a_checkpoint({"trust": True}))
 
 
 @pytest.fixture
@@ -184,6 +193,9 @@ PLACES = {
     "logger.v": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"host": "elsewhere.example"}},
     "logger.w": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "databricks-elsewhere"},
     "logger.entity": {"_target_": "pytorch_lightning.loggers.WandbLogger", "entity": "elsewhere"},
+    "logger.proxy": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"x_proxies": {"http": "elsewhere:80"}}},
+    "logger.query": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "sqlite:///file:%2Felsewhere.db?uri=true"},
+    "logger.file": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "artifact_location": "file:/elsewhere"},
     "logger.key": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"api_key": "elsewhere"}},
 }
 
@@ -214,6 +226,110 @@ def test_no_dataset_is_made_elsewhere(work, capsys, key):
     assert load_config("theirs", "datamodule.path=here").datamodule.source == "digits" and not capsys.readouterr().err
 
 
+def test_neither_is_one_where_two_files_say_together_where(work, capsys):
+    Path("theirs").mkdir()
+    Path("theirs/a.yml").write_text(f"datamodule.path: {work.parent}/elsewhere\n")
+    Path("theirs/config.yaml").write_text("base: a\ndatamodule.source: digits\ndatamodule.cache: null\n")
+    assert load_config("theirs").datamodule.source is None and "`datamodule.source: digits`" in capsys.readouterr().err
+    (work.parent / "elsewhere").mkdir()
+    assert load_config("theirs").datamodule.cache == "user"
+    assert load_config("theirs", "datamodule.path=data").datamodule.cache is None
+    assert load_config("theirs", "trust=true").datamodule.cache is None
+
+
+def test_nothing_is_written_beside_a_strangers_choice_of_images(trained, monkeypatch, tmp_path_factory):
+    place = tmp_path_factory.mktemp("elsewhere") / "photos"
+    shutil.copytree("data", place, ignore=shutil.ignore_patterns(".cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place.parent / "mine"))
+    checkpoint = torch.load(trained.best_checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["datamodule"]["path"] = str(place)
+    torch.save(checkpoint, "theirs.ckpt")
+    data = load_config("theirs.ckpt", "model=mlp").datamodule
+    assert data == load("theirs.ckpt", trust=True).config["datamodule"] | {"cache": "user"}
+    open_dataset(data)
+    assert not (place / ".cache").exists() and [*(place.parent / "mine").rglob("meta.json")]
+    open_images(place, "auto", place / ".cache")
+    before = open_images(place, "auto", "user").splits["train"]["images"].base.filename
+    assert Path(before).is_relative_to(place / ".cache"), "a cache that is there is read"
+
+
+def test_a_link_in_a_strangers_folder_leads_nowhere(work, tmp_path_factory):
+    place = tmp_path_factory.mktemp("elsewhere")
+    Path("theirs").mkdir()
+    os.symlink(place, "theirs/link"), os.symlink(place, "mine")
+    for text, kept in (("theirs/link/runs", {}), ("theirs/link", {}), ("mine/runs", {"runs": "mine/runs"}),
+                       (f"{work}/x", {"runs": f"{work}/x"}), ("a\0/b", {}), ("\ud800/b", {})):
+        assert strangers_settings({"paths": {"runs": text}}, "theirs") == {"paths": kept}, text
+
+
+def test_what_is_typed_lets_nothing_else_in(work, capsys):
+    csv = {"logger": {"CSVLogger": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "/elsewhere"}}}
+    file = a_checkpoint(csv | {"datamodule": {"cache": "/elsewhere"}, "callbacks": {"x": {"_target_": "evilmod.Net"}}})
+    typed = ["logger=CSVLogger", "datamodule={path: data}"]
+    with pytest.raises(UserError, match="names code that isn't installed"): load_config(file, *typed)
+    for gone in ("~callbacks.x", "callbacks.x=null"):
+        config = load_config(file, *typed, gone)
+        assert "elsewhere" not in to_yaml(config) and config.datamodule.path == "data"
+        assert capsys.readouterr().err.count("/elsewhere") == 2
+
+
+def test_compiling_is_typed(trained, capsys):
+    file = a_checkpoint({"compile": True})
+    assert load_config(file).compile is False and "`compile: True`" in capsys.readouterr().err
+    assert load_config(file, "compile=true").compile and load_config(file, "trust=true").compile
+    trained.config_file.write_text(to_yaml(plain(load_config(file, "compile=true"))))
+    assert how_to_go_on(Run(trained.path)).endswith(" trust=true")
+
+
+def test_the_state_of_a_callback_removes_nothing(trained):
+    words = ["datamodule.path=data", "datamodule.val=test", "model._target_=evilmod.Net", "trainer.enable_progress_bar=false",
+             "callbacks=model_checkpoint", "callbacks.model_checkpoint.dirpath=kept", "trainer.enable_checkpointing=true"]
+    first = train(load_config(None, *words, "trainer.max_epochs=1"))
+    checkpoint = torch.load(first.last_checkpoint, weights_only=True)
+    [state] = [state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint")]
+    Path("photos").mkdir()
+    place, worst = "kept/../photos", torch.tensor(-1.0)
+    state |= {"best_k_models": {place: worst}, "kth_best_model_path": place, "kth_value": worst, "best_model_path": place}
+    del state["dirpath"]
+    torch.save(checkpoint, "theirs.ckpt")
+    run = train(load_config(None, *words, "trainer.max_epochs=2", "ckpt_path=theirs.ckpt"))
+    assert Path("photos").is_dir() and run.status == "finished" and [*Path("kept").iterdir()]
+
+
+def test_a_csv_logger_deletes_no_table(trained):
+    Path("mine").mkdir()
+    Path("mine/metrics.csv").write_text("precious")
+    theirs = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": ".", "name": "", "version": "mine"}
+    with pytest.raises(UserError, match="would delete `mine/metrics.csv`"): make_loggers({"logger": {"x": theirs}}, trained)
+    assert Path("mine/metrics.csv").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["BatchSizeFinder", "LearningRateFinder"])
+def test_what_changes_settings_behind_the_record_is_refused(name):
+    with pytest.raises(UserError, match="`callbacks.x` would train with another setting than the record says"):
+        load_config({"callbacks.x": {"_target_": f"pytorch_lightning.callbacks.{name}"}})
+
+
+def test_what_never_ends_is_no_file(work):
+    os.mkfifo("pipe")
+    for name in ("pipe", "/dev/zero"):
+        with pytest.raises(UserError, match="can't be read: it is no file"): read_rows(Path(name))
+    Path("raw").mkdir()
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"): os.symlink("/dev/zero", f"raw/{name}")
+    with pytest.raises(UserError, match="it holds 0 and 0"): load_idx("raw")
+
+
+def test_where_values_come_from_is_shown_without_control_codes(work, capsys):
+    a_run({"monitor": ESCAPE})
+    launch(print, ["theirs", "--cfg", "sources"])
+    assert "[bold]" in (said := capsys.readouterr().out) and "\x1b" not in said
+
+
+def test_a_place_is_no_object():
+    with pytest.raises(UserError, match="`datamodule.path` must be str or os.PathLike, not"):
+        load_config({"datamodule": {"path": {"_target_": "torch.nn.Identity"}}})
+
+
 def test_what_a_strangers_file_builds_on_is_a_strangers(work):
     Path("theirs").mkdir()
     Path("theirs/evil.yml").write_text("base: worse\n"), Path("theirs/worse.yml").write_text("model: {_target_: evilmod.Net}\n")
@@ -229,10 +345,10 @@ def test_what_a_strangers_file_builds_on_is_a_strangers(work):
 def test_a_strangers_file_looks_nothing_up(work, monkeypatch, capsys, text):
     monkeypatch.setenv("MY_TOKEN", "hush")
     Path("theirs").mkdir()
-    theirs = {"monitor": "env", "logger": "CSVLogger", "logger.CSVLogger.name": text, "paths.runs": text}
+    theirs = {"monitor": "env", "logger": "CSVLogger", "logger.CSVLogger.name": text, "datamodule.path": text}
     Path("theirs/config.yaml").write_text(to_yaml(theirs))
     config = load_config("theirs/config.yaml")
-    assert "hush" not in to_yaml(config) and "oc." not in to_yaml(config) and config.paths.runs == "runs"
+    assert "hush" not in to_yaml(config) and "oc." not in to_yaml(config) and config.datamodule.path == "dataset"
     assert capsys.readouterr().err.count("MY_TOKEN") == 2
 
 
@@ -277,9 +393,6 @@ def test_nothing_is_written_into_the_folder_of_another_run(trained, theirs):
                           "trainer.max_epochs": 1, "trainer.enable_progress_bar": False, "trainer.enable_checkpointing": True})
     with pytest.raises(UserError, match="would write into the folder of another run"): train(config)
     assert before == {file: file.read_bytes() for file in trained.path.rglob("*") if file.is_file()} and len([*find_runs()]) == 1
-
-
-ESCAPE = "\x1b]0;owned\x07\x1b[31m[bold]<script>alert(1)"
 
 
 def test_names_with_control_codes_and_markup_stay_names(work, program, capsys):

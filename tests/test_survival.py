@@ -59,8 +59,8 @@ class Dropped(torch.nn.Module):
 '''
 
 
-# the first two in `make test`, all of them in `make guarantees`
-MANY_CASES = [*list(CASES)[:2], *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[2:])]
+# the first in `make test`, all of them in `make guarantees`
+MANY_CASES = [*list(CASES)[:1], *(pytest.param(case, marks=pytest.mark.slow) for case in list(CASES)[1:])]
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_stopped_and_continued(case, number, status, go, undisturbed):
     assert_same(run, expected)
 
 
-@pytest.mark.parametrize("case", list(CASES)[:2])
+@pytest.mark.parametrize("case", MANY_CASES[:2])
 def test_killed_and_continued_in_another_run(case, go, undisturbed):
     "By `ckpt_path`: the same weights and rows, in a folder of its own that begins where the other one ended."
     expected, seconds = whole(case, go, undisturbed)

@@ -190,6 +190,14 @@ def test_settings_that_a_restored_state_overrules_are_refused(work, capsys, trai
     assert f"`{key}" in message and "weights=" in message and "Traceback" not in message and not list(find_runs())
 
 
+@pytest.mark.parametrize("key", ["weights", "ckpt_path"])
+def test_a_run_that_goes_on_begins_with_nothing_else(work, capsys, trained, key):
+    with pytest.raises(SystemExit): train(f"resume={trained.path}", "trainer.max_epochs=3", f"{key}={trained.last_checkpoint}")
+    assert f"`{key}` was None when this run began, and can't change halfway" in capsys.readouterr().err
+    with pytest.raises(SystemExit): train(f"ckpt_path={trained.path}")
+    assert f"There is no checkpoint `{trained.path}`. Of a run, say {trained.last_checkpoint}." in capsys.readouterr().err
+
+
 def test_what_a_class_does_anyway_may_be_typed_where_a_state_goes_on(work, trained):
     run = train("callbacks=early_stopping", f"ckpt_path={trained.last_checkpoint}", "optimizer.weight_decay=0",
                 "optimizer.betas=[0.9,0.999]", "trainer.max_epochs=2")

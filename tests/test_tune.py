@@ -64,6 +64,7 @@ def finished(*words, cwd):
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_killed_searches_end_as_undisturbed_ones_do(work):
     words, draw = [*SEARCH, "trials=5"], random.Random(0)
     finished("--help", cwd=work)  # from now on, nothing has to import PyTorch
@@ -171,6 +172,7 @@ def test_two_processes_of_one_trial_are_pruned_together(work):
     assert state == "PRUNED" and sorted(values) == [0, 1] and notes == {"pruned": 1} and found.run(4).epochs == 2
 
 
+@pytest.mark.slow
 def test_other_samplers_pruners_and_storages(work):
     ways = ({"sampler": "cmaes"}, {"pruner": "hyperband"}, {"storage": "sqlite:///mine.db"})
     for i, how in enumerate(ways):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dlops_mnist.config import load_config
+from dlops_mnist.evaluate import evaluate
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError, one_at_a_time
 from dlops_mnist.parts.folder import fingerprint
@@ -50,6 +51,13 @@ def test_killed_records_leave_a_store_that_is_whole(work):
         assert not list(objects.glob("*/.*")) and name == fingerprint("dataset")
 
 
+def test_what_waits_for_a_version_waits_for_no_library():
+    "Ten thousand pictures are compared in a tenth of a second: what takes longer to import is left to what needs it."
+    code = "import dlops_mnist.versions, sys; sys.exit(', '.join({'numpy', 'scipy', 'yaml', 'PIL'} & sys.modules.keys()) or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_at_once(work):
     both = [start("record", "dataset") for _ in range(2)]
     assert [process.wait(100) for process in both] == [0, 0]
@@ -73,9 +81,9 @@ def test_a_version_comes_back_as_it_was(work):
 
 
 def test_mistakes_are_one_sentence(work):
-    record("dataset", note="first")
-    with pytest.raises(UserError, match="Did you mean `first`"): diff("frist", "dataset")
-    with pytest.raises(UserError, match="exists already"): restore("first", to="dataset")
+    record("dataset", note="the first one")
+    with pytest.raises(UserError, match="no version `the frist one` .* Did you mean `the first one`"): diff("the frist one", "x")
+    with pytest.raises(UserError, match="exists already"): restore("the first one", to="dataset")
     manifest = next(Path(".versions/manifests").glob("*.sha256"))
     manifest.write_text(manifest.read_text().replace("train/", "test/", 1))
     with pytest.raises(UserError, match="was changed, or is damaged"): check()
@@ -121,6 +129,15 @@ def test_a_full_disk_is_one_message_and_what_was_recorded_is_good(work, capfd):
         assert process.returncode == 2 and "No space left" in process.stderr and process.stderr.count("\n") == 1, process.stderr
         check(store=str(disk / "store"))
         assert not list(disk.rglob("*.part"))
+
+
+def test_what_a_model_has_seen_is_told_by_the_version_it_was_trained_on(work):
+    run = train(load_config(None, *QUICK, "versions=true"))
+    picture = sorted(Path("dataset/test/3").glob("*.png"))[0]
+    picture.rename("dataset/train/3/moved.png")  # into train, but only after the training
+    fair = evaluate(run, draws=20, version=run.provenance["fingerprint"])
+    assert not [warning for warning in fair.warnings if "training" in warning], fair.warnings
+    assert not [warning for warning in evaluate(run, draws=20).warnings if "model's training set" in warning]
 
 
 def test_a_forged_manifest_writes_nowhere_else(work):
@@ -216,6 +233,8 @@ def test_what_a_dataset_cannot_take_is_left_out_and_counted(work, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "added train/3 1" in out and "added train/no3 1" in out, out
     assert "of another size than the dataset's 1" in out and "labelled cat, which is no class 1" in out
+    grow("dataset", note="all the same", **{"from": "kept"})
+    assert [known.get("note") for known in known_versions().values()][1:] == ["2 pictures from kept"], "nothing came"
     with pytest.raises(UserError, match="Unknown setting `splt`"): grow("dataset", splt="val", **{"from": "kept"})
 
 

@@ -261,7 +261,7 @@ def bind(
 # %% ../../nbs/parts/command.ipynb #e58fe5d2
 def _without_dashes(word: str, parameters: Mapping[str, inspect.Parameter]) -> str:
     # `--csv` is `csv=true`
-    if not word.startswith("-") or os.path.exists(word): return word
+    if not word.startswith("-") or word == "-" or os.path.exists(word): return word
     options = [f"--{name}" for name, p in parameters.items() if isinstance(p.default, bool)]
     if word in options: return f"{word[2:]}=true"
     if word.lstrip("-").partition("=")[0] in parameters:

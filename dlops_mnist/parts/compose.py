@@ -16,12 +16,14 @@ from functools import partial
 from dataclasses import MISSING
 from itertools import islice, product
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .command import check_key, mistyped, parse_override
 from .core import UserError, flatten, nearest, plain
 from .settings import (DEFAULTS, GROUPS, LIBRARY, OWN_DEFAULTS, SEVERAL, Config, base_config, checked_config,
-                                        deep_update, experiment_files, full_target, resumed)
+                                        deep_update, experiment_files, full_target, is_strangers, resumed)
+from .strangers import stay_out
 
 # %% ../../nbs/parts/compose.ipynb #59620c3f
 def _from_the_blog(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +79,8 @@ def make_layer(
     layer = Layer(where, {}, [])
     for path, value in said:
         group, _, rest = path.partition(".")
-        if group == "hydra":  # it can name folders, and classes to call, before any check of ours
-            raise UserError(f"`{path}`: Hydra's own settings are typed on the command line, beside -m.", key=path)
+        if group in ("hydra", "trust"):  # Hydra's can name folders, and classes to call, before any check of ours
+            raise UserError(f"`{path}` is typed on the command line, and no file can say it.", key=path)
         if path in GROUPS and not isinstance(value, Mapping): layer.choices[path] = chosen(path, value)
         else:
             if path in OWN_DEFAULTS and isinstance(value, list): raise mistyped(path, "a section", value)
@@ -290,10 +292,16 @@ def file_layers(
     said: dict[str, list[Any]],  # what was typed; `trust`, which is no setting, is taken out
 ) -> list[Layer]:
     "A layer for each file that an experiment consists of, the one that all build on first; raises `UserError`."
-    trust = said.pop("trust", [False])[0]
+    trust = said.pop("trust", [False])[0] is True
     run = resumed(experiment, said)
-    files = experiment_files(run or experiment, trust is True, [*said, "paths.runs"] if run else said)
-    return [file_layer(settings, where) for where, settings in files.items()]
+    # other hardware, or another tracker, leaves what a file says of it
+    typed = flatten({path: values[0] for path, values in said.items() if values and path not in ("trainer", *SEVERAL)})
+    files = experiment_files(run or experiment, trust, [*typed, *["paths.runs"] * bool(run)])
+    layers = [file_layer(settings, where) for where, settings in files.items()]
+    if trust or "datamodule.path" in typed or not any(where and is_strangers(Path(where)) for where in files): return layers
+    data = dict(pair for layer in layers for pair in layer.values if pair[0].startswith("datamodule."))
+    changes = stay_out({path.partition(".")[2]: value for path, value in data.items()}, [*files][-1])
+    return [*layers, Layer("", {}, [(f"datamodule.{key}", value) for key, value in changes.items()])]
 
 # %% ../../nbs/parts/compose.ipynb #5c8c2437
 def sources(

@@ -49,8 +49,10 @@ def closest(
     name: Any,  # what was typed
     names: Iterable[Any],  # what would have been valid
 ) -> str | None:
-    "The valid name that is most like `name`; None where none is."
-    return next(iter(difflib.get_close_matches(str(name), sorted(map(str, names)), n=1, cutoff=0.6)), None)
+    "The valid name that is most like `name`, or is made of its initials (`lr`); None where none is."
+    name, names = str(name), sorted(map(str, names))
+    short = {"".join(word[:1] for word in name.split("_"))}
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6) or short.intersection(names)), None)
 
 
 MOST_NAMES = 40  # that a message lists
@@ -180,7 +182,8 @@ def read_checkpoint(
     import torch  # takes seconds, and most programs never get here
 
     path = Path(path)
-    if not path.is_file(): raise UserError(f"There is no checkpoint `{path}`.")
+    hint = f" Of a run, say {path}/checkpoints/last.ckpt." * path.is_dir()
+    if not path.is_file(): raise UserError(f"There is no checkpoint `{path}`.{hint}")
     try:
         with zipfile.ZipFile(path) as archive:
             size = path.stat().st_size

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .command import as_text, as_word, clean_exit, say, versions
+from .command import as_text, as_word, clean_exit, harmless, say, versions
 from .compose import compose_jobs, sources
 from .core import FEW_PROCESSES, UserError, as_count, closest, end_with_parent, flatten, usable_cores, wait_briefly
 from .runfolder import Run, find_checkpoint, find_runs
@@ -120,7 +120,7 @@ class Job:
         try: return self.run(self.configs[chosen.number])
         except Exception as error:
             # Hydra goes on with the other jobs, and tells of the first mistake only
-            print(f"error: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=sys.stderr)
+            print(harmless(f"error: {error}" if isinstance(error, UserError) else traceback.format_exc()), file=sys.stderr)
             raise
 
 # %% ../../nbs/parts/launch.ipynb #06a8616c
@@ -183,7 +183,7 @@ def launch(
             raise UserError("resume=sweep goes on with a multirun, so it needs --multirun (-m).", key="resume")
         check_hydras(hydras, several)
         configs = compose_jobs(experiment, words, several)
-        if flags.get("--cfg") == "sources": return print(*sources(experiment, words), sep="\n")
+        if flags.get("--cfg") == "sources": return print(harmless("\n".join(sources(experiment, words))))
         if "--cfg" in flags: return print(configs[0])
         try:
             sys.argv = ["train", *argv]  # what the run notes as the command that made it
@@ -226,7 +226,7 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     except HydraException as error:  # one of `hydras`: of its settings, or a launcher that isn't there
         raise UserError(f"{' '.join(hydras)}: {' '.join(str(error).partition('Config search path')[0].split())}") from error
     except Exception as error:
-        print(f"Not all of these {len(job.configs)} runs ended well; the first that did not: {error}", file=sys.stderr)
+        print(harmless(f"Not all of these {len(job.configs)} runs ended well; the first that did not: {error}"), file=sys.stderr)
         sys.exit(1)
     finally:
         if after and not isinstance(sys.exception(), UserError):

@@ -104,6 +104,8 @@ COLUMNS = {"image": "image filename file_name file path filepath image_path img 
 
 def read_rows(table: Path) -> tuple[list[str], list[list[str]]]:
     "The header and the rows of a CSV or TSV file; raises `UserError`."
+    # a pipe or a device that a stranger's file names would never end
+    if table.exists() and not table.is_file(): raise UserError(f"`{table}` can't be read: it is no file.", key="labels")
     try: text = table.read_text("utf-8-sig")
     except OSError as error: raise UserError(f"`{table}` can't be read: {error.strerror}.", key="labels") from error
     except UnicodeDecodeError as error:

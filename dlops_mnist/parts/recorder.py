@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOG', 'LOGGERS', 'PROFILERS', 'LogFile', 'describe_training', 'log_step', 'RunStatus', 'save_checkpoint',
            'rewind_to_epoch_start', 'rewind_to_batch_start', 'go_on_within_epoch', 'random_state', 'set_random_state',
-           'RandomState', 'unknown_metric', 'Rows', 'complete', 'Checkpoints', 'stay_stopped', 'RunRecorder',
-           'make_callbacks', 'make_profiler', 'note_data', 'note_result']
+           'RandomState', 'unknown_metric', 'Rows', 'complete', 'Checkpoints', 'stay_stopped', 'forget_files',
+           'RunRecorder', 'make_callbacks', 'make_profiler', 'note_data', 'note_result']
 
 # %% ../../nbs/parts/recorder.ipynb #943a3782
 import errno
@@ -309,6 +309,14 @@ def stay_stopped(trainer: pl.Trainer, run: Run) -> None:
     warnings.warn("Early stopping had ended this training already, so nothing is trained. To train on, begin anew with "
                   f"its weights: weights={run.last_checkpoint}", stacklevel=1)
 
+# %% ../../nbs/parts/recorder.ipynb #e52b12c0
+def forget_files(states: dict[str, Any]) -> None:
+    "Take out those states of callbacks that name a file which isn't plainly a checkpoint: Lightning would remove it in the end."
+    for key, state in [*states.items()]:
+        known = state if isinstance(state, Mapping) else {}
+        files = [*(known.get("best_k_models") or ()), *(known.get(f"{which}_model_path") for which in ("best", "kth_best", "last"))]
+        if any(file and (os.path.realpath(file) != file or file[-5:] != ".ckpt") for file in files): del states[key]
+
 # %% ../../nbs/parts/recorder.ipynb #a106c173
 class RunRecorder(RunStatus):
     "Writes a run's folder while it trains: metrics, the best and the last checkpoint, provenance, log and status."
@@ -327,6 +335,7 @@ class RunRecorder(RunStatus):
     def state_dict(self) -> dict[str, Any]: return {"random": random_state(), "rows": len(self.rows.rows)}
     def load_state_dict(self, state) -> None: self.random.waiting, self.rows.kept = state.get("random"), state.get("rows")
     def on_save_checkpoint(self, trainer, *args) -> None: complete(args[-1], trainer, self.run, self.checkpoints.moment)
+    def on_load_checkpoint(self, trainer, module, checkpoint) -> None: forget_files(checkpoint["callbacks"])
 
     def on_train_start(self, trainer, module) -> None:
         super().on_train_start(trainer, module)

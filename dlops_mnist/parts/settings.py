@@ -7,7 +7,7 @@ __all__ = ['DECLARED', 'SETTINGS', 'MONITOR', 'MONITOR_MODE', 'OLDER_RUNS', 'SET
            'GROUPS', 'DEFAULTS', 'SEVERAL', 'LIBRARY', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'WITHOUT_EFFECT', 'LENGTH',
            'deep_update', 'Setting', 'base_config', 'Option', 'full_target', 'check_config', 'sections_of',
            'check_effect', 'check_checkpointing', 'Config', 'checked_config', 'restored_settings', 'find_experiment',
-           'literal', 'is_recorded', 'read_experiment', 'experiment_files', 'resumed']
+           'literal', 'is_recorded', 'is_strangers', 'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import copy
@@ -128,6 +128,8 @@ def check_config(
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
     check_checkpointing(config)
     check_effect(config)
+    for key in ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches"):  # Lightning would divide by them
+        if config["trainer"].get(key) == 0: raise UserError(f"`trainer.{key}: 0` must be more than that.", key=f"trainer.{key}")
     workers, most = config["datamodule"].get("num_workers"), max(16, 4 * usable_cores())
     if isinstance(workers, int) and workers > most:
         raise UserError(f"`datamodule.num_workers: {workers}` would start as many processes, and this machine has {usable_cores()} "
@@ -183,10 +185,14 @@ def check_effect(config: Mapping[str, Any]) -> None:
 
 
 def check_checkpointing(config: Mapping[str, Any]) -> None:
-    "Refuse a callback that saves checkpoints while Lightning's checkpointing is off; raises `UserError`."
+    "Refuse callbacks that save checkpoints while Lightning's checkpointing is off, or change settings; raises `UserError`."
     for name, section in config["callbacks"].items():
-        saves = section and "pytorch_lightning.callbacks.checkpoint.Checkpoint" in read_class(section["_target_"]).ancestors
-        if saves and not config["trainer"].get("enable_checkpointing"):
+        source = read_class(section["_target_"]) if section else None
+        family = (source.name, *source.ancestors) if source else ()
+        if any(cls.endswith((".BatchSizeFinder", ".LearningRateFinder")) for cls in family):
+            raise UserError(f"`callbacks.{name}` would train with another setting than the record says. To look for a good one: "
+                            "python -m dlops_mnist.tune", key=f"callbacks.{name}")
+        if "pytorch_lightning.callbacks.checkpoint.Checkpoint" in family and not config["trainer"].get("enable_checkpointing"):
             raise UserError(f"`callbacks.{name}` saves checkpoints, and `trainer.enable_checkpointing` is false. "
                             "Set trainer.enable_checkpointing=true; the run's own best.ckpt and last.ckpt need neither.",
                             key="trainer.enable_checkpointing")
@@ -270,6 +276,11 @@ def is_recorded(file: Path) -> bool:
     return file.suffix == ".ckpt" or (file.parent / "provenance.json").is_file()
 
 
+def is_strangers(file: Path) -> bool:
+    "Whether somebody else may have made a file: it was recorded, or is called so."
+    return is_recorded(file) or file.name == "config.yaml"
+
+
 def read_experiment(
     file: Path,  # an experiment's, a run's config.yaml, or a checkpoint
     trust: bool = False,  # take all settings of a run or a checkpoint, whoever made it
@@ -286,8 +297,7 @@ def read_experiment(
     if recorded and isinstance(data := settings.get("datamodule"), dict) and "_target_" not in data:
         settings["datamodule"] = OLDER_RUNS | data
     # what a stranger's file builds on is a stranger's, too
-    if any(is_recorded(path) or path.name == "config.yaml" for path in (*chain, file)):
-        settings = strangers_settings(settings, file, trust, typed)
+    if any(map(is_strangers, (*chain, file))): settings = strangers_settings(settings, file, trust, typed)
     if recorded: settings = literal(settings)
     return {"experiment": file.stem} | settings
 

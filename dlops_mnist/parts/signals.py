@@ -10,6 +10,7 @@ __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'sig
 # %% ../../nbs/parts/signals.ipynb #e87c937a
 import importlib.util
 import os
+import re
 import signal
 import sys
 import threading
@@ -125,8 +126,8 @@ class Interrupted(KeyboardInterrupt):
 
 
 def needs_trust(run: Run) -> bool:
-    "Whether its own config names code of this folder, or the environment, which are taken again only with `trust=true`."
-    try: return "${oc.env:" in str(sift(run.config, run.path, known=())[1])
+    "Whether its own config names code of this folder, or what its numbers come from, which are taken again only with `trust=true`."
+    try: return bool(re.search(r"\$\{oc\.env:|`compile:", str(sift(run.config, run.path, known=())[1])))
     except UserError: return True
 
 
@@ -182,7 +183,7 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
                          f"{how_to_go_on(run)}")
     if isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
         return UserError(f"There is not enough memory: {text.partition(chr(10))[0]} Smaller: `model`, or datamodule.batch_size.")
-    mistake = type(error).__name__ == "MisconfigurationException" or "conditioned on metric" in text
+    mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
     return UserError(text) if mistake or isinstance(error, OSError) else None
 
 # %% ../../nbs/parts/signals.ipynb #8307a799

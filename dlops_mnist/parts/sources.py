@@ -285,7 +285,7 @@ def load_idx(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     "Any data in IDX files as split -> (images `uint8 [N, H, W]`, labels); raises `UserError`."
     if not Path(raw).is_dir(): raise UserError(f"raw: there is no folder `{raw}`.", key="raw")
-    files, data = sorted(file for file in Path(raw).iterdir() if re.search(r"idx[13]-ubyte", file.name) and only in file.name), {}
+    files, data = sorted(file for file in Path(raw).glob("*idx[13]-ubyte*") if only in file.name and file.is_file()), {}
     for split, words in (("train", "train"), ("test", "t10k|test")):
         pair = [[file for file in files if re.search(words, file.name) and kind in file.name] for kind in ("idx3", "idx1")]
         if split == "test" and not any(pair): continue

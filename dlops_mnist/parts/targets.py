@@ -280,8 +280,7 @@ def _check_setting(key: str, value: Any, where: str, source: ClassSource, given:
         if key not in passed_on and (passed_on or not source.open_ended or closest(key, names)):
             raise UserError(f"`{full}` is not a setting of {source.name.rpartition('.')[2]}."
                             f"{nearest(key, [*names, *passed_on])}", key=full)
-    elif not (isinstance(value, Mapping) and "_target_" in value) and not source.parameters[key].takes(value):
-        raise mistyped(full, source.parameters[key], value)
+    elif not source.parameters[key].takes(value): raise mistyped(full, source.parameters[key], value)
 
 
 PASSED_ON = {"WandbLogger": "wandb.sdk.wandb_init.init",  # whose **kwargs are whose arguments
