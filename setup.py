@@ -4,7 +4,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from shutil import copy, rmtree
 
-from setuptools import find_packages, setup
+from setuptools import Command, find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
@@ -26,13 +26,21 @@ def shipped(name: str) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
+def tell_left_out(command: Command, files: list) -> None:
+    if files: command.warn(f"left out, as git doesn't have them: {', '.join(map(str, files[:5]))} ({len(files)} in all)")
+
+
 class BuildWithData(build_py):
-    """Puts the dataset and the experiments into the wheel, where a notebook far from the repository finds them."""
+    """Packs the modules that git has, and the dataset and the experiments, where a notebook far from the repository finds them."""
 
     def run(self):
         if not self.editable_mode: rmtree(Path(self.build_lib, lib_name), ignore_errors=True)  # of an earlier build
         super().run()
         if self.editable_mode: return  # there, they lie beside the package
+        known = {path.relative_to(ROOT) for path in shipped(lib_name)}
+        built = [path for path in Path(self.build_lib, lib_name).rglob("*") if path.is_file()]
+        tell_left_out(self, strange := [path for path in built if path.relative_to(self.build_lib) not in known])
+        for path in strange: path.unlink()
         for path in [*shipped("dataset"), *shipped("experiments")]:
             place = Path(self.build_lib, lib_name, "shipped", path.relative_to(ROOT))
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +53,7 @@ class SourcesOfGit(sdist):
     def make_release_tree(self, base_dir, files):
         known = {path.relative_to(ROOT).as_posix() for path in shipped(".")}
         made = [name for name in files if ".egg-info" in name or name in ("PKG-INFO", "setup.cfg")]
-        strange = sorted({Path(name).as_posix() for name in files} - known - set(made))
-        if strange: self.warn(f"left out, as git doesn't have them: {', '.join(strange[:5])} ({len(strange)} in all)")
+        tell_left_out(self, sorted({Path(name).as_posix() for name in files} - known - set(made)))
         super().make_release_tree(base_dir, [name for name in files if name in made or Path(name).as_posix() in known])
 
 

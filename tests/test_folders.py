@@ -437,6 +437,7 @@ def test_a_new_picture_is_read_as_training_read_it(tmp_path):
     with pytest.raises(UserError, match="can't be read"): read_picture(tmp_path / "nowhere.png", settings)
     with pytest.raises(UserError, match="The picture is not"): read_picture(b"x", settings)
     assert read_picture(tmp_path / file, {"image_shape": [3, 9, 9]}).shape == (3, 9, 9), "settings of an older run"
+    assert read_picture(tmp_path / file, {}).shape == (28, 28), "and of one that named no size"
 
 
 # ---- programs

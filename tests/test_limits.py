@@ -57,7 +57,7 @@ from dlops_mnist.parts.scores import balanced_weights, build_metrics
 from dlops_mnist.parts.settings import Config, Setting, read_experiment
 from dlops_mnist.parts.shelf import Shelf, add_line, lines_of
 from dlops_mnist.parts.study import read_parameter
-from dlops_mnist.predict import Tally, answer_row, columns, threshold_of
+from dlops_mnist.predict import Tally, answer_row, columns, draw_doubtful, threshold_of
 from dlops_mnist.registry import rollback
 from dlops_mnist.serve import announce, bytes_of, describe
 from dlops_mnist.versions import corrections, ranked
@@ -135,6 +135,8 @@ def test_the_memory_that_there_is(monkeypatch):
     assert core.memory() == 4096000
     monkeypatch.setattr(core.Path, "read_text", lambda path: "4095000\n")
     assert core.memory() == 4095000
+    monkeypatch.delattr(core.os, "sched_getaffinity", raising=False), monkeypatch.setattr(core.os, "cpu_count", lambda: 3)
+    assert core.usable_cores() == 3, "as on a Mac"
 
 
 def test_a_step_that_needs_more_memory_than_there_is(monkeypatch):
@@ -318,14 +320,16 @@ def test_the_answer_for_one_image():
     assert describe(model, np.array([0.25, 0.75]), 0.76)["doubtful"] and describe(model, np.array([math.nan] * 2), 0.0)["doubtful"]
 
 
-def test_the_most_doubtful_pictures_are_kept():
+def test_the_most_doubtful_pictures_are_kept(monkeypatch, tmp_path):
     def rows(tally):
         found = [({"class": "a", "probability": p, "doubtful": p < 0.5}, i) for i, p in enumerate((0.9, 0.3, 0.6))]
         return [*tally([*found, ({"image": "x", "error": "y"}, None)])]
 
     tally = Tally(keep=2)
     assert len(rows(tally)) == 4 and (tally.count, tally.unread, tally.doubtful) == (4, 1, 1)
-    assert [image for *_, image in sorted(tally.images, reverse=True)] == [1, 2]
+    drawn = []
+    monkeypatch.setattr(figures, "plot_grid", lambda kept, *_, **__: drawn.extend(kept) or figures.Picture(1, 1))
+    assert draw_doubtful(tally, tmp_path).is_file() and drawn == [1, 2], "the most doubtful comes first"
     assert rows(tally := Tally()) and tally.images == []
 
 
@@ -338,6 +342,7 @@ def test_the_size_of_a_picture_follows_what_it_shows():
     assert size(figures.plot_grid([image] * 7, ["a"] * 7)) == [8.1, 3.02]
     assert size(figures.plot_grid([image], title="t")) == [4.05, 1.75]
     assert size(figures.plot_grid([image] * 2, ["a\nb", "c"])) == [4.05, 1.67]
+    assert size(figures.plot_grid([image], columns=1)) == [1.35, 1.35]
     for count, wide in ((2, 3.6), (10, 7.1), (30, 12)):
         assert size(figures.plot_confusion_matrix([0], [1], [*map(str, range(count))])) == pytest.approx([wide + 0.6, wide])
     assert size(figures.plot_curves({"a": {"epoch": [0], "loss": [1.0]}}, ["loss", "acc", "x"])) == [12.6, 3.2]

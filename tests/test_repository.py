@@ -149,7 +149,8 @@ def test_wheel_and_sdist_hold_what_git_has(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     for command in (["init", "--quiet"], ["add", "--all"]): subprocess.run(["git", *command], cwd=tmp_path, check=True)
     stale = f"build/lib/{dlops_mnist.__name__}/shipped/experiments/old.yml"
-    strange = stale, "dataset/.cache/images.npy", "experiments/secret.yml", "dataset/train/3/scratch.png", "nbs/scratch.ipynb"
+    strange = (stale, "dataset/.cache/images.npy", "experiments/secret.yml", "dataset/train/3/scratch.png", "nbs/scratch.ipynb",
+               *(f"{dlops_mnist.__name__}/{name}" for name in ("scratch.py", "web/scratch.html")))
     for name in strange:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("secret")
