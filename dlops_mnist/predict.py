@@ -251,7 +251,7 @@ def print_predictions(
     deliver(rows, out, columns(top, threshold))
     if figures: say(f"The most doubtful of them: {draw_doubtful(tally, figures)}")
     if out: say(f"{out}: {tally.count:,} answers" + f", {tally.doubtful:,} of them doubtful" * bool(threshold)
-                + f", {tally.unread:,} pictures that can't be read" * bool(tally.unread))
+                + f", {tally.unread:,} that can't be read" * bool(tally.unread))
 
 # %% ../nbs/13_predict.ipynb #d9a91ef9
 def deliver(rows: Iterator[Row], out: str | None, header: Sequence[str]) -> None:

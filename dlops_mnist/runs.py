@@ -58,8 +58,8 @@ def usual_settings(
 
 # %% ../nbs/10_runs.ipynb #48ace378
 USUAL = {key: simple(value) for key, value in flatten(base_config()).items()}
-LEFT_OUT = ("experiment", "sweep", "builds_on", "paths.runs", "datamodule.classes", "datamodule.image_shape",
-            "trainer.enable_progress_bar", "trainer.enable_model_summary")
+LEFT_OUT = ("experiment", "sweep", "builds_on", "paths.runs", "datamodule.classes", "datamodule.image_shape", "datamodule.mean",
+            "datamodule.std", "trainer.enable_progress_bar", "trainer.enable_model_summary")
 
 
 def changed_settings(
@@ -73,7 +73,8 @@ def changed_settings(
         expected = usual.get(key, "{}")  # an empty section is no difference
         # `${seed}`: what the other setting holds in this run
         if isinstance(expected, str) and expected.startswith("${"): expected = settings.get(expected[2:-1])
-        if value != expected and key not in LEFT_OUT: changed[key] = value
+        filled_in = key in LEFT_OUT or (key, value) == ("datamodule.color", "grey")  # what `auto` becomes, mostly
+        if value != expected and not filled_in: changed[key] = value
     return changed
 
 # %% ../nbs/10_runs.ipynb #6601b321

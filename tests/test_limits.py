@@ -35,13 +35,14 @@ from dlops_mnist.parts import (
     pictures,
     runfolder,
     service,
+    signals,
     sources,
     store,
     strangers,
     targets,
 )
 from dlops_mnist.parts.backbone import Timm
-from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings, make_loader
+from dlops_mnist.parts.batches import EpochSampler, ImageDataset, check_settings, make_loader, mean_and_deviation
 from dlops_mnist.parts.callbacks import PlainProgress, class_names, mistakes_in, row_metrics
 from dlops_mnist.parts.checkpoint import under_present_names
 from dlops_mnist.parts.command import as_typed, as_word, fits, in_words, mistyped, parse_override, parse_value, quote
@@ -955,3 +956,11 @@ def test_the_images_on_which_two_disagree():
     picture = plot_disagreements(two, 1)
     assert picture.get_suptitle() == "2 images on which the two disagree"
     assert [axes.get_title() for axes in picture.axes][:2] == ["truth x\nA y (80%)\nB x (70%)", ""]
+
+
+def test_what_is_left_of_a_picture_a_mean_and_a_run():
+    with pytest.raises(pictures.BadImage, match="truncated"):  # within the checksum of its first chunk
+        pictures.png_chunks(pictures.encode_png(np.zeros((2, 2), np.uint8))[:31])
+    assert mean_and_deviation(np.array([[[85, 86]]], np.uint8)) == {"mean": [0.3353], "std": [0.002]}
+    told = signals.in_our_words(RuntimeError("Connection closed by peer"), Run(Path("runs/a/b")))
+    assert "has died" in str(told) and "resume=" in str(told)

@@ -46,7 +46,7 @@ def test_a_folder_is_answered_and_what_is_no_picture_is_a_row_with_its_reason(pl
     assert [row["image"] for row in rows] == ["in/a.png", "in/notes.txt", "in/deep/b.jpg"]
     assert [row["class"] for row in rows] == ["light", "", "dark"] and "not a picture" in rows[1]["error"]
     assert float(rows[0]["probability"]) == 1 and rows[0]["class_2"] == "dark" and not rows[0]["error"]
-    assert out == "p.csv: 3 answers, 1 pictures that can't be read\n" and not list(place.glob(".*part"))
+    assert out == "p.csv: 3 answers, 1 that can't be read\n" and not list(place.glob(".*part"))
 
 
 def test_few_are_a_table_and_many_are_csv(place, capsys):

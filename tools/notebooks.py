@@ -249,7 +249,8 @@ def _percent(count: int, whole: list) -> str:
     return f"{count / max(len(whole), 1):.0%}"
 
 
-BUDGET, LARGEST, SCRIPT = 3000, 300, 150  # code lines: of all modules, of one, of train.py
+BUDGET, LARGEST, SCRIPT = 4700, 300, 150  # code lines by the design: of all modules, of one, of train.py
+CEILING = 7200  # what they weigh: it may fall, and never rise
 
 
 def weight(source: str) -> int:
@@ -289,7 +290,7 @@ def print_pace(root: Path) -> None:
     largest = max(found, key=found.get, default=None)
     print(f"\n{'module':<24}{'code lines':>11}")
     for name, lines in sorted(found.items(), key=lambda item: ("/" in item[0], -item[1])): print(f"{name:<24}{lines:>11,}")
-    print(f"\n{sum(found.values()):,} code lines in {len(found)} modules (budget {BUDGET:,})")
+    print(f"\n{sum(found.values()):,} code lines in {len(found)} modules (budget {BUDGET:,}, ceiling {CEILING:,})")
     if largest: print(f"the largest, {largest}: {found[largest]} (budget {LARGEST})")
     if "train.py" in found: print(f"train.py: {found['train.py']} (budget {SCRIPT})")
     print(last_tests(root))
