@@ -58,8 +58,7 @@ def hold_out(
     if "groups" in train: held = train["groups"] < max(below, train["groups"].min() + np.uint64(1))
     else: held = _some_of_each(train["hashes"] < below, train, fraction)
     count, cut = len(held), int(held.sum())
-    if not 0 < cut < count and len({*train["hashes"].tolist()}) == 1:
-        raise UserError(f"All {count} images are alike: there is nothing to learn, and nothing to hold out.", key="path")
+    if not 0 < cut < count and len(np.unique(train["hashes"])) == 1: raise UserError(f"All {count} images are alike.", key="path")
     if not 0 < cut < count:
         other = "val=test" if key == "val" else "add images"
         raise UserError(f"{key}={fraction} holds out {cut} of the {count} images, and {count - cut} remain to train on. "
