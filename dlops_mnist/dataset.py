@@ -54,9 +54,11 @@ def hold_out(
 ) -> tuple[Arrays, Arrays]:
     "Cut images in two by the hash of each, or of its group; raises `UserError` if one part is empty."
     below = np.uint64((after + (1 - after) * fraction) * 2**64)
-    if "groups" in train: held = train["groups"] < below  # all images of one patient are on the same side
+    # all images of one patient are on the same side, and one patient at least is held out
+    if "groups" in train: held = train["groups"] < max(below, train["groups"].min() + np.uint64(1))
     else: held = _some_of_each(train["hashes"] < below, train, fraction)
     count, cut = len(held), int(held.sum())
+    if not 0 < cut < count and len(np.unique(train["hashes"])) == 1: raise UserError(f"All {count} images are alike.", key="path")
     if not 0 < cut < count:
         other = "val=test" if key == "val" else "add images"
         raise UserError(f"{key}={fraction} holds out {cut} of the {count} images, and {count - cut} remain to train on. "

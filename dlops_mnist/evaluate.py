@@ -382,7 +382,7 @@ def show(result: Evaluation | Comparison) -> None:
 # %% ../nbs/09_evaluate.ipynb #b465f38f
 def _show_disagreements(comparison: Comparison, most: int = 20) -> None:
     table = comparison.disagreements
-    if len(table): show_table(list(table), table.head(most).values.tolist(), f"they disagree on {len(table):,} images")
+    if len(table): show_table(list(table), table.head(most).values.tolist(), f"images on which they disagree: {len(table):,}")
     if len(table) > most: say(f"... and {len(table) - most:,} more")
     say(comparison.verdict, "bold")
 

@@ -130,7 +130,8 @@ def oddities(
             notes.append(f"all images of {split} are alike: there is nothing to learn")
         counts = np.bincount(data["labels"], minlength=len(arrays.classes))
         if counts.max() >= 10 * counts.min() > 0:
-            rare, common = (f"{counts[i]:,} images of `{arrays.classes[i]}`" for i in (counts.argmin(), counts.argmax()))
+            rare, common = (f"{counts[i]:,} image{'s' * int(counts[i] > 1)} of `{arrays.classes[i]}`"
+                            for i in (counts.argmin(), counts.argmax()))
             notes.append(f"{split} is unbalanced, with {common} and {rare}: accuracy alone misleads")
     return notes + [note for split in means.keys() - {"train"} for note in _brightness(split, means[split], means.get("train"))]
 

@@ -76,7 +76,7 @@ def make_trainer(
 MAY_CHANGE = {"resume", "repeats", "builds_on", "calibrate", "checkpoint_every_n_steps", "paths.runs",
               "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar",
               "datamodule.path", "datamodule.cache", "datamodule.source", "datamodule.raw", "datamodule.num_workers",
-              "datamodule.version", "datamodule.labels", "versions", "steps_per_call"}  # 1 in the config of an older run
+              "datamodule.version", "datamodule.labels", "versions", "sweep", "steps_per_call"}  # 1 in the config of an older run
 
 
 def begin_anew(run: Run, change: str = "") -> str:
@@ -155,7 +155,7 @@ def reopen(
                         key="datamodule.path")
     if run.last_checkpoint.is_file(): read_checkpoint(run.last_checkpoint)
     run = reopen_run(run.path)
-    write_config(run, config | {"resume": None, "repeats": run.config.get("repeats")})
+    write_config(run, config | {"resume": None} | {key: run.config.get(key) for key in ("repeats", "sweep")})
     return run
 
 # %% ../nbs/07_train.ipynb #235e8af4

@@ -134,6 +134,7 @@ def test_classes_are_unbalanced_from_ten_to_one_on():
         return oddities(SimpleNamespace(splits={"train": data}, classes=["cat", "dog"]))
 
     assert not notes(2, 19) and not notes(0, 19)
+    assert "and 1 image of `cat`:" in notes(1, 20)[0]
     assert notes(2, 20) == ["train is unbalanced, with 20 images of `dog` and 2 images of `cat`: accuracy alone misleads"]
 
 

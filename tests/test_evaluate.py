@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from browser import MISSING, browser, handed_out
 from PIL import Image
 
 from dlops_mnist import evaluate as module_under_test
@@ -114,6 +115,17 @@ def test_report_is_one_safe_page(run):
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.replace("http-equiv", "")
     assert 'width="440"' in page, "pictures have two pixels for each that they take"
     assert "80 images" in page and "datamodule.batch_size" not in page.split("<details>")[0]
+
+
+@pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+@pytest.mark.parametrize("width", [1100, 400])
+def test_report_breaks_no_figure(run, width):
+    evaluate(run, draws=20)
+    with handed_out(run / "evaluation") as address, browser(width) as page:
+        page.open(f"{address}report.html")
+        lines = page.run("return [...document.querySelectorAll('b')].map(b => Math.round(b.offsetHeight / 42))")
+        assert len(lines) > 8 and {*lines} == {1}
+        assert page.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_older_evaluation_survives_a_failure_and_is_replaced_by_a_success(run, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from dlops_mnist.inspection import inspect, oddities
 from dlops_mnist.parts import sources
 from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.parts.images import open_images
+from dlops_mnist.parts.images import different_sizes, open_images
 from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
 from dlops_mnist.parts.sources import build_emnist, build_idx
 
@@ -96,6 +97,20 @@ def test_sixteen_bits_need_a_range(tmp_path):
     assert opened(tmp_path, range=[0, 6000]).datasets["train"].images.max() == 128
 
 
+def test_sixteen_bits_in_one_file_of_many_are_measured(tmp_path):
+    fill(tmp_path, {"train": 40}, mode="RGB")
+
+    def chunk(kind, body): return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + np.random.default_rng(i).integers(0, 9000, 72).astype(">u2").tobytes() for i in range(24))
+    (tmp_path / "train/bar/deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 24, 24, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    with pytest.raises(UserError, match="range=auto"): opened(tmp_path)
+    low, high = opened(tmp_path, range="auto").facts["range"]
+    assert 0 <= low < 300 and 8500 < high < 9000
+
+
 def test_colour_is_kept_if_any_image_has_some(tmp_path):
     fill(tmp_path, {"train": 40, "test": 6})
     draw("disc", 999, mode="1").save(tmp_path / "train/disc/bit.png")
@@ -125,6 +140,8 @@ def test_sizes_that_differ_are_one_sentence_and_one_setting(tmp_path):
             draw(name, i, size=24 + i % 10).save(tmp_path / f"train/{name}/{i}.png")
     with pytest.raises(UserError, match=r"from 24x24 to 33x33.*datamodule\.resize=\[\d+,\d+\]") as error: opened(tmp_path)
     assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(UserError, match=r"from 12x600 to 600x12.*resize=\[84,84\]|from 600x12 to 12x600.*resize=\[84,84\]"):
+        raise different_sizes(tmp_path, Counter({(600, 12): 2, (12, 600): 2}))
     for mode in ("stretch", "pad", "crop"): assert opened(tmp_path, resize=[16, 12], resize_mode=mode).image_shape == [16, 12]
 
 
@@ -256,6 +273,8 @@ def test_an_archives_own_folder_and_splits_within_classes(tmp_path):
     assert counts(opened(tmp_path))["test"] == 8
     for name in ("disc", "bar"): fill(tmp_path / "inner" / name, {"": 10}, classes=("train", "test"))
     assert counts(opened(tmp_path / "inner"))["test"] == 20
+    for name in ("disc", "bar"): (tmp_path / "inner" / name / "test").rename(tmp_path / "inner" / name / "TEST")
+    assert "each `TEST/` was read as test" in opened(tmp_path / "inner").notes
 
 
 def test_what_the_system_leaves_behind_is_neither_image_nor_class(tmp_path):
@@ -365,6 +384,14 @@ def test_a_group_stays_on_one_side(tmp_path):
     assert not sides[0] & sides[1] and not sides[1] & sides[2] and not sides[0] & sides[2] and sum(map(len, sides)) == 20
 
 
+def test_of_a_few_groups_one_is_held_out(tmp_path):
+    groups = np.array([2**63, 2**63 + 5, 2**64 - 9], np.uint64).repeat(4)
+    part = {"hashes": np.arange(12, dtype=np.uint64), "labels": np.arange(12) % 2, "images": np.zeros(12), "groups": groups}
+    kept, held = hold_out(part, 0.2, key="test")
+    assert held["groups"].tolist() == [2**63] * 4 and len(kept["groups"]) == 8
+    assert hold_out(kept, 0.2, 0.2)[1]["groups"].tolist() == [2**63 + 5] * 4
+
+
 # ---- held out
 
 def test_some_of_each_class_is_held_out_and_some_stays():
@@ -424,6 +451,13 @@ def test_inspect_says_what_is_odd(tmp_path, capsys):
     with pytest.raises(UserError, match="Did you mean `resize`"): inspect(str(tmp_path), resise=[3, 3])
 
 
+def test_images_that_are_all_alike_are_refused_as_such(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(9): Image.new("L", (8, 8), 7).save(tmp_path / name / f"{i}.png")
+    with pytest.raises(UserError, match="All 18 images are alike"): opened(tmp_path)
+
+
 def write_idx(folder: Path, count: int = 40, classes: int = 2, prefix: str = "", first: int = 0) -> Path:
     folder.mkdir(exist_ok=True)
     for split in ("train", "test" if prefix else "t10k"):
@@ -450,7 +484,7 @@ def test_idx_files_of_any_data(tmp_path):
     with pytest.raises(UserError, match="one file of images .* and 0"): build_idx(tmp_path / "other", raw)
 
 
-def test_any_folder_becomes_a_standard_one(tmp_path):
+def test_any_folder_becomes_a_standard_one(tmp_path, capsys):
     path = table(tmp_path / "a", ["image,label,split",
                                   *(f"{i:03}.png,{'ab'[i % 2]},{('train', 'test')[i % 3 == 0]}" for i in range(36))])
     before, made = opened(path), convert(str(path), str(tmp_path / "b"))
@@ -459,6 +493,10 @@ def test_any_folder_becomes_a_standard_one(tmp_path):
     assert {split: sorted(data.hashes) for split, data in after.datasets.items()} == {
         split: sorted(data.hashes) for split, data in before.datasets.items()}
     with pytest.raises(UserError, match="already"): convert(str(path), str(tmp_path / "b"))
+    assert "column of groups" not in capsys.readouterr().out
+    rows = ["image,label,patient", *(f"{i:03}.png,{'ab'[i % 2]},{i // 6}" for i in range(36))]
+    convert(str(table(tmp_path / "c", rows)), str(tmp_path / "d"))
+    assert "column of groups is left behind" in " ".join(capsys.readouterr().out.split())
 
 
 def test_files_that_would_take_one_name_are_all_kept(tmp_path):

@@ -58,6 +58,15 @@ def test_resume_is_exact_with_augmentation_metrics_and_a_weighted_loss(go, tmp_p
     assert torch.allclose(calm.eval()(images) * calm.temperature, plain.eval()(images), atol=1e-5)
 
 
+def test_one_run_of_several_goes_on_alone(go, tmp_path):
+    go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_epochs=1", "paths.runs=several", "seed=1,2", "-m")
+    run = Run(min(Path(tmp_path, "several/base").iterdir()))
+    sweep = run.config["sweep"]
+    go(f"resume={run.path}", "calibrate=auto")
+    again = Run(run.path)
+    assert sweep and again.config["sweep"] == sweep and again.provenance["temperature"] != 1
+
+
 @pytest.mark.parametrize("word, message", [
     ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "names a class `cat`"),
     ("loss._target_=torch.nn.BCELoss", "can't take logits"), ("metrics.x._target_=torch.nn.Linear", "not a metric"),

@@ -132,7 +132,8 @@ def test_all_right_or_all_wrong_keep_the_exact_limit(hits, images, low, high):
 
 def test_notes_on_sizes_at_the_edge():
     assert "0.03%" in size_note(10_000, 1.0, *share_interval(10_000, 10_000))
-    assert "All are wrong; the true accuracy may still be 5%" in size_note(60, 0.0, *share_interval(0, 60))
+    assert "may still be 45%" in size_note(5, 1.0, *share_interval(5, 5)), "and three in five would be too much"
+    assert "All are wrong; the true accuracy may still be 4.9%" in size_note(60, 0.0, *share_interval(0, 60))
 
 
 def test_few_draws_make_no_narrow_interval():
@@ -181,7 +182,10 @@ def test_too_few_images_of_a_class_are_said():
     labels = np.array([0] * 30 + [1] * 3)
     table = metric_table(labels, np.where(labels, 0.8, 0.1), ["a", "b"])
     assert with_interval(table, "roc_auc") == "1.000 (too few images to tell)"
-    assert with_interval(table, "recall/b").startswith("100% (29.2")
+    assert with_interval(table, "recall/b") == "100% (too few images to tell)"
+    assert with_interval(table, "recall/a").startswith("100% (88.4") and with_interval(table, "accuracy").startswith("100% (")
+    few = metric_table(labels[27:], np.full(6, 0.2), ["a", "b"])  # what was never named has no precision
+    assert with_interval(few, "precision/b") == "–" and with_interval(few, "accuracy").startswith("50.0% (")
 
 
 def test_calibration_error_without_what_chance_adds():

@@ -40,7 +40,8 @@ def convert(
             rows.append([split if not found.whole else "-", name, len(files), files[0]])
         if problems: raise UserError(listing(f"{len(problems):,} images can't be converted:", problems), key="path")
     show_table(["split", "class", "images", "such as"], rows, f"{path} -> {to}")
-    for note in [*found.notes, *unused_notes(found.unused)]: say(f"note: {note}")
+    lost = ["folders can't say which images belong together: the column of groups is left behind"] * bool(found.groups)
+    for note in [*found.notes, *unused_notes(found.unused), *lost]: say(f"note: {note}")
     return target
 
 

@@ -41,7 +41,7 @@ def _without_waiting(file: str, flags: int) -> int:  # for what can't be: a pipe
 
 def is_image(file: str) -> bool:
     "Whether a file is a picture: by its name's ending, or, where that says nothing, by its first bytes."
-    end = os.path.splitext(file)[1].lower()
+    end = file[file.rfind("."):].lower()  # `os.path.splitext` would be half of the time that this takes
     if end in PICTURES or end in OTHERS or end in UNREAD: return end in PICTURES
     try:
         with open(file, "rb", opener=_without_waiting) as content: return bool(MAGIC.match(content.read(16)))

@@ -37,7 +37,7 @@ import numpy as np
 from .command import RICH, console
 from .core import UserError, atomic, end_with_parent, remove
 from .folder import Scan, combine, listing, relative_paths, scan, unused_notes, user_cache
-from .pictures import JPEG, BadImage, Look, finish, look_of, read_file, read_picture, unpack
+from .pictures import JPEG, BadImage, Look, finish, has_16_bits, look_of, read_file, read_picture, unpack
 
 if TYPE_CHECKING: import pandas as pd
 
@@ -57,20 +57,27 @@ def decode_files(
 ) -> Decoded:
     "Decode files into an array."
     hashes, digests, problems, folder = [], [], {}, str(path)
-    for file, place in zip(files, out):
-        data, seen = b"", b""
-        try:
-            data = read_file(f"{folder}/{file}")
-            pixels = unpack(data, look)
-            seen = data if data[:3] == JPEG else np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-            pixels = finish(pixels, look)
-            if pixels.shape == place.shape: place[:] = pixels
-            else: problems[file] = pixels.shape
-        except OSError as error: problems[file] = f"can't be read ({error.strerror})"
-        except BadImage as error: problems[file] = str(error)
-        digests.append(hashlib.sha256(data).digest())
-        hashes.append(hashlib.blake2b(seen, digest_size=8).digest())
+    few = 1 if look.resize else min(25, 1 + 2**20 // max(1, out[:1].nbytes))
+    for start in range(0, len(files), few):  # first read, then decode a few: no processor's cache holds the code of both
+        contents = [_content(folder, file, problems) for file in files[start:start + few]]
+        digests += [hashlib.sha256(data).digest() for data in contents]
+        for file, data, place in zip(files[start:start + few], contents, out[start:start + few]):
+            seen = b""
+            try:
+                pixels = unpack(data, look)
+                seen = data if data[:3] == JPEG else np.ascontiguousarray(pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+                pixels = finish(pixels, look)
+                if pixels.shape == place.shape: place[:] = pixels
+                else: problems[file] = pixels.shape
+            except BadImage as error: problems.setdefault(file, str(error))
+            hashes.append(hashlib.blake2b(seen, digest_size=8).digest())
     return Decoded(b"".join(hashes), digests, problems)
+
+
+def _content(folder: str, file: str, problems: dict[str, str | tuple]) -> bytes:
+    try: return read_file(f"{folder}/{file}")
+    except OSError as error: problems[file] = f"can't be read ({error.strerror})"
+    return b""
 
 # %% ../../nbs/parts/images.ipynb #113e75b1
 def complain(
@@ -100,8 +107,8 @@ def complain(
 
 def different_sizes(path: Path, sizes: Counter) -> UserError:
     "What to say where images have many sizes."
-    smallest, largest = min(sizes, key=np.prod), max(sizes, key=np.prod)
-    side = int(min(224, np.median([min(size) for size in sizes.elements()]))) // 4 * 4 or 4
+    smallest, *_, largest = sorted(sizes, key=math.prod)
+    side = int(min(224, np.median([math.prod(size)**0.5 for size in sizes.elements()]))) // 4 * 4 or 4
     return UserError(f"The images of `{path}` have {len(sizes)} different sizes, from {_size(smallest)} to {_size(largest)}. "
                      f"Choose one for all of them, such as datamodule.resize=[{side},{side}] (with "
                      "datamodule.resize_mode=pad or crop, proportions are kept).", key="resize")
@@ -213,7 +220,7 @@ def settle(
 ) -> tuple[Look, tuple]:
     "What the images themselves decide about a look, and the shape of most of them; raises `UserError`."
     some, sizes, color = files[::max(1, len(files) // PROBES)], Counter(), look.color
-    if look.range == "auto": look = look._replace(range=measured_range(path, some))
+    if look.range == "auto": look = look._replace(range=measured_range(path, some) or measured_range(path, files))
     for file in some:
         with suppress(BadImage, OSError):
             pixels = unpack(read_file(str(path / file)), look)
@@ -231,7 +238,9 @@ def measured_range(path: Path, files: list[str]) -> tuple[float, float] | None:
     values = []
     for file in files:
         with suppress(OSError, ValueError, SyntaxError), Image.open(path / file) as picture:
-            if picture.mode[0] in "IF": values.append(np.asarray(picture, np.float64).reshape(-1))
+            # of 16 bits for each colour Pillow keeps 8
+            scale = 1 if picture.mode[0] in "IF" else 257 * has_16_bits(read_file(str(path / file)))
+            if scale: values.append(np.asarray(picture, np.float64).reshape(-1) * scale)
     if not values: return None
     low, high = np.percentile(np.concatenate(values), [1, 99]).tolist()
     return (low, high) if low < high else (low, low + 1)

@@ -88,6 +88,7 @@ def by_folders(
         return Places({folder: where.get(folder, beside) for folder in parts}, notes, whole=False)
     inner = splits_among({part[1] for part in parts.values() if len(part) > 1})
     if parts and all(len(part) > 1 and part[1] in inner for part in parts.values()):
+        notes += [f"each `{name}/` was read as {split}" for name, split in inner.items() if name != split]
         return Places({folder: (inner[part[1]], part[0]) for folder, part in parts.items()}, notes, whole=False)
     tops = {part[0] for part in parts.values() if part}
     words = splits_among(tops)

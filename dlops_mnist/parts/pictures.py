@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNATURE', 'JPEG', 'MAX_PIXELS', 'RESIZE_MODES', 'FORMATS', 'encode_png', 'BadImage', 'check_size', 'png_chunks',
-           'Look', 'look_of', 'unpack', 'is_coloured', 'finish', 'decode', 'read_file', 'new_look', 'read_picture']
+           'Look', 'look_of', 'has_16_bits', 'unpack', 'is_coloured', 'finish', 'decode', 'read_file', 'new_look',
+           'read_picture']
 
 # %% ../../nbs/parts/pictures.ipynb #2b33c810
 import io
@@ -175,6 +176,11 @@ def _is_turned(data: bytes) -> bool:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 
 
+def has_16_bits(data: bytes) -> bool:
+    "Whether a PNG file, of which this is the beginning, has 16 bits for each colour, or transparency."
+    return data[:8] == SIGNATURE and data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06")
+
+
 def _any(data: bytes, look: Look) -> np.ndarray:
     from PIL import Image, ImageOps
 
@@ -184,7 +190,7 @@ def _any(data: bytes, look: Look) -> np.ndarray:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             check_size(*picture.size)
             if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
-            return _flat(ImageOps.exif_transpose(picture), look, wide=data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06"))
+            return _flat(ImageOps.exif_transpose(picture), look, has_16_bits(data))
     except BadImage: raise
     except Image.UnidentifiedImageError:
         raise BadImage("is not a picture of a known format (PNG, JPEG, WebP, BMP, GIF, TIFF)" if data else "is empty") from None
