@@ -83,7 +83,10 @@ RULES = {
 def main(experiment: str = "001", seeds: str = "20", *changes: str) -> None:
     warnings.simplefilter("ignore")
     for name in ("pytorch_lightning", "lightning_fabric"): logging.getLogger(name).setLevel(logging.ERROR)
-    seen = [watch(experiment, seed, *changes) for seed in range(int(seeds))]
+    seen = []
+    for seed in range(int(seeds)):
+        seen.append(watch(experiment, seed, *changes))
+        print(f"seed {seed}: {seen[-1][-1, 2]:.4f} of test right after the last epoch", file=sys.stderr, flush=True)
     end = np.array([rows[-1, 2] for rows in seen])
     print(f"{experiment} {' '.join(changes)}: {len(seen)} seeds, {len(seen[0])} epochs, {seen[0][0, 4]:.0f} images in val")
     for name, rule in RULES.items():

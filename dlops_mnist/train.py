@@ -99,7 +99,7 @@ def check_changes(
 ) -> None:
     "Refuse settings that would make another run of this one, and a run that has nothing left to do; raises `UserError`."
     # the config of an older run lacks the settings that came later
-    changed = diff(deep_update({"datamodule": base_config()["datamodule"] | OLDER_RUNS}, run.config), config)
+    changed = diff(deep_update({"datamodule": base_config()["datamodule"] | OLDER_RUNS, "weights": None}, run.config), config)
     fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
     if fixed:
         before = "open" if changed[fixed][0] is MISSING else repr(changed[fixed][0])

@@ -331,7 +331,7 @@ def test_a_run_can_read_what_it_wrote():
     train(make_config(), run, epochs=3, extra=[again], ckpt_path=run.last_checkpoint)
     assert again.loaded.pop("b").tolist() == [[1, 0], [0, 1]] and len(run.rows) == 3
     assert again.loaded == {"a": 0.5, "c": os.path.join("x", "y"), "d": "one", "e": (1, 2), "f": [True]}
-    with pytest.raises(UserError, match="can't keep 'callbacks', '.*Remembers', 'seen', item 0: it is a function"):
+    with pytest.raises(UserError, match="can't keep 'callbacks', '.*Remembers', 'seen', item 0: its type is function"):
         train(make_config(), run := new_run(make_config()), extra=[Remembers([measured])])
     assert run.rows == [], "before the first batch"
 

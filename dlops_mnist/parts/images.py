@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .command import RICH, console
-from .core import UserError, atomic, end_with_parent, remove
+from .core import UserError, atomic, end_with_parent, remove, usable_cores
 from .folder import Scan, combine, listing, relative_paths, scan, unused_notes, user_cache
 from .pictures import JPEG, BadImage, Look, finish, has_16_bits, look_of, read_file, read_picture, unpack
 
@@ -131,7 +131,7 @@ def _work(job: Any) -> Any: return _function(job)
 
 def processors() -> int:
     "How many processes are of use here: one for each processor, and no more than eight."
-    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(8, usable_cores())
 
 
 def parallel(
