@@ -40,8 +40,8 @@ def keepable(
     if isinstance(value, Set): return {inside(part, "an item") for part in value}
     if isinstance(value, list): return [inside(part, f"item {number}") for number, part in enumerate(value)]
     if isinstance(value, PLAIN): return next(kind for kind in PLAIN if isinstance(value, kind))(value)
-    raise UserError(f"A checkpoint can't keep {where.removeprefix('the checkpoint, ')}: its type is {type(value).__name__}. Let the "
-                    "`state_dict` there return numbers, text, lists, dicts and tensors.")
+    raise UserError(f"A checkpoint can't keep {where.removeprefix('the checkpoint, ')}: its type is {type(value).__name__}. Let "
+                    "the `state_dict` there return numbers, text, lists, dicts and tensors.")
 
 # %% ../../nbs/parts/checkpoint.ipynb #0c71ee3c
 PREFIXES = ("", "model.", "model.net.")  # before the names of a bare network's tensors
