@@ -427,6 +427,7 @@ def test_a_machine_is_not_swamped_by_what_is_typed(work):
 def test_what_waits_for_other_machines_is_told(work, monkeypatch):
     for name in CLUSTER: monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="would wait for 2 other machines"): check_hardware({"accelerator": "cpu", "num_nodes": 3})
+    with pytest.raises(UserError, match="mpi` isn't in this"): check_hardware({"strategy": {"process_group_backend": "mpi"}})
     with pytest.raises(UserError, match="would start  1_000 processes"): check_hardware({"accelerator": "cpu", "devices": " 1_000"})
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     check_hardware({"accelerator": "cpu", "num_nodes": 3})
