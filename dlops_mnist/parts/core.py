@@ -289,8 +289,8 @@ def check_hardware(
                         "what several processes do: trainer=ddp_sim.", key="trainer.strategy")
     backend = trainer["strategy"].get("process_group_backend") if isinstance(trainer.get("strategy"), Mapping) else None
     if backend and not torch.distributed.is_backend_available(str(backend)):
-        raise UserError(f"`trainer.strategy.process_group_backend: {backend}` isn't in this PyTorch. Leave it out, and the one that "
-                        "fits is taken.", key="trainer.strategy.process_group_backend")
+        raise UserError(f"`trainer.strategy.process_group_backend: {backend}` isn't in this PyTorch. Leave it out, and the one "
+                        "that fits is taken.", key="trainer.strategy.process_group_backend")
     nodes = trainer.get("num_nodes") or 1
     if nodes > 1 and not CLUSTER & os.environ.keys():
         raise UserError(f"`trainer.num_nodes: {nodes}` would wait for {nodes - 1} other machines, and nothing here says where "
