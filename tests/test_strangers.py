@@ -281,19 +281,20 @@ def test_compiling_is_typed(trained, capsys):
     assert how_to_go_on(Run(trained.path)).endswith(" trust=true")
 
 
-def test_the_state_of_a_callback_removes_nothing(trained):
+@pytest.mark.parametrize("place", ["kept/../photos", "kept/deep/photos.ckpt"])
+def test_the_state_of_a_callback_removes_nothing(trained, place):
     words = ["datamodule.path=data", "datamodule.val=test", "model._target_=evilmod.Net", "trainer.enable_progress_bar=false",
              "callbacks=model_checkpoint", "callbacks.model_checkpoint.dirpath=kept", "trainer.enable_checkpointing=true"]
     first = train(load_config(None, *words, "trainer.max_epochs=1"))
     checkpoint = torch.load(first.last_checkpoint, weights_only=True)
     [state] = [state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint")]
-    Path("photos").mkdir()
-    place, worst = "kept/../photos", torch.tensor(-1.0)
+    Path(place).resolve().mkdir(parents=True)
+    place, worst = str(Path(place).resolve()) if place.endswith("ckpt") else place, torch.tensor(-1.0)
     state |= {"best_k_models": {place: worst}, "kth_best_model_path": place, "kth_value": worst, "best_model_path": place}
     del state["dirpath"]
     torch.save(checkpoint, "theirs.ckpt")
     run = train(load_config(None, *words, "trainer.max_epochs=2", "ckpt_path=theirs.ckpt"))
-    assert Path("photos").is_dir() and run.status == "finished" and [*Path("kept").iterdir()]
+    assert Path(place).is_dir() and run.status == "finished" and [*Path("kept").iterdir()]
 
 
 def test_a_csv_logger_deletes_no_table(trained):

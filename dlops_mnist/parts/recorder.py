@@ -310,12 +310,14 @@ def stay_stopped(trainer: pl.Trainer, run: Run) -> None:
                   f"its weights: weights={run.last_checkpoint}", stacklevel=1)
 
 # %% ../../nbs/parts/recorder.ipynb #e52b12c0
-def forget_files(states: dict[str, Any]) -> None:
-    "Take out those states of callbacks that name a file which isn't plainly a checkpoint: Lightning would remove it in the end."
+def forget_files(states: dict[str, Any], source: str | os.PathLike) -> None:
+    "Take out those states of callbacks that name files other than their own run's checkpoints: Lightning would remove them."
+    run = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(source))), "")
     for key, state in [*states.items()]:
         known = state if isinstance(state, Mapping) else {}
         files = [*(known.get("best_k_models") or ()), *(known.get(f"{which}_model_path") for which in ("best", "kth_best", "last"))]
-        if any(file and (os.path.realpath(file) != file or file[-5:] != ".ckpt") for file in files): del states[key]
+        own = (file.startswith(run) and file.endswith(".ckpt") and os.path.realpath(file) == file for file in files if file)
+        if any(files) and not (os.path.isfile(f"{run}provenance.json") and all(own)): del states[key]
 
 # %% ../../nbs/parts/recorder.ipynb #a106c173
 class RunRecorder(RunStatus):
@@ -335,7 +337,7 @@ class RunRecorder(RunStatus):
     def state_dict(self) -> dict[str, Any]: return {"random": random_state(), "rows": len(self.rows.rows)}
     def load_state_dict(self, state) -> None: self.random.waiting, self.rows.kept = state.get("random"), state.get("rows")
     def on_save_checkpoint(self, trainer, *args) -> None: complete(args[-1], trainer, self.run, self.checkpoints.moment)
-    def on_load_checkpoint(self, trainer, module, checkpoint) -> None: forget_files(checkpoint["callbacks"])
+    def on_load_checkpoint(self, trainer, module, checkpoint) -> None: forget_files(checkpoint["callbacks"], trainer.ckpt_path)
 
     def on_train_start(self, trainer, module) -> None:
         super().on_train_start(trainer, module)
