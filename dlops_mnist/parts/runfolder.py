@@ -24,6 +24,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -276,6 +277,7 @@ def new_run(
     experiment = check_name(config.get("experiment") or "base")
     parent = Path((config.get("paths") or {}).get("runs") or "runs") / experiment
     if is_helper(): return Run(os.environ.get("DLOPS_MNIST_RUN", parent / "unknown"))
+    check_own(SimpleNamespace(dirpath=parent), "paths.runs", Run(parent))
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     run = Run(claim_folder(parent, check_name(name, "name") if name else None))
     run.made = made
