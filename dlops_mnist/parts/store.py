@@ -103,8 +103,8 @@ class Store:
         place = self.object(digest)
         if os.path.exists(place) and read(place) == content: return digest
         self.make(os.path.dirname(place))
-        # killed here, it leaves half of a content, which no version names yet, and which the next one to come replaces
-        with open(place, "wb") as new: new.write(content)
+        with open(part := f"{place}.part", "wb") as new: new.write(content)  # one process at a time adds: `keep` sees to it
+        os.replace(part, place)
         self.new += 1
         return digest
 
