@@ -97,9 +97,8 @@ def _list(path: str, place: str, unused: dict[str, list[str]]) -> tuple[Listing,
                 try: status = entry.stat()
                 except OSError: numbers = -1, -1, -1  # a link that leads nowhere: complained of when it is read
                 else:
-                    if not stat.S_ISREG(status.st_mode):  # a folder, named like a picture, or a pipe
-                        is_folder = stat.S_ISDIR(status.st_mode)
-                        (folders if is_folder else unused.setdefault("are no files", [])).append(prefix + name)
+                    if not stat.S_ISREG(mode := status.st_mode):  # a folder, named like a picture, or a pipe
+                        (folders if stat.S_ISDIR(mode) else unused.setdefault("are no files", [])).append(prefix + name)
                         continue
                     numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 found.names.append(name)
@@ -191,7 +190,7 @@ def scan(
     path = there(path)
     folders, unused = walk(path)
     places, table = _places(path, folders, unused, labels, columns, skip)
-    files, numbers = {}, b"".join(found.numbers.tobytes() for found in folders.values())
+    files, times = {}, array("q", b"".join(found.numbers.tobytes() for found in folders.values()))
     for folder, found in folders.items():
         names = [f"{folder}/{name}" if folder else name for name in found.names]
         together = [(name, [name]) for name in names] if table else [(folder, names)] * bool(names)
@@ -201,7 +200,6 @@ def scan(
     classes = label_order({name for _, name in files})
     files = {(split, name): files[split, name] for split in SPLITS for name in classes if (split, name) in files}
     _check(path, files, unused)
-    times = array("q", numbers)
     if table: times.extend((table.stat().st_size, table.stat().st_mtime_ns, table.stat().st_ctime_ns))
     text = "\0".join("\0".join([split, name, *some]) for (split, name), some in files.items()) + repr(places.groups)
     stamp = hashlib.sha256(text.encode() + times.tobytes()).hexdigest()[:20]
