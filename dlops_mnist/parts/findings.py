@@ -81,6 +81,7 @@ def plot_slices(study: Study) -> Any:
     for axes, (name, values) in zip(picture.subplots(1, len(found), squeeze=False, sharey=True).flat, found.items()):
         axes.scatter([*map(str, values)] if name in study.space and study.space[name].values else values, heights, c=colors)
         axes.set(xlabel=name, **{"xscale": "log"} if name in study.space and study.space[name].is_log else {})
+        axes.tick_params("x", which="both", rotation=40)  # within a decade, a logarithmic axis names all of its ticks
     picture.axes[0].set_ylabel(first)
     return picture
 
