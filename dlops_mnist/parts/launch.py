@@ -133,8 +133,8 @@ FILLED_IN = {"loss.weights", *(f"datamodule.{name}" for name in (  # by the prog
 
 def asked(config: Mapping[str, Any]) -> dict[str, Any]:
     "What a config says, by dotted names, without what it leaves open, and what only the program says."
-    return {key: value for key, value in flatten(config).items()
-            if value not in (None, "auto", "balanced", {}) and key not in SET_BY_PROGRAM}
+    return {key: value for key, value in flatten(config).items() if value not in (None, {}) and key not in SET_BY_PROGRAM
+            and not (key in FILLED_IN and value in ("auto", "balanced"))}
 
 
 def is_run_of(
