@@ -221,7 +221,7 @@ t.train(t.make_config(), t.Run(sys.argv[1]), epochs=6, extra=[Slow()])
 def test_a_killed_run_is_dead_whole_and_continues_to_the_same_weights():
     whole, killed = train(make_config(), epochs=6), new_run(make_config())
     job = python(KILLED, killed.path.resolve(), cwd=killed.path, stderr=subprocess.PIPE)
-    for _ in range(600):
+    for _ in range(6000):
         if len(killed.rows) >= 2 or job.poll() is not None: break
         time.sleep(0.05)
     job.kill()
