@@ -127,8 +127,8 @@ class Job:
             raise
 
 # %% ../../nbs/parts/launch.ipynb #06a8616c
-FILLED_IN = {"loss.weights", *(f"datamodule.{name}" for name in (  # by the program, where it was left open
-    "classes", "image_shape", "mean", "std", "color", "range", "test"))}
+# by the program, where it was left open
+FILLED_IN = {f"datamodule.{name}" for name in "classes image_shape mean std color range test".split()} | {"loss.weights"}
 
 
 def asked(config: Mapping[str, Any]) -> dict[str, Any]:
