@@ -4,7 +4,8 @@ python benchmarks/tuning.py [cost] [workers] [better] [SEEDS]        all of them
 
 cost: a trial beyond its training and `load_config`, on a journal with three settings and ten reports; at most 20 ms.
 workers: two workers with a core each against one, twelve equal trials; at least 1.8 times as fast. Other work on the machine
-gives two workers two shares of it, and flatters them: run it on a quiet one.
+gives two workers two shares of it, and flatters them: run it on a quiet one. Two cores that are one core's two threads bring less
+than two: what two plain processes bring is printed beside it.
 better: TPE with the median pruner against random search without, 010_cnn, the same budget of epochs; the better median.
 """
 
@@ -51,7 +52,7 @@ def cost() -> bool:
 
 def search(workers: int, folder: Path) -> float:
     "Seconds of a search with so many workers."
-    words = ["010_cnn", f"seed={','.join(map(str, range(1, 13)))}", "trainer.max_epochs=20", *QUIET, f"paths.runs={folder}",
+    words = ["010_cnn", f"seed={','.join(map(str, range(1, 13)))}", "trainer.max_epochs=5", *QUIET, f"paths.runs={folder}",
              "sampler=grid", "pruner=none", f"workers={workers}"]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "dlops_mnist.tune", *words], check=True, stdout=subprocess.DEVNULL,
@@ -59,9 +60,26 @@ def search(workers: int, folder: Path) -> float:
     return time.perf_counter() - start
 
 
+COMPUTE = """
+import time, torch
+torch.set_num_threads(1)
+layer, images = torch.nn.Conv2d(32, 64, 3), torch.rand(32, 32, 28, 28)
+start = time.perf_counter()
+for _ in range(300): layer(images).sum().backward()
+print(time.perf_counter() - start)
+"""
+
+
+def bare(processes: int) -> float:
+    "Seconds that each of so many processes takes for the same convolutions."
+    started = [subprocess.Popen([sys.executable, "-c", COMPUTE], stdout=subprocess.PIPE) for _ in range(processes)]
+    return statistics.mean(float(process.communicate()[0]) for process in started)
+
+
 def workers() -> bool:
     "Print how much faster two workers are than one."
     found = {1: [], 2: []}
+    print(f"two plain processes compute {2 * bare(1) / bare(2):.2f} times as much as one", flush=True)
     for _ in range(3):
         for count in found:
             with tempfile.TemporaryDirectory() as folder: found[count].append(search(count, Path(folder)))

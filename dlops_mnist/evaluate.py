@@ -103,7 +103,8 @@ def fairness(
     # a missing training set isn't built just to look at it
     try:
         before = open_dataset(trained.config["datamodule"], {"source": None})
-        if before.fingerprint != known in known_versions(): before = open_dataset(trained.config["datamodule"], {"version": known})
+        if known != before.fingerprint and known in known_versions():
+            before = open_dataset(trained.config["datamodule"], {"version": known})
     except UserError as error: return [*warnings, f"Whether the model has seen the evaluated images can't be checked: {error}"]
     if trained.fingerprint and known != before.fingerprint != datamodule.fingerprint:
         warnings.append(f"`{before.path}` has changed since the training: what the model has seen is judged by what is there now.")

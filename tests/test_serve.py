@@ -102,9 +102,10 @@ def test_every_way_to_send_an_image_gives_the_same_answer(service):
     several, _ = form(png(LIGHT), png(DARK))
     one = [ask(service, "predict", png(LIGHT)), ask(service, "predict", png(LIGHT), Content_Type="image/png"),
            ask(service, "predict", body, Content_Type=kind),
-           ask(service, "predict", json.dumps(LIGHT.tolist()).encode(), Content_Type="application/json")]
+           ask(service, "predict", json.dumps(LIGHT.tolist()).encode(), Content_Type="application/json"),
+           ask(service, "predict", json.dumps(LIGHT.tolist()).encode(), Content_Type="application/x-www-form-urlencoded")]
     answers = [json.loads(content) for status, _, content in one if status == 200]
-    assert len(answers) == 4 and all(answer == answers[0] for answer in answers)
+    assert len(answers) == 5 and all(answer == answers[0] for answer in answers)
     assert answers[0]["label"] == "light" and list(answers[0]["probabilities"]) == CLASSES
     assert abs(sum(answers[0]["probabilities"].values()) - 1) < 1e-5
     for content, headers in ((several, {"Content_Type": kind}),

@@ -218,6 +218,7 @@ t.train(t.make_config(), t.Run(sys.argv[1]), epochs=6, extra=[Slow()])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_dead_whole_and_continues_to_the_same_weights():
     whole, killed = train(make_config(), epochs=6), new_run(make_config())
     job = python(KILLED, killed.path.resolve(), cwd=killed.path, stderr=subprocess.PIPE)
@@ -541,6 +542,7 @@ def test_a_second_wandb_run_of_a_process_does_not_join_the_first():
     assert wandb.run is None and len(list(Path("wandb").glob("offline-run-*"))) == 3
 
 
+@pytest.mark.slow
 def test_wandb_stays_offline_where_it_has_been_in_use_before():
     wandb = {"_target_": f"{LOGGERS}.WandbLogger", "offline": True}
     code = ("import os; [os.environ.pop(name, None) for name in ('WANDB_MODE', 'WANDB_API_KEY')]; import wandb; wandb.setup()\n"
@@ -561,6 +563,7 @@ def test_a_resumed_run_keeps_the_history_of_its_csv_logger():
     assert [float(row["val_acc"]) for row in rows if row["val_acc"]] == pytest.approx(accuracies(run))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_mlflow_although_settings_changed():
     # a process keeps a relative address open, where an earlier test has used it: in that test's folder
     store = f"sqlite:///{Path('mlflow.db').absolute()}"
@@ -604,6 +607,7 @@ for kind in ("WandbLogger", "MLFlowLogger", "TensorBoardLogger"):
 """
 
 
+@pytest.mark.slow
 def test_a_missing_tracker_is_one_sentence_before_any_of_them_starts():
     job = python(MISSING, stdout=subprocess.PIPE, text=True)
     lines = job.communicate()[0].splitlines()

@@ -43,7 +43,7 @@ def run_notebooks(root: Path, slow: bool) -> tuple[int, int]:
     return passed, len(notebooks) - passed  # what wasn't timed didn't run
 
 
-GUARANTEES = ("survival", "disasters", "hostile", "config", "tune", "streaming", "scale")
+GUARANTEES = ("survival", "disasters", "hostile", "config", "tune", "streaming", "scale", "tracking")
 # where one of these has changed, the tools are tested, too
 TOOLS = ("tools/", "settings.ini", "Makefile", "nbs/index.ipynb", "tests/test_new.py", "tests/test_repository.py")
 

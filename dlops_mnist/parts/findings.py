@@ -81,6 +81,7 @@ def plot_slices(study: Study) -> Any:
     for axes, (name, values) in zip(picture.subplots(1, len(found), squeeze=False, sharey=True).flat, found.items()):
         axes.scatter([*map(str, values)] if name in study.space and study.space[name].values else values, heights, c=colors)
         axes.set(xlabel=name, **{"xscale": "log"} if name in study.space and study.space[name].is_log else {})
+        axes.tick_params("x", which="both", rotation=40)  # within a decade, a logarithmic axis names all of its ticks
     picture.axes[0].set_ylabel(first)
     return picture
 
@@ -154,8 +155,8 @@ def luck_rows(study: Study) -> tuple[list[list[Any]], str]:
     if not found: return [], "One training each: how much of these figures is luck, confirm=5 tells."
     values, monitor = {trial.number: trial.values[0] for trial in study.trials if trial.values}, study.about["monitor"][0]
     again = {number: interval([*seeds.values()], step) for number, seeds in found.items()}
-    rows = [["trial", "in the search", "again", "95% interval", "seeds"]] + [
-        [number, f"{values[number]:.4f}", f"{mean:.4f}", f"{mean - half:.4f} to {mean + half:.4f}", len(found[number])]
+    rows = [["trial", "in the search", "again", "give or take (95%)", "seeds"]] + [
+        [number, f"{values[number]:.4f}", f"{mean:.4f}", f"{half:.4f}", len(found[number])]
         for number, (mean, half) in again.items()]
     won = next(trial.number for trial in best_trials(study) if trial.number in found)
     text = (f"Trial {won} won against {len(study.trials) - 1} others with {monitor} {values[won]:.4f}, and reaches "

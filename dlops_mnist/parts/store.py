@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,6 @@ class Store:
         path: str | os.PathLike = ".versions",  # its folder
     ):
         self.path, self.new = Path(path), 0  # how many contents came
-        self.make = cache(partial(os.makedirs, exist_ok=True))
         self.objects = f"{self.path}/objects"  # text: there are many of them, and a Path takes longer than reading its file
 
     def object(self, digest: str) -> str:
@@ -102,9 +101,7 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         place = self.object(digest)
         if os.path.exists(place) and read(place) == content: return digest
-        self.make(os.path.dirname(place))
-        # killed here, it leaves half of a content, which no version names yet, and which the next one to come replaces
-        with open(place, "wb") as new: new.write(content)
+        write(place, content)
         self.new += 1
         return digest
 
