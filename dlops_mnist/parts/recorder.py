@@ -30,7 +30,6 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 from .callbacks import check_needs_tracker, epoch_line, progress_bar, row_metrics
 from .command import say
 from .core import UserError, nearest, quoted, read_checkpoint
-from .checkpoint import keepable
 from .loggers import log_checkpoint
 from .provenance import made_by
 from .runfolder import Run, best_row, better, check_own, is_epoch_end, is_helper, mark_ended, mark_running
@@ -257,7 +256,6 @@ def complete(
     checkpoint["dlops_mnist"] = made_by(run) | {"fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
     if moment == "epoch": rewind_to_epoch_start(checkpoint["loops"]["fit_loop"])
     if moment == "batch": rewind_to_batch_start(checkpoint["loops"]["fit_loop"])
-    checkpoint |= keepable({name: part for name, part in checkpoint.items() if name != "state_dict"})
 
 # %% ../../nbs/parts/recorder.ipynb #51deaf96
 class Checkpoints:
