@@ -61,9 +61,9 @@ def unwrapped(
 ) -> tuple[Parts, list[str]]:
     "The same without the folders that all others lie in, and what they were."
     notes = []
-    while len({part[:inside + 1] for part in parts.values() if len(part) > inside}) == 1:  # pictures beside it are in no class
-        if min(len(part) for part in parts.values() if len(part) > inside) == inside + 1: break
-        split, outer = (some := max(parts.values(), key=len))[0], some[inside]
+    # all that lies deeper lies in one folder, and no picture right in that
+    while len(ends := {(p[:inside + 1], len(p) > inside + 1) for p in parts.values() if len(p) > inside}) == 1 and min(ends)[1]:
+        split, outer = (some := min(ends)[0])[0], some[-1]
         if outer.lower() not in BETWEEN | {split.lower()} if inside else splits_among([outer]): break
         notes.append(outer)
         parts = {folder: (*part[:inside], *part[inside + 1:]) for folder, part in parts.items()}
