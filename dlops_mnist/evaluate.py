@@ -301,8 +301,7 @@ LOOK = ("image_shape", "color", "resize", "resize_mode", "background", "range") 
 
 def check_arguments(checkpoints: tuple, split: str, draws: int, datamodule: Mapping[str, Any]) -> None:
     "Refuse at once what can be refused without loading anything; raises `UserError`."
-    for checkpoint in checkpoints:
-        find_checkpoint(model_file(checkpoint) if is_exported(checkpoint) else checkpoint)
+    for checkpoint in checkpoints: find_checkpoint(model_file(checkpoint) if is_exported(checkpoint) else checkpoint)
     if split not in SPLITS: raise UserError(f"There is no split `{split}`.{nearest(split, SPLITS)}", key="split")
     if draws < 1: raise UserError(f"`draws` must be at least 1, not {draws}.", key="draws")
     check_section(datamodule, "datamodule", "datamodule", "dlops_mnist.dataset.MNISTDataModule")

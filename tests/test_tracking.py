@@ -680,6 +680,14 @@ def test_an_epoch_without_validation_shows_no_figures_of_the_one_before(capsys):
     assert ["val_acc" in line for line in capsys.readouterr().out.splitlines()] == [False, True, False, True]
 
 
+def test_an_epoch_that_was_cut_short_shows_its_own_figures(capsys):
+    steps = len(dm.train_dataloader()) + 2
+    run = train(make_config(trainer=QUIET | {"enable_progress_bar": True}), epochs=4, max_steps=steps)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for line, row in zip(lines, run.rows, strict=True): assert f"loss {row['loss']:.4g}  acc {row['acc']:.4g}" in line
+
+
 def test_a_report_shows_no_images_of_another_order():
     import numpy as np
 

@@ -96,8 +96,7 @@ def atomic(
     try:
         yield part
         os.replace(part, path)
-    finally:
-        remove(part)
+    finally: remove(part)
 
 # %% ../../nbs/parts/core.ipynb #97ddf000
 def known_in(file: Path) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def is_image(file: str) -> bool:
     end = file[file.rfind("."):].lower()  # `os.path.splitext` would be half of the time that this takes
     if end in PICTURES or end in OTHERS or end in UNREAD: return end in PICTURES
     try:
-        with open(file, "rb", opener=_without_waiting) as content: return bool(MAGIC.match(content.read(16)))
+        with open(file, "rb", opener=_without_waiting) as content: return bool(MAGIC.match(content.read(16) or b""))
     except OSError: return False
 
 # %% ../../nbs/parts/folder.ipynb #f623361f

@@ -293,8 +293,7 @@ def read_picture(
 ) -> np.ndarray:
     "A new picture as training would have shown it, `uint8 [H, W]` or `[3, H, W]`; raises `UserError`."
     look = datamodule if isinstance(datamodule, Look) else new_look(datamodule)
-    try:
-        return decode(picture if isinstance(picture, bytes) else read_file(picture), look)
+    try: return decode(picture if isinstance(picture, bytes) else read_file(picture), look)
     except OSError as error: raise UserError(f"`{picture}` can't be read: {error.strerror}.") from error
     except BadImage as error:
         raise UserError(f"{'The picture' if isinstance(picture, bytes) else f'`{picture}`'} {error}.") from error

@@ -226,8 +226,9 @@ class Rows:
         self.rows = [row for row in rows if row.get("epoch", 0) < epoch] if self.kept is None else rows[:self.kept]
         self.ended, self.validated, self.kept = None, False, None
 
-    def end(self, trainer: pl.Trainer) -> None:
-        "Note that an epoch has ended."
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        "Note that an epoch has ended; one that `max_steps` cut short isn't logged yet, and a progress bar comes before the module."
+        if running := getattr(module, "running", None): running.log("", module)
         self.ended = {"epoch": trainer.current_epoch, "step": trainer.global_step}
 
     def close(self, trainer: pl.Trainer) -> bool:
@@ -357,7 +358,7 @@ class RunRecorder(RunStatus):
         if stop: give_way(stop)
 
     def on_validation_end(self, trainer, module) -> None: self.rows.validated = not trainer.sanity_checking
-    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer)
+    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer, module)
     def on_train_end(self, trainer, module) -> None: self.checkpoints.write(trainer, "epoch")
 
 # %% ../../nbs/parts/recorder.ipynb #de273573
