@@ -110,8 +110,7 @@ def read_rows(table: Path) -> tuple[list[str], list[list[str]]]:
     except OSError as error: raise UserError(f"`{table}` can't be read: {error.strerror}.", key="labels") from error
     except UnicodeDecodeError as error:
         raise UserError(f"`{table}` is not text in UTF-8. Save it anew as a CSV file in that encoding.", key="labels") from error
-    header = text.split("\n", 1)[0]
-    delimiter = max("\t;,|", key=header.count)
+    delimiter = max("\t;,|", key=text.split("\n", 1)[0].count)
     try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if any(row)]
     except csv.Error as error: raise UserError(f"`{table}` is no table: {error}.", key="labels") from error
     if len(rows) < 2: raise UserError(f"`{table}` holds no rows: a CSV or TSV file with a header is needed.", key="labels")
