@@ -38,7 +38,7 @@ lab: $(ready) ## Open the lessons in JupyterLab
 	@jupyter lab nbs/index.ipynb
 
 .PHONY: new
-new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=letters, lessons=no: without these)
+new: $(ready) ## Begin a project of your own: a renamed copy beside this folder (NAME=my_letters, lessons=no: without these)
 	@$(python) tools/new.py "$$NAME" $${FOLDER:+"$$FOLDER"} $${lessons:+"lessons=$$lessons"}
 
 ## To change it

@@ -18,12 +18,16 @@ extras = {key.removesuffix(suffix): settings[key].split() for key in settings if
 extras["all"] = sorted({requirement for extra in extras.values() for requirement in extra})
 
 
-def shipped(name: str) -> list[Path]:
-    "The files below a folder that git has; where there is no git, as in an sdist, all but hidden ones."
+def of_git(name: str) -> list[Path]:
+    "The files below a folder that git has; none where there is no git."
     listing = subprocess.run(["git", "ls-files", "-z", name], cwd=ROOT, capture_output=True, text=True)
-    known = [ROOT / line for line in listing.stdout.split("\0") if line] if listing.returncode == 0 else []
-    found = known or [path for path in (ROOT / name).rglob("*") if not any(part[0] == "." for part in path.relative_to(ROOT).parts)]
-    return [path for path in found if path.is_file()]
+    return [path for line in listing.stdout.split("\0") if line and (path := ROOT / line).is_file()]
+
+
+def shipped(name: str) -> list[Path]:
+    "The same; where there is no git, as in an sdist, all but hidden ones."
+    found = [path for path in (ROOT / name).rglob("*") if not any(part[0] == "." for part in path.relative_to(ROOT).parts)]
+    return of_git(name) or [path for path in found if path.is_file()]
 
 
 def tell_left_out(command: Command, files: list) -> None:
@@ -51,10 +55,10 @@ class SourcesOfGit(sdist):
     """Packs what git has, and nothing that lies beside it."""
 
     def make_release_tree(self, base_dir, files):
-        known = {path.relative_to(ROOT).as_posix() for path in shipped(".")}
+        known = [path.relative_to(ROOT).as_posix() for path in of_git(".")]
         made = [name for name in files if ".egg-info" in name or name in ("PKG-INFO", "setup.cfg")]
-        tell_left_out(self, sorted({Path(name).as_posix() for name in files} - known - set(made)))
-        super().make_release_tree(base_dir, [name for name in files if name in made or Path(name).as_posix() in known])
+        if known: tell_left_out(self, sorted({Path(name).as_posix() for name in files}.difference(known, made)))
+        super().make_release_tree(base_dir, [*made, *known] if known else files)
 
 
 lib_name, readme = settings["lib_name"], ROOT / "README.md"

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 
-from .parts.command import clean_exit
+from .parts.command import clean_exit, versions
 from .parts.core import SHIPPED, UserError, nearest, unpack
 
 PROGRAMS = {
@@ -24,7 +24,8 @@ PROGRAMS = {
 def main(
     *words: str,  # what was typed after `python -m dlops_mnist`
 ) -> None:
-    "Print the list of commands; raises `UserError` for any word but --help."
+    "Print the list of commands; raises `UserError` for any word but --help and --version."
+    if "--version" in words: return print(versions())
     if not set(words) - {"-h", "--help"}:
         lines = ["  python -m dlops_mnist unpack     put the images and experiments that come with the package into this folder"]
         lines += [f"  python -m dlops_mnist.{name:10} {note}" for name, note in PROGRAMS.items()]
@@ -32,8 +33,7 @@ def main(
     name, *rest = words
     if words == ("unpack",):
         for folder in SHIPPED:
-            if os.path.exists(folder): print(f"{folder}/ is here already, and stays as it is.")
-            else: unpack(folder)
+            print(f"{folder}/ is here already, and stays as it is.") if os.path.exists(folder) else unpack(folder)
         return
     if name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
     # other tools take a blank where this one has a dot

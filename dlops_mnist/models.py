@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import MEAN, STD, EpochMetrics, classification_loss, predicted_labels, to_input, to_logits
+from .parts.checkpoint import keepable
 from .parts.runfolder import find_checkpoint
 from .parts.command import mistyped
 from .parts.core import UserError, atomic, memory, plain, read_checkpoint
@@ -115,9 +116,11 @@ def temperature_in(checkpoint: Mapping[str, Any]) -> float:
 
 # %% ../nbs/05_models.ipynb #e899e60f
 def save_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-    "In the middle of an epoch: keep its sums so far, those of several processes added up."
+    "Keep the sums of an epoch at hand, those of several processes added up; and all of it in types that can be read back."
     if epoch := module.running.epochs.get(""):
         checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
+    checkpoint["state_dict"] |= keepable(checkpoint["state_dict"], "the weights")  # in place: it knows its layers' versions
+    checkpoint |= keepable({name: part for name, part in checkpoint.items() if name != "state_dict"})
 
 
 def load_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -412,7 +415,7 @@ def check_size(settings: Mapping[str, Any], path: str | os.PathLike) -> None:
     "Refuse settings whose network doesn't fit into the file that they come from; raises `ValueError`, and what building it raises."
     with described(): module = MNISTModule(settings)
     # a settings line may ask for any size; the weights must really be in the file before we make room for them
-    if sum(tensor.numel() for tensor in module.state_dict().values()) > os.path.getsize(path):
+    if sum(part.numel() for part in module.state_dict().values() if isinstance(part, Tensor)) > os.path.getsize(path):
         raise ValueError("it is larger than the file")
     if bytes_of(tensors_of(module)) > 4 * os.path.getsize(path) + 2**30: raise ValueError("its metrics fill tables of gigabytes")
 

@@ -152,8 +152,7 @@ class MLP(Network):
         super().__init__()
         _check_sizes("hidden", hidden)
         sizes, layers = [math.prod(image_shape), *hidden], [nn.Flatten()]
-        for n_in, n_out in zip(sizes, sizes[1:]):
-            layers += [nn.Linear(n_in, n_out), _with_dropout(nn.ReLU(), dropout)]
+        for n_in, n_out in zip(sizes, sizes[1:]): layers += [nn.Linear(n_in, n_out), _with_dropout(nn.ReLU(), dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], _outputs(classes)))
 
 # %% ../nbs/04_networks.ipynb #968822f6
@@ -218,11 +217,11 @@ class FastCNN(Network):
         *channels, height, width = image_shape
         _check_sizes("filters", filters)
         if len(filters) != 3: raise UserError(f"`filters: {list(filters)}` must be three numbers.", key="model.filters")
-        a, b, c = filters
+        (a, b, c), places = filters, _places(height, width)
         blocks = [nn.Conv2d(*(channels or [1]), a, 5, stride=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(),
                   nn.Conv2d(a, b, 3, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(b), nn.ReLU(),
                   nn.Conv2d(b, c, 3, bias=False), nn.BatchNorm2d(c), nn.ReLU()]
-        self.layers = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(c * _places(height, width), _outputs(classes)))
+        self.layers = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(c * places, _outputs(classes)))
         if channels_last: self.to(memory_format=torch.channels_last)
 
 # %% ../nbs/04_networks.ipynb #a7651de0

@@ -16,11 +16,12 @@ from contextlib import ExitStack
 from heapq import heappop, heappush
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from .parts.command import run_command, say, show_table
+from .parts.command import harmless, run_command, say, show_table
 from .parts.core import UserError, atomic
 from .parts.exported import ExportedModel, is_exported
 from .parts.images import progress
@@ -185,9 +186,7 @@ def write_rows(
     "Write rows one by one, as they come."
     table = csv.DictWriter(file, header, lineterminator="\n")
     if not lines: table.writeheader()
-    for row in rows:
-        if lines: file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else: table.writerow(row)
+    for row in rows: file.write(json.dumps(row, ensure_ascii=False) + "\n") if lines else table.writerow(row)
 
 # %% ../nbs/13_predict.ipynb #e6c17ef7
 class Tally:
@@ -261,7 +260,8 @@ def deliver(rows: Iterator[Row], out: str | None, header: Sequence[str]) -> None
             file = stack.enter_context(open(stack.enter_context(atomic(out)), "w", newline="", encoding="utf-8"))
             return write_rows(progress(rows, "pictures", None), file, header, out.endswith(".jsonl"))
         few = list(islice(rows, FEW + 1))
-        if len(few) > FEW: return write_rows(chain(few, rows), sys.stdout, header)
+        shown = SimpleNamespace(write=lambda text: sys.stdout.write(harmless(text) if sys.stdout.isatty() else text))
+        if len(few) > FEW: return write_rows(chain(few, rows), shown, header)
         used = [name for name in header if any(name in row for row in few)]
         show_table(used, [[_cell(row.get(name, "")) for name in used] for row in few])
 

@@ -416,7 +416,8 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     writer = DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row | {"differs": differences(row, short)} for row in rows)
-    print(text.getvalue().encode("utf-8", "replace").decode(), end="")  # a folder's name may hold half of a character
+    found = text.getvalue().encode("utf-8", "replace").decode()  # a folder's name may hold half of a character
+    print(harmless(found) if sys.stdout.isatty() else found, end="")
 
 # %% ../nbs/10_runs.ipynb #9504c387
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(print_runs)

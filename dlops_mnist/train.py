@@ -115,7 +115,7 @@ def check_restored(config: Config) -> None:
     path = config["ckpt_path"]
     then = read_checkpoint(path).get("hyper_parameters")
     if config["weights"]: raise UserError("`ckpt_path` goes on with a state, `weights` begins anew: name one.", key="weights")
-    if not isinstance(then, Mapping): return
+    then = then if isinstance(then, Mapping) else {}
     before, now = restored_settings(then), restored_settings(config)
     for key in dict.fromkeys([*now, *before]):
         was, wanted = before.get(key), now.get(key)
@@ -151,8 +151,7 @@ def reopen(
     known, found = run.provenance.get("fingerprint"), getattr(datamodule, "fingerprint", None)
     if known and known != found:
         raise UserError(f"The images are not those that this run began with: their fingerprint was {known[:12]}, and is "
-                        f"{str(found)[:12]} now. If those lie elsewhere: datamodule.path=... {begin_anew(run)}",
-                        key="datamodule.path")
+                        f"{str(found)[:12]} now. If moved: datamodule.path=... {begin_anew(run)}", key="datamodule.path")
     if run.last_checkpoint.is_file(): read_checkpoint(run.last_checkpoint)
     run = reopen_run(run.path)
     write_config(run, config | {"resume": None} | {key: run.config.get(key) for key in ("repeats", "sweep")})

@@ -418,6 +418,8 @@ def test_a_notebook_shows_a_mistake_as_a_sentence():
 def test_versions_and_terminals_of_old(tmp_path, program):
     assert re.fullmatch(r"dlops_mnist [\d.]+, PyTorch \S+, Lightning [\d.]+\n", program("train", "--version", cwd=tmp_path).stdout)
     assert program("runs", "--version", cwd=tmp_path).stdout == program("train", "--version", cwd=tmp_path).stdout
+    whole = subprocess.run([sys.executable, "-m", "dlops_mnist", "--version"], cwd=tmp_path, capture_output=True, text=True)
+    assert whole.stdout == program("train", "--version", cwd=tmp_path).stdout
     code = "from dlops_mnist.parts.command import run_command, say\ndef f(): say('10–20 ± 1')\nrun_command(f, [])"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

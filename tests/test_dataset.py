@@ -577,6 +577,8 @@ def test_loaders_are_standard_and_work_in_other_processes(folder):
 
     dm = module(folder, num_workers=2)
     assert isinstance(dm.train_dataloader(), DataLoader) and type(dm.val_dataloader().sampler) is SequentialSampler
+    # several processes train on equally many images, and measure each once
+    assert [dm.loader(split, shuffle=True).sampler.even for split in ("train", "val")] == [True, False]
     batches = [[labels.tolist() for _, labels in module(folder, num_workers=n).train_dataloader()] for n in (0, 2)]
     assert batches[0] == batches[1] and sum(map(len, batches[0])) == 220
     dataset = dm.datasets["test"]

@@ -941,7 +941,8 @@ def test_tensors_under_their_former_names():
 
 def test_a_stranger_opens_no_connection():
     def kept(**section): return strangers.sift({"logger": section}, "a.yaml")[0]["logger"]
-    assert kept(uri="example", host="h", x="y") == {"x": "y"} and kept(uri="sqlite:///a.db") == {"uri": "sqlite:///a.db"}
+    assert kept(uri="example", host="h", x="y") == {"x": "y"} and kept(uri="sqlite:///a.db") == {}
+    assert kept(uri="sqlite:///mlflow.db") == {"uri": "sqlite:///mlflow.db"}, "the usual one"
     assert kept(x="${oc.env:HOME}") == {} == kept(host="${oc.env:HOME}") and kept(host=None, port=3) == {"host": None, "port": 3}
 
 

@@ -340,3 +340,13 @@ def test_files_that_are_no_checkpoint(checkpoint, tmp_path):
                                  {"hyper_parameters": [1]}, {"hyper_parameters": {"datamodule": {"image_shape": 3}}}]):
         other = altered(checkpoint, tmp_path / f"other{i}", **changes)
         with pytest.raises(UserError, match=f"other{i}"): load_module(other)
+
+
+def test_a_layer_may_keep_a_state_of_its_own(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(MLP, "get_extra_state", lambda self: {"seen": np.float32(3)}, raising=False)
+    monkeypatch.setattr(MLP, "set_extra_state", lambda self, state: seen.append(state), raising=False)
+    _, trainer = trained(small(), epochs=1)
+    trainer.save_checkpoint(tmp_path / "own.ckpt")
+    load_module(tmp_path / "own.ckpt")
+    assert seen == [{"seen": 3.0}]

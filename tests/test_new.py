@@ -118,7 +118,7 @@ def test_its_own_tests_pass(copied, tmp_path):
     assert tested.stdout.rstrip().endswith(", 0 failed")
 
 
-@pytest.mark.parametrize("name", ["", "Pages", "my-pages", "2pages", "a b", "class", "json", "numpy", "tests",
+@pytest.mark.parametrize("name", ["", "Pages", "my-pages", "2pages", "a b", "class", "json", "numpy", "tests", "letters",
                                   LIBRARY, "../pages", "_pages", "pages_", "br\u00fccke"])
 def test_a_bad_name_is_refused(name, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"): tool.main(ROOT, name, str(tmp_path / "project"))

@@ -16,7 +16,7 @@ from test_evaluate import make_dataset, make_run
 from dlops_mnist.models import load
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError
-from dlops_mnist.predict import answers, choose_threshold, find_pictures, open_model, predict, print_predictions, sureness
+from dlops_mnist.predict import answers, choose_threshold, deliver, find_pictures, open_model, predict, print_predictions, sureness
 
 SURE = {"right": [0.9] * 300 + [0.6] * 20, "wrong": [0.6] * 10}
 
@@ -137,3 +137,12 @@ def test_memory_does_not_grow_with_the_pictures(place):
 
     for number, _ in enumerate(answers(model, names(), batch=10), 1): waiting[1] = max(waiting[1], waiting[0] - number)
     assert waiting[1] < 10
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_many_answers_write_no_control_codes_onto_a_terminal(monkeypatch, capsys, terminal):
+    rows = [{"image": f"\x1b]0;owned\x07{number}.png", "class": "[bold]\x1b[31m", "probability": 0.5} for number in range(30)]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    deliver(iter(rows), None, ["image", "class", "probability"])
+    said = capsys.readouterr().out
+    assert said.count("\n") == 31 and ("\x1b" in said) is not terminal and "[bold]" in said

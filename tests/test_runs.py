@@ -245,3 +245,11 @@ def test_how_lucky_the_best_is_agrees_with_a_simulation():
         best = rng.binomial(images, share, (5000, models)).max(axis=1).mean() / images - share
         assert 0.98 * best <= luck_of_best(share, images, models) <= 1.2 * best
     assert 0 < luck_of_best(1.0, 60, 2) < 0.02 and luck_of_best(0.9, 60, 1) == 0
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_table_for_a_file_writes_no_control_codes_onto_a_terminal(tmp_path, monkeypatch, capsys, terminal):
+    make_run(tmp_path / "runs", 0.9, "datamodule.path='\x1b]0;owned\x07'")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
+    print_runs(str(tmp_path / "runs"), csv=True)
+    assert ("\x1b" in capsys.readouterr().out) is not terminal

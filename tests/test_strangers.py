@@ -22,13 +22,15 @@ from dlops_mnist.dataset import open_dataset
 from dlops_mnist.evaluate import compare, evaluate
 from dlops_mnist.export import export
 from dlops_mnist.models import MNISTModule, check_memory, described, least_memory, load, load_module
+from dlops_mnist.networks import FastCNN
 from dlops_mnist.parts.core import CLUSTER, UserError, check_hardware, plain
+from dlops_mnist.parts.folder import is_image
 from dlops_mnist.parts.images import open_images
-from dlops_mnist.parts.launch import launch
+from dlops_mnist.parts.launch import is_run_of, launch
 from dlops_mnist.parts.layouts import read_rows
 from dlops_mnist.parts.loggers import known_trackers, make_loggers
 from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
-from dlops_mnist.parts.signals import how_to_go_on
+from dlops_mnist.parts.signals import how_to_go_on, in_our_words
 from dlops_mnist.parts.sources import load_idx
 from dlops_mnist.parts.strangers import strangers_settings
 from dlops_mnist.parts.yamlfile import to_yaml
@@ -53,9 +55,10 @@ def work(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evilmod.py").write_text(EVIL)
     (tmp_path / "evilspace").mkdir()  # a package without an __init__.py
+    for name in ("timm", "comet_ml"): shutil.copy("evilmod.py", f"{name}.py")  # which classes that are installed would import
     shutil.copy("evilmod.py", "evilspace/net.py")
     yield tmp_path
-    for name in ("evilmod", "evilspace", "evilspace.net"): sys.modules.pop(name, None)
+    for name in ("evilmod", "evilspace", "evilspace.net", "timm", "comet_ml"): sys.modules.pop(name, None)
 
 
 def a_checkpoint(changes: dict, name: str = "theirs.ckpt") -> str:
@@ -87,6 +90,8 @@ CODE = {
     "the blog's spelling": {"callbacks": [{"name": "Net", "lib": "evilmod"}]},
     "data module": {"datamodule": {"_target_": "evilmod.Net"}},
     "where only reading is meant": {"datamodule": {"raw": {"_target_": "evilmod.Net"}}},
+    "what a network imports": {"model": {"_target_": "dlops_mnist.parts.backbone.Timm"}},
+    "what a tracker imports": {"logger": {"x": {"_target_": "pytorch_lightning.loggers.CometLogger"}}},
     "the blog's spelling, deeper": {"callbacks": [{"name": "net.Net", "lib": "evilspace"}]},
 }
 
@@ -196,6 +201,12 @@ PLACES = {
     "logger.proxy": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"x_proxies": {"http": "elsewhere:80"}}},
     "logger.query": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "sqlite:///file:%2Felsewhere.db?uri=true"},
     "logger.file": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "artifact_location": "file:/elsewhere"},
+    "logger.run": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "run_id": "elsewhere"},
+    "logger.id": {"_target_": "pytorch_lightning.loggers.WandbLogger", "id": "elsewhere"},
+    "logger.fork": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"resume_from": "elsewhere"}},
+    "logger.other": {"_target_": "pytorch_lightning.loggers.MLFlowLogger", "tracking_uri": "sqlite:///elsewhere.db"},
+    "logger.version": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": ".", "version": "elsewhere"},
+    "callbacks.spike": {"_target_": "pytorch_lightning.callbacks.spike.SpikeDetection", "exclude_batches_path": "elsewhere"},
     "logger.key": {"_target_": "pytorch_lightning.loggers.WandbLogger", "settings": {"api_key": "elsewhere"}},
 }
 
@@ -273,6 +284,47 @@ def test_what_is_typed_lets_nothing_else_in(work, capsys):
         assert capsys.readouterr().err.count("/elsewhere") == 2
 
 
+CLIMBS = "/".join(["{step:c}{step:c}"] * 9) + "/climbed"  # at step 46: chr(46) is a dot
+
+
+@pytest.mark.parametrize("theirs", [{"dirpath": ".", "filename": "precious", "enable_version_counter": False},
+                                    {"filename": CLIMBS, "auto_insert_metric_name": False, "every_n_train_steps": 46},
+                                    {"dirpath": "kept"}])
+def test_a_strangers_callback_writes_into_its_runs_own_folder(trained, theirs, monkeypatch):
+    checkpoint = torch.load(trained.best_checkpoint, weights_only=True)
+    settings = checkpoint["hyper_parameters"]
+    settings["trainer"] |= {"enable_checkpointing": True, "max_steps": 47, "max_epochs": 100}
+    settings["callbacks"] = {"x": {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", **theirs}}
+    torch.save(checkpoint, "theirs.ckpt")
+    Path("precious.ckpt").write_text("precious")
+    before = {file for file in Path().rglob("*") if not file.is_relative_to("runs")}
+    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", saves_below(Path("runs").absolute()))
+    run = train(load_config("theirs.ckpt", "model=mlp", "datamodule.batch_size=1"))
+    assert Path("precious.ckpt").read_text() == "precious" and len(list(run.checkpoints.glob("*.ckpt"))) > 2
+    assert before == {file for file in Path().rglob("*") if not file.is_relative_to("runs")}
+    run.config_file.write_text(to_yaml(settings | {"model": {}}))
+    assert how_to_go_on(run).endswith(" trust=true") is ("dirpath" in theirs or "filename" in theirs)
+
+
+def saves_below(folder: Path):
+    "Lightning's own, for files below a folder; any other is a mistake that must not be made."
+    from pytorch_lightning import Trainer
+
+    real = Trainer.save_checkpoint
+
+    def save(trainer, path, *args, **kwargs):
+        assert Path(os.path.abspath(path)).is_relative_to(folder), path
+        return real(trainer, path, *args, **kwargs)
+
+    return save
+
+
+def test_what_is_left_out_is_said_once(work, capsys):
+    launch(print, [a_checkpoint({"paths": {"runs": "/elsewhere"}}), "--cfg", "sources"])
+    said = capsys.readouterr()
+    assert said.err.count("Left out") == 1 and "base" in said.out and "elsewhere" not in said.out
+
+
 def test_compiling_is_typed(trained, capsys):
     file = a_checkpoint({"compile": True})
     assert load_config(file).compile is False and "`compile: True`" in capsys.readouterr().err
@@ -315,6 +367,9 @@ def test_what_never_ends_is_no_file(work):
     os.mkfifo("pipe")
     for name in ("pipe", "/dev/zero"):
         with pytest.raises(UserError, match="can't be read: it is no file"): read_rows(Path(name))
+    kept = os.open("pipe", os.O_RDWR)  # somebody may write, and has not yet
+    assert not is_image("pipe")
+    os.close(kept)
     Path("raw").mkdir()
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"): os.symlink("/dev/zero", f"raw/{name}")
     with pytest.raises(UserError, match="it holds 0 and 0"): load_idx("raw")
@@ -386,7 +441,8 @@ def test_of_a_foreign_runs_trackers_only_their_number_counts(trained):
     {"logger": {"x": {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "runs", "name": "base", "version": "RUN"}}},
     {"logger": {"x": {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "save_dir": "runs/base/RUN/deep"}}},
     {"callbacks": {"x": {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "dirpath": "runs/base/RUN/checkpoints"}}},
-    {"trainer": {"profiler": {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": "runs/base/RUN"}}}])
+    {"trainer": {"profiler": {"_target_": "pytorch_lightning.profilers.SimpleProfiler", "dirpath": "runs/base/RUN"}}},
+    {"paths": {"runs": "runs/base/RUN"}}])
 def test_nothing_is_written_into_the_folder_of_another_run(trained, theirs):
     words = json.loads(json.dumps(theirs).replace("RUN", trained.path.name))
     before = {file: file.read_bytes() for file in trained.path.rglob("*") if file.is_file()}
@@ -471,6 +527,18 @@ def test_a_checkpoint_fills_no_tables(work, verb):
     checkpoint = {"state_dict": MNISTModule(plain(load_config(None))).state_dict()}
     torch.save(checkpoint | {"hyper_parameters": plain(load_config(None)) | {"metrics": {"x": TABLE}}}, "theirs.ckpt")
     with pytest.raises(UserError, match="its metrics fill tables of gigabytes"): verb("theirs.ckpt")
+
+
+def test_an_image_too_small_is_told_before_memory_is_taken(monkeypatch):
+    monkeypatch.setattr("dlops_mnist.networks.nn.Conv2d", lambda *args, **kwargs: pytest.fail("memory is taken"))
+    with pytest.raises(UserError, match="at least 19x19 pixels"): FastCNN([10**8, 10**8, 1], (8, 8))
+
+
+def test_a_size_that_no_memory_has_is_one_sentence(work):
+    try: torch.nn.functional.pad(torch.empty(1), (10**18, 10**18)).expand(9, -1)
+    except RuntimeError as error: assert "There is not enough memory" in str(in_our_words(error, Run("x")))
+    overflow = RuntimeError("Storage size calculation overflowed with sizes=[25, 2000000008, 2000000008]")
+    assert "There is not enough memory" in str(in_our_words(overflow, Run("x")))
 
 
 def test_layers_without_end_are_not_waited_for():
@@ -640,6 +708,20 @@ def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, k
 
 
 # --- a sweep that goes on ---
+
+@pytest.mark.parametrize("section, theirs", [
+    ("loss", {"_target_": "evilmod.Net"}), ("datamodule", {"_target_": "evilmod.Net"}), ("datamodule", {"cache": "/elsewhere"}),
+    ("datamodule", {"source": "digits"}), ("datamodule", {"resize": [8, 8]}), ("weights", "x.ckpt"), ("calibrate", "auto"),
+    ("trainer", {"accelerator": "cpu"})])
+def test_a_sweep_takes_no_run_of_other_settings_for_its_own(work, section, theirs):
+    config = load_config(None, "seed=1")
+    found = {"classes": ["a", "b"], "image_shape": [8, 8], "mean": 0.1, "std": 0.2, "color": "grey"}
+    mine = {"seed": 1, "sweep": "x", "datamodule": plain(config["datamodule"]) | found}
+    assert is_run_of(Run(a_run(mine, "mine")), config)
+    changed = {**mine.get(section, plain(config[section])), **theirs} if isinstance(theirs, dict) else theirs
+    assert not is_run_of(Run(a_run(mine | {section: changed})), config)
+
+
 
 def test_a_sweep_goes_on_where_it_was_stopped(trained, program):
     place, words = trained.path.cwd(), ["datamodule.path=data", "datamodule.val=test", "trainer.max_epochs=2", "-m", "seed=0,1,2"]

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlops_mnist.parts import runfolder
-from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.core import UserError, read_checkpoint
 from dlops_mnist.parts.runfolder import Run, check_name, discard_run, find_runs, new_run
 
 ROOT = Path(__file__).parents[1]
@@ -222,7 +222,7 @@ t.train(t.make_config(), t.Run(sys.argv[1]), epochs=6, extra=[Slow()])
 def test_a_killed_run_is_dead_whole_and_continues_to_the_same_weights():
     whole, killed = train(make_config(), epochs=6), new_run(make_config())
     job = python(KILLED, killed.path.resolve(), cwd=killed.path, stderr=subprocess.PIPE)
-    for _ in range(600):
+    for _ in range(6000):
         if len(killed.rows) >= 2 or job.poll() is not None: break
         time.sleep(0.05)
     job.kill()
@@ -335,6 +335,21 @@ def test_a_run_can_read_what_it_wrote():
     with pytest.raises(UserError, match="can't keep 'callbacks', '.*Remembers', 'seen', item 0: its type is function"):
         train(make_config(), run := new_run(make_config()), extra=[Remembers([measured])])
     assert run.rows == [], "before the first batch"
+
+
+def test_what_a_callback_writes_into_the_checkpoint_itself_can_be_read_too():
+    import numpy as np
+
+    class Writes(pl.Callback):
+        def __init__(self, *what): self.what = what
+        def on_save_checkpoint(self, trainer, module, checkpoint):
+            checkpoint["mine"], checkpoint["state_dict"]["layer._extra_state"] = self.what
+
+    run = train(make_config(), extra=[Writes(np.float32(0.5), Path("x"))], epochs=1)
+    found = read_checkpoint(run.last_checkpoint)
+    assert found["mine"] == 0.5 and found["state_dict"]["layer._extra_state"] == "x"
+    for what, named in {(measured, 1): "keep 'mine'", (1, measured): "keep the weights, 'layer._extra_state'"}.items():
+        with pytest.raises(UserError, match=named): train(make_config(), extra=[Writes(*what)])
 
 
 def test_a_folder_that_is_deleted_while_the_run_trains_is_told():
@@ -663,6 +678,14 @@ def test_plain_progress_is_a_line_for_each_epoch(capsys):
 def test_an_epoch_without_validation_shows_no_figures_of_the_one_before(capsys):
     train(make_config(trainer=QUIET | {"enable_progress_bar": True}), epochs=4, check_val_every_n_epoch=2)
     assert ["val_acc" in line for line in capsys.readouterr().out.splitlines()] == [False, True, False, True]
+
+
+def test_an_epoch_that_was_cut_short_shows_its_own_figures(capsys):
+    steps = len(dm.train_dataloader()) + 2
+    run = train(make_config(trainer=QUIET | {"enable_progress_bar": True}), epochs=4, max_steps=steps)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for line, row in zip(lines, run.rows, strict=True): assert f"loss {row['loss']:.4g}  acc {row['acc']:.4g}" in line
 
 
 def test_a_report_shows_no_images_of_another_order():

@@ -190,6 +190,19 @@ def test_settings_that_a_restored_state_overrules_are_refused(work, capsys, trai
     assert f"`{key}" in message and "weights=" in message and "Traceback" not in message and not list(find_runs())
 
 
+@pytest.mark.parametrize("gone, told", [("hyper_parameters", "would have no effect"), ("optimizer_states", "can't be taken up"),
+                                        ("pytorch-lightning_version", "can't be taken up")])
+def test_a_state_that_is_not_whole_is_refused(work, capsys, trained, gone, told):
+    import torch
+
+    checkpoint = torch.load(trained.last_checkpoint, weights_only=True)
+    del checkpoint[gone]
+    torch.save(checkpoint, "part.ckpt")
+    with pytest.raises(SystemExit): train("callbacks=early_stopping", "ckpt_path=part.ckpt", "trainer.max_epochs=3")
+    said = capsys.readouterr().err
+    assert told in said and "weights=" in said and "Traceback" not in said and not list(find_runs())
+
+
 @pytest.mark.parametrize("key", ["weights", "ckpt_path"])
 def test_a_run_that_goes_on_begins_with_nothing_else(work, capsys, trained, key):
     with pytest.raises(SystemExit): train(f"resume={trained.path}", "trainer.max_epochs=3", f"{key}={trained.last_checkpoint}")

@@ -90,6 +90,10 @@ def check_name(root: Path, name: str) -> None:
     taken = sys.stdlib_module_names | {path.stem for path in root.iterdir()}
     if name in taken or find_spec(name):
         mistake(f"`{name}` is something else already, which a package of that name would hide. Choose another name.")
+    for path in sorted((root / settings(root)["lib_path"]).rglob("*.py")):
+        if re.search(rf"""["']{name}["']""", path.read_text("utf-8")):  # such as a part of EMNIST
+            mistake(f"`{name}` is a word of the package's own ({path.relative_to(root)}), which another renaming would change. "
+                    f"Choose another name, as in NAME=my_{name}.")
 
 
 def can_be_imported(name: str) -> bool:

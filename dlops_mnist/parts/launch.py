@@ -14,7 +14,9 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ from .compose import compose_jobs, sources
 from .core import FEW_PROCESSES, UserError, as_count, closest, end_with_parent, flatten, usable_cores, wait_briefly
 from .runfolder import Run, find_checkpoint, find_runs
 from .schema import schema
-from .settings import DEFAULT_CLASS, DEFAULTS, GIVEN, GROUPS, OWN_DEFAULTS, SETTINGS, SEVERAL, Config, base_config
+from .settings import DEFAULT_CLASS, DEFAULTS, GIVEN, GROUPS, OWN_DEFAULTS, SET_BY_PROGRAM, SETTINGS, SEVERAL
+from .settings import Config, base_config
 from .targets import read_class
 
 # %% ../../nbs/parts/launch.ipynb #2b2bbccf
@@ -124,14 +127,14 @@ class Job:
             raise
 
 # %% ../../nbs/parts/launch.ipynb #06a8616c
-FILLED_IN = ("datamodule.", "loss.", "sweep", "resume", "repeats")  # by the program, wholly or where it was left open
+# by the program, where it was left open
+FILLED_IN = {f"datamodule.{name}" for name in "classes image_shape mean std color range test".split()} | {"loss.weights"}
 
 
-def asked(config: Config) -> dict[str, Any]:
-    "What the config of a job says, by dotted names, without what it leaves to the program."
-    weights = {"weights": str(find_checkpoint(config["weights"])[0])} if config["weights"] else {}
-    flat = flatten(config | weights)
-    return {key: value for key, value in flat.items() if value not in (None, "auto", "balanced", {}) and key not in FILLED_IN}
+def asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    "What a config says, by dotted names, without what it leaves open, and what only the program says."
+    return {key: value for key, value in flatten(config).items() if value not in (None, {}) and key not in SET_BY_PROGRAM
+            and not (key in FILLED_IN and value in ("auto", "balanced"))}
 
 
 def is_run_of(
@@ -139,9 +142,9 @@ def is_run_of(
     config: Config,  # of a job
 ) -> bool:
     "Whether a run has a job's settings."
-    then, now = flatten(run.config), flatten(config)
-    return all(then.get(key) == value for key, value in asked(config).items()) and all(
-        key in now or key.startswith(FILLED_IN) for key in then)
+    then, now = asked(run.config), asked(config)
+    filled = FILLED_IN | ({"datamodule.resize"} if config["model"].get("pretrained") or config["weights"] else set())
+    return all(then[key] == now.get(key) or key in filled - now.keys() for key in then) and now.keys() <= then.keys()
 
 
 def still_to_do(
@@ -183,7 +186,8 @@ def launch(
             raise UserError("resume=sweep goes on with a multirun, so it needs --multirun (-m).", key="resume")
         check_hydras(hydras, several)
         configs = compose_jobs(experiment, words, several)
-        if flags.get("--cfg") == "sources": return print(harmless("\n".join(sources(experiment, words))))
+        if flags.get("--cfg") == "sources":  # what is left out was said just now
+            with redirect_stderr(StringIO()): return print(harmless("\n".join(sources(experiment, words))))
         if "--cfg" in flags: return print(configs[0])
         try:
             sys.argv = ["train", *argv]  # what the run notes as the command that made it
@@ -213,6 +217,7 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     from hydra.errors import HydraException
 
     folder, sweep = job.configs[0]["paths"]["runs"], f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    for config in job.configs: config["weights"] = config["weights"] and str(find_checkpoint(config["weights"])[0])  # as theirs
     if again: job.configs, sweep = still_to_do(job.configs, folder, sweep)
     if not job.configs: return after and after(folder, sweep, [])
     for config in job.configs: config["sweep"] = sweep

@@ -29,8 +29,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 
 from .callbacks import check_needs_tracker, epoch_line, progress_bar, row_metrics
 from .command import say
-from .core import UserError, nearest, read_checkpoint
-from .checkpoint import keepable
+from .core import UserError, nearest, quoted, read_checkpoint
 from .loggers import log_checkpoint
 from .provenance import made_by
 from .runfolder import Run, best_row, better, check_own, is_epoch_end, is_helper, mark_ended, mark_running
@@ -227,8 +226,9 @@ class Rows:
         self.rows = [row for row in rows if row.get("epoch", 0) < epoch] if self.kept is None else rows[:self.kept]
         self.ended, self.validated, self.kept = None, False, None
 
-    def end(self, trainer: pl.Trainer) -> None:
-        "Note that an epoch has ended."
+    def end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        "Note that an epoch has ended; one that `max_steps` cut short isn't logged yet, and a progress bar comes before the module."
+        if running := getattr(module, "running", None): running.log("", module)
         self.ended = {"epoch": trainer.current_epoch, "step": trainer.global_step}
 
     def close(self, trainer: pl.Trainer) -> bool:
@@ -257,7 +257,6 @@ def complete(
     checkpoint["dlops_mnist"] = made_by(run) | {"fingerprint": getattr(trainer.datamodule, "fingerprint", None)}
     if moment == "epoch": rewind_to_epoch_start(checkpoint["loops"]["fit_loop"])
     if moment == "batch": rewind_to_batch_start(checkpoint["loops"]["fit_loop"])
-    checkpoint |= keepable({name: part for name, part in checkpoint.items() if name != "state_dict"})
 
 # %% ../../nbs/parts/recorder.ipynb #51deaf96
 class Checkpoints:
@@ -359,7 +358,7 @@ class RunRecorder(RunStatus):
         if stop: give_way(stop)
 
     def on_validation_end(self, trainer, module) -> None: self.rows.validated = not trainer.sanity_checking
-    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer)
+    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer, module)
     def on_train_end(self, trainer, module) -> None: self.checkpoints.write(trainer, "epoch")
 
 # %% ../../nbs/parts/recorder.ipynb #de273573
@@ -426,7 +425,7 @@ def note_result(
     if accuracy <= (share := counts.max() / counts.sum()) + 1e-6:
         said.append(f"val_acc {accuracy:.4f} is no better than always naming the commonest class, "
                     f"`{val.classes[counts.argmax()]}` ({share:.1%} of val)")
-    never = [f"`{name}`" for name, images, count in zip(val.classes, counts, named) if images and not count]
-    if never: said.append(f"the model never named {', '.join(never)} in its last validation, though there are images of it")
+    never = [name for name, images, count in zip(val.classes, counts, named) if images and not count]
+    if never: said.append(f"the model never named {quoted(never)} in its last validation, though there are images of it")
     if said: say(f"CAREFUL: {'; and '.join(said)}. Where classes are rare: loss.weights=balanced, or datamodule.sampler=balanced; "
                  "and metrics=balanced_acc monitor=val_balanced_acc", "bold red")

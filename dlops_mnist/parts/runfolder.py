@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'METRICS', 'claim_folder', 'package_versions', 'git_state', 'hardware', 'process_identity', 'is_gone',
            'RunFiles', 'is_epoch_end', 'read_rows', 'as_number', 'write_rows', 'Run', 'run_status', 'better',
-           'best_row', 'is_helper', 'new_run', 'write_config', 'discard_run', 'update_provenance', 'mark_running',
-           'mark_ended', 'check_links', 'check_own', 'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
+           'best_row', 'is_helper', 'check_own', 'new_run', 'write_config', 'discard_run', 'update_provenance',
+           'mark_running', 'mark_ended', 'check_links', 'reopen_run', 'find_runs', 'find_checkpoint', 'nearest_path']
 
 # %% ../../nbs/parts/runfolder.ipynb #03441d4a
 import csv
@@ -24,6 +24,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -267,6 +268,20 @@ def is_helper() -> bool:
     ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
     return any(os.environ.get(rank, "0") not in ("", "0") for rank in ranks)
 
+# %% ../../nbs/parts/runfolder.ipynb #5ee8e65f
+def check_own(
+    part: Any,  # a tracker, a callback or a profiler
+    where: str,  # the setting that asks for it
+    run: Run,
+) -> None:
+    "Refuse what would write into another run's folder; raises `UserError`."
+    for place in filter(None, (getattr(part, name, None) for name in ("log_dir", "save_dir", "dirpath"))):
+        folder = Path(place).resolve()
+        other = next((above for above in (folder, *folder.parents) if (above / "provenance.json").is_file()), None)
+        if other and other != run.path.resolve():
+            raise UserError(f"`{where}` would write into the folder of another run, {place}. Choose a new one.", key=where)
+
+
 # %% ../../nbs/parts/runfolder.ipynb #52ac3417
 def new_run(
     config: Mapping[str, Any],  # complete and resolved; reads `experiment`, `paths.runs` and `seed`
@@ -276,6 +291,7 @@ def new_run(
     experiment = check_name(config.get("experiment") or "base")
     parent = Path((config.get("paths") or {}).get("runs") or "runs") / experiment
     if is_helper(): return Run(os.environ.get("DLOPS_MNIST_RUN", parent / "unknown"))
+    check_own(SimpleNamespace(dirpath=parent), "paths.runs", Run(parent))
     made = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     run = Run(claim_folder(parent, check_name(name, "name") if name else None))
     run.made = made
@@ -352,20 +368,6 @@ def check_links(run: Run) -> None:
         if path.is_symlink() and home not in Path(os.path.realpath(path)).parents:
             raise UserError(f"`{path}` is a link that leads out of the run's folder, to `{os.readlink(path)}`. Remove it first: "
                             "what is written here must stay here.")
-
-# %% ../../nbs/parts/runfolder.ipynb #5ee8e65f
-def check_own(
-    part: Any,  # a tracker, a callback or a profiler
-    where: str,  # the setting that asks for it
-    run: Run,
-) -> None:
-    "Refuse what would write into another run's folder; raises `UserError`."
-    for place in filter(None, (getattr(part, name, None) for name in ("log_dir", "save_dir", "dirpath"))):
-        folder = Path(place).resolve()
-        other = next((above for above in (folder, *folder.parents) if (above / "provenance.json").is_file()), None)
-        if other and other != run.path.resolve():
-            raise UserError(f"`{where}` would write into the folder of another run, {place}. Choose a new one.", key=where)
-
 
 # %% ../../nbs/parts/runfolder.ipynb #8b2b3d05
 def reopen_run(

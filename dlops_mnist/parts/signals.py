@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -127,7 +128,7 @@ class Interrupted(KeyboardInterrupt):
 
 def needs_trust(run: Run) -> bool:
     "Whether its own config names code of this folder, or what its numbers come from, which are taken again only with `trust=true`."
-    try: return bool(re.search(r"\$\{oc\.env:|`compile:", str(sift(run.config, run.path, known=())[1])))
+    try: return bool(re.search(r"\$\{oc\.env:|`(callbacks|compile|trainer)\b", str(sift(run.config, run.path, known=())[1])))
     except UserError: return True
 
 
@@ -179,11 +180,12 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     "What an exception of Lightning or of the system means, if it is no fault of the program."
     text = str(error)
     if isinstance(error, RuntimeError) and ("by peer" in text or "NCCL" in text):
-        return UserError("Another process of this run has died. What was saved before is still good; go on with: "
-                         f"{how_to_go_on(run)}")
-    if isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text):
+        return UserError(f"Another process of this run has died. What was saved is still good; go on with: {how_to_go_on(run)}")
+    if isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory|size calculation overflowed", text):
         return UserError(f"There is not enough memory: {text.partition(chr(10))[0]} Smaller: `model`, or datamodule.batch_size.")
     mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
+    if not mistake and re.search("checkpoint_connector.*in _?(restore|resume)", "".join(traceback.format_tb(error.__traceback__))):
+        return UserError(f"The checkpoint's state can't be taken up ({text[:200]}). To begin anew with its weights: weights=FILE")
     return UserError(text) if mistake or isinstance(error, OSError) else None
 
 # %% ../../nbs/parts/signals.ipynb #8307a799
