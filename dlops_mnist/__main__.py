@@ -36,8 +36,8 @@ def main(
             if os.path.exists(folder): print(f"{folder}/ is here already, and stays as it is.")
             else: unpack(folder)
     elif name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
-    else:  # other tools take a blank where this one has a dot
-        raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")
+    # other tools take a blank where this one has a dot
+    else: raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")
 
 
 if __name__ == "__main__":
