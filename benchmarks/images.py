@@ -10,10 +10,12 @@ png     60,000 small PNG files, as this project writes them and as Pillow does (
 jpeg    10,000 drawn JPEG photographs of 256x256 to 64x64, against Pillow in a DataLoader with two workers.
 epoch   a training epoch over 400 colour images of 224x224 from the cache (JPEG photographs of 500x375, resized), with
         `fast_cnn`: against a dataset that opens, resizes and converts one file at a time, two workers, as ImageFolder does;
-        and against the images on hand as one tensor.
-reopen  opening the cache of 70,000 files again, every file checked for changes.
+        and against the images on hand as one tensor. Without a GPU the network takes most of it: the batches alone come first.
+reopen  opening the cache of 70,000 files again, every file checked for changes, against a bare program that asks the kernel
+        about each of them.
 """
 
+import os
 import shutil
 import sys
 import tempfile
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Times, alternate, main, verdict
+from measure import alternate, main, verdict
 from PIL import Image, ImageFilter
 from skimage.io import imread
 from torch.utils.data import DataLoader, Dataset
@@ -66,17 +68,17 @@ def judge(name: str, path: Path) -> bool:
     return verdict(f"P1 60,000 PNG files, {name}, to the cached array; against scikit-image", ours, theirs, 20)
 
 
-def reopen(path: Path) -> bool:
-    "Opening the cache of 70,000 files again, every file checked for changes, in milliseconds."
-    from measure import again, wait_for_quiet
+def ask(path: Path) -> int:
+    "A bare program that asks the kernel about each file."
+    return sum(entry.stat().st_size + entry.stat().st_mtime_ns for folder in path.glob("t*/*") for entry in os.scandir(folder))
 
+
+def reopen(path: Path) -> bool:
+    "Opening the cache of 70,000 files again, every file checked for changes."
     open_images(path), open_images(path)
-    wait_for_quiet()
-    times = Times([again(lambda: open_images(path)) for _ in range(15)])
-    reached = times.median <= 0.3
-    print(f"P1 opening the cache again (70,000 files)\n"
-          f"  ours {times}; wanted: at most 300 ms: {'reached' if reached else 'MISSED'}")
-    return reached
+    ours, bare = alternate(lambda: open_images(path), lambda: ask(path), repeats=15)
+    return verdict("P1 opening the cache again (70,000 files); against a bare program that asks the kernel about each",
+                   ours, bare, 1.45, at_most=True)
 
 
 def whole(folder: Path) -> Path:
@@ -150,6 +152,8 @@ def epochs(path: Path) -> bool:
     def ours(): run_epoch(model, data.train_dataloader(), adam)
     def theirs(): run_epoch(model, one_by_one, adam)
 
+    batches = alternate(lambda: sum(1 for _ in data.train_dataloader()), lambda: sum(1 for _ in one_by_one), repeats=3)
+    verdict("P1 the batches of an epoch of 224x224 colour images, without a network; against a file at a time", *batches, 3)
     far = verdict("P1 an epoch of 224x224 colour images from the cache; against a file at a time, two workers",
                   *alternate(ours, theirs, repeats=3), 3)
     return verdict("P1 the same; against the images on hand as one tensor", *alternate(ours, on_hand, repeats=3), 0.9) and far

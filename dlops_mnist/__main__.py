@@ -33,11 +33,11 @@ def main(
     name, *rest = words
     if words == ("unpack",):
         for folder in SHIPPED:
-            print(f"{folder}/ is here already, and stays as it is.") if os.path.exists(folder) else unpack(folder)
-        return
-    if name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
+            if os.path.exists(folder): print(f"{folder}/ is here already, and stays as it is.")
+            else: unpack(folder)
+    elif name not in PROGRAMS: raise UserError(f"Unknown command `{name}`.{nearest(name, PROGRAMS)}")
     # other tools take a blank where this one has a dot
-    raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")
+    else: raise UserError(f"Write a dot before the command: {shlex.join(['python', '-m', f'dlops_mnist.{name}', *rest])}")
 
 
 if __name__ == "__main__":

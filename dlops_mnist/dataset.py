@@ -18,7 +18,7 @@ import numpy as np
 
 from .inspection import inspect
 from .parts.command import as_typed, run_command, say
-from .parts.core import UserError
+from .parts.core import UserError, quoted
 from .parts.folder import fingerprint  # noqa: F401 (offered from here as well)
 from .parts.images import ImageArrays, open_images, processors, reading_notes
 from .parts.convert import convert
@@ -91,8 +91,9 @@ def make_datasets(
 ) -> dict[str, ImageDataset]:
     "The datasets `train`, `val` and `test`, as far as there are images for them."
     splits, after = dict(arrays.splits), 0.0
-    if "test" not in splits and test == 1: splits = {"test": splits["train"]}
-    elif "test" not in splits and test:
+    if "test" in splits or "train" not in splits: test = 0
+    if test == 1: splits["test"] = splits.pop("train")
+    elif test:
         after = test
         splits["train"], splits["test"] = hold_out(splits["train"], test, key="test")
     if val == "test": splits |= {"val": splits["test"]} if "test" in splits else {}
@@ -115,9 +116,7 @@ def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: flo
         if not {split, other} <= datasets.keys() or {split, other} <= arrays.splits.keys(): continue
         counts = {part: np.bincount(datasets[part].labels, minlength=len(datasets[part].classes)) for part in (split, other)}
         lacking = [name for name, own, others in zip(datasets[split].classes, counts[split], counts[other]) if own and not others]
-        if lacking:
-            notes.append(f"{other} has no image of {', '.join(f'`{name}`' for name in lacking)}: there are too few to hold "
-                         "some out")
+        if lacking: notes.append(f"{other} has no image of {quoted(lacking)}: there are too few to hold some out")
     return notes
 
 # %% ../nbs/03_dataset.ipynb #e1ceb2eb

@@ -25,7 +25,7 @@ from .parts.runfolder import find_checkpoint, nearest_path
 from .parts.command import run_command, say, section_settings, show_table
 from .parts.choices import CHOICES, accuracy_choice, costs_choice, coverage_choice
 from .parts.compare import Comparison, compare_all, compare_recipes, plot_disagreements
-from .parts.core import UserError, atomic, nearest
+from .parts.core import UserError, atomic, nearest, quoted
 from .parts.exported import ExportedModel, is_exported, model_file
 from dlops_mnist.parts.metrics import (
     BESIDE,
@@ -117,7 +117,7 @@ def habits(
     "Where a model knows less than its accuracy seems to say: one sentence each."
     said, images = [], np.bincount(answers.labels, minlength=len(answers.classes))
     never = [name for k, name in enumerate(answers.classes) if images[k] and k not in answers.predictions]
-    if never: said.append(f"The model never names {', '.join(f'`{name}`' for name in never)}, though there are images of it.")
+    if never: said.append(f"The model never names {quoted(never)}, though there are images of it.")
     common, share = answers.classes[images.argmax()], images.max() / images.sum()
     if answers.accuracy <= share:
         said.append(f"It is no better than always naming the commonest class, `{common}`: {share:.1%} right.")
@@ -328,6 +328,8 @@ def measure_all(
         if a != b: raise UserError(f"`{first.name}` knows the classes {a}, `{other.name}` knows {b}: they can't be compared.")
     # the same images, each time as the model wants them
     looks = [{key: model.config["datamodule"][key] for key in LOOK if key in model.config["datamodule"]} for model in models]
+    if len({tuple(look.get("image_shape") or ()) for look in looks}) > 1:  # images that one takes as they are, others may not
+        looks = [{**look, "resize": look.get("resize") or look["image_shape"][-2:]} for look in looks]
     datasets = [open_dataset(first.config["datamodule"] | look, datamodule) for look in looks]
     return [measure(model, images, split, draws) for model, images in zip(models, datasets)]
 

@@ -184,9 +184,9 @@ def write_rows(
     lines: bool = False,  # JSON, an object a line, instead of CSV
 ) -> None:
     "Write rows one by one, as they come."
-    table = csv.DictWriter(file, header, lineterminator="\n")
-    if not lines: table.writeheader()
-    for row in rows: file.write(json.dumps(row, ensure_ascii=False) + "\n") if lines else table.writerow(row)
+    if lines: return file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (table := csv.DictWriter(file, header, lineterminator="\n")).writeheader()
+    table.writerows(rows)
 
 # %% ../nbs/13_predict.ipynb #e6c17ef7
 class Tally:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import struct
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -14,14 +15,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from dlops_mnist.config import load_config
 from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
+from dlops_mnist.evaluate import measure_all
 from dlops_mnist.inspection import inspect, oddities
 from dlops_mnist.parts import sources
 from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.images import different_sizes, open_images
-from dlops_mnist.parts.pictures import BadImage, Look, decode, read_picture
+from dlops_mnist.parts.pictures import BadImage, Look, decode, read_file, read_picture
 from dlops_mnist.parts.sources import build_emnist, build_idx
+from dlops_mnist.train import train
 
 
 def draw(kind: str, seed: int, size: int = 24, mode: str = "L") -> Image.Image:
@@ -593,3 +597,103 @@ def test_three_commands_from_a_folder_of_photos_to_a_verdict(program, tmp_path):
     assert measured.returncode == 0, measured.stderr
     assert all(word in measured.stdout for word in ("forest", "Brier score", "balanced accuracy", "macro F1"))
     assert (run / "evaluation/report.html").is_file()
+
+
+# ---- what forty more folders showed
+
+def test_a_large_file_is_read_in_one_go(tmp_path):
+    "Photos have ten million bytes, scans a hundred; joining small pieces takes the square of that."
+    (tmp_path / "scan").write_bytes(os.urandom(2**20) * 8)
+
+    def seconds(read) -> float:
+        start = time.process_time()
+        assert len(read(tmp_path / "scan")) == 2**23
+        return time.process_time() - start
+
+    assert min(seconds(read_file) for _ in range(3)) < 60 * min(seconds(Path.read_bytes) for _ in range(3)), "hundreds of times"
+    os.truncate(tmp_path / "scan", 2**40)  # a file that has no such size on the disk
+    with pytest.raises(UserError, match="scan` can't be read: it is larger than any picture"): read_picture(tmp_path / "scan", {})
+
+
+def test_values_that_are_no_numbers_are_black(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            values = np.random.default_rng([i, ord(name)]).normal(300, 5, (8, 8)).astype(np.float32)
+            values[0] = np.nan
+            Image.fromarray(values).save(tmp_path / name / f"{i}.tif")
+    dm = opened(tmp_path, range="auto")
+    assert 280 < dm.facts["range"][0] < dm.facts["range"][1] < 320 and (dm.dataset("train").images[:, 0] == 0).all()
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 16, 0, 0, 0, 0)
+    (tmp_path / "a/bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\r" + head + struct.pack(">I", zlib.crc32(head)))
+    with pytest.raises(UserError, match="bomb.png is truncated"): opened(tmp_path, range="auto")
+
+
+def test_odd_metadata_are_not_the_persons_business(tmp_path, program):
+    fill(tmp_path / "data", {"": 20}, ending="jpg")
+    for i, exif in enumerate((b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\0\0\0\x08\0\x01", b"garbage")):
+        data = (tmp_path / "data/disc/000.jpg").read_bytes()
+        part = b"\xff\xe1" + struct.pack(">H", len(exif) + 8) + b"Exif\0\0" + exif
+        (tmp_path / f"data/disc/odd{i}.jpg").write_bytes(data[:2] + part + data[2:])
+    done = program("dataset", "inspect", "data", cwd=tmp_path)
+    assert done.returncode == 0 and not done.stderr and re.search(r"train +disc +23 ", done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("splits", [("images/train", "images/val"), ("train/images", "valid/images")])
+def test_what_detectors_learn_from_holds_no_classes(tmp_path, splits):
+    for split in splits:
+        (tmp_path / split).mkdir(parents=True)
+        for i in range(10): draw("disc", len(split) * 50 + i).save(tmp_path / split / f"{i}.png")
+    with pytest.raises(UserError, match="no images of any class. 20 files not used.*no class's folder"): opened(tmp_path)
+
+
+def test_images_beside_classes_are_no_class_of_another_split(tmp_path):
+    for name in ("n01", "n02"): fill(tmp_path / "train", {name: 20}, classes=("images",), start=len(name))
+    fill(tmp_path, {"val": 6, "test": 6}, classes=("images",))
+    dm = opened(tmp_path)
+    assert dm.classes == ["n01", "n02"] and any("12 files not used, such as" in note and "no class" in note for note in dm.notes)
+
+
+def test_a_picture_beside_the_archives_folder(tmp_path):
+    fill(tmp_path / "archive", {"train": 12, "test": 6})
+    draw("disc", 999).save(tmp_path / "preview.png")
+    dm = opened(tmp_path)
+    assert sum(counts(dm).values()) == 36 and any("`preview.png`" in note for note in dm.notes)
+    fill(tmp_path / "parts", {"split=train": 12, "split=test": 6})
+    assert counts(opened(tmp_path / "parts"))["test"] == 12
+
+
+@pytest.mark.parametrize("before", ["C:\\Users\\me\\My data\\", "/content/drive/data/", "../x/", "./"])
+def test_a_table_from_another_machine(tmp_path, before):
+    path, slash = fill(tmp_path / "data", {"": 12}), "\\" if "\\" in before else "/"
+    rows = [f"{before}{name}{slash}{i:03}.png,{name.upper()}" for name in ("disc", "bar") for i in range(12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    dm = opened(path, labels=str(tmp_path / "labels.csv"))
+    assert sum(counts(dm).values()) == 24 and all(label == file.split("/")[0].upper() for file, label in dm.train_df.values)
+
+
+def test_of_many_names_some_are_shown(tmp_path):
+    fill(tmp_path, {"train": 3}, classes=[f"c{i}" for i in range(30)])
+    fill(tmp_path, {"test": 3}, classes=["c0"])
+    for i in range(9): (tmp_path / f"train/empty{i}").mkdir()
+    notes = opened(tmp_path).notes
+    assert "train has images of `c1`, `c10`, `c11`, `c12`, `c13` and 24 more, test has none" in notes
+    assert any("`train/empty4/` and 4 more hold no image" in note for note in notes)
+
+
+def test_another_folder_with_val_alone(tmp_path):
+    dm = opened(fill(tmp_path / "a", {"train": 20, "test": 6}))
+    settings = {"path": str(tmp_path / "a"), **dm.facts}
+    assert len(open_dataset(settings, {"path": str(fill(tmp_path / "b", {"val": 5}))}).dataset("val")) == 10
+    both = open_dataset(settings, {"path": str(fill(tmp_path / "c", {"train": 7, "val": 5}))})
+    assert len(both.dataset("val")) == 10 and len(both.dataset("test")) == 14
+
+
+def test_models_of_two_sizes_are_compared_on_the_images_of_a_third(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runs = [train(load_config(None, f"datamodule.path={fill(tmp_path / str(size), {'train': 12, 'test': 6}, size=size)}",
+                              "model.hidden=[3]", "trainer.max_epochs=1", "trainer.accelerator=cpu", f"experiment=of{size}"))
+            for size in (20, 30)]
+    for settings in ({}, {"path": str(fill(tmp_path / "third", {"test": 6}, size=40))}):
+        a, b = measure_all(*(run.path for run in runs), draws=20, datamodule=settings)
+        assert a.paths == b.paths and a.images.shape == (12, 20, 20) and b.images.shape == (12, 30, 30)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_NAMES', 'MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', 'FEW_PROCESSES', 'CLUSTER', 'UserError', 'closest', 'nearest',
-           'remove', 'atomic', 'known_in', 'one_at_a_time', 'check_name', 'plain', 'flatten', 'read_checkpoint',
-           'unpack', 'offered', 'go_to_root', 'wait_briefly', 'end_with_parent', 'as_count', 'usable_cores', 'memory',
-           'check_hardware', 'keep_freed_memory', 'quiet_lightning']
+           'quoted', 'remove', 'atomic', 'known_in', 'one_at_a_time', 'check_name', 'plain', 'flatten',
+           'read_checkpoint', 'unpack', 'offered', 'go_to_root', 'wait_briefly', 'end_with_parent', 'as_count',
+           'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
 import ctypes
@@ -68,6 +68,14 @@ def nearest(
     many = len(names) > MOST_NAMES
     some, among = names[:10] if many else names, f", among {len(names):,}" * many
     return f" Valid here{among}: {', '.join(f'`{n}`' for n in some)}{' ...' if among else '.'}" if names else ""
+
+# %% ../../nbs/parts/core.ipynb #38e119e2
+def quoted(
+    names: Sequence[str],
+    most: int = 5,  # how many are enough
+) -> str:
+    "Some names in a sentence; of many, the first, and how many more there are."
+    return ", ".join(f"`{name}`" for name in names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
 
 # %% ../../nbs/parts/core.ipynb #c7c3ccc6
 def remove(path: Path) -> None:

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from .core import UserError, offered
+from .core import UserError, offered, quoted
 from .layouts import SPLITS, Places, by_folders, by_table
 
 # %% ../../nbs/parts/folder.ipynb #dc5ccf99
@@ -28,7 +28,7 @@ OTHERS = tuple(".txt .csv .tsv .json .yaml .yml .xml .md .html .py .ipynb .pdf .
 SYSTEM = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found", "icon\r", "$recycle.bin"}
 UNREAD = tuple(".heic .heif .avif .jxl .jp2 .svg .psd .xcf .cr2 .cr3 .nef .arw .dng .raf .orf .dcm .exr .hdr".split())
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar")
-MAGIC = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|GIF8|BM....\0\0\0\0|II\*\0|MM\0\*", re.DOTALL)
+MAGIC = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|GIF8|BM....\0\0\0\0|II[*+]\0|MM\0[*+]", re.DOTALL)
 
 
 def is_hidden(name: str) -> bool:
@@ -170,7 +170,7 @@ def _gaps(classes: list[str], files: dict[tuple[str, str], list[str]]) -> list[s
     for split, other in (("train", "test"), ("test", "train"), ("train", "val"), ("val", "train")):
         if not {split, other} <= {split for split, _ in files}: continue
         lacking = [name for name in classes if (split, name) in files and (other, name) not in files]
-        if lacking: notes.append(f"{split} has images of {', '.join(f'`{name}`' for name in lacking)}, {other} has none")
+        if lacking: notes.append(f"{split} has images of {quoted(lacking)}, {other} has none")
     return list(dict.fromkeys(notes))
 
 # %% ../../nbs/parts/folder.ipynb #5e3a6d04
@@ -203,10 +203,10 @@ def scan(
     if table: times.extend((table.stat().st_size, table.stat().st_mtime_ns, table.stat().st_ctime_ns))
     text = "\0".join("\0".join([split, name, *some]) for (split, name), some in files.items()) + repr(places.groups)
     stamp = hashlib.sha256(text.encode() + times.tobytes()).hexdigest()[:20]
-    empty = [f"`{folder}/`" for folder, found in folders.items() if folder and not found.names
+    empty = [f"{folder}/" for folder, found in folders.items() if folder and not found.names
              and not any(other.startswith(f"{folder}/") for other in folders)]
     notes = places.notes + _gaps(classes, files)
-    if empty: notes.append(f"{', '.join(empty[:5])} hold{'s' * (len(empty) == 1)} no image")
+    if empty: notes.append(f"{quoted(empty)} hold{'s' * (len(empty) == 1)} no image")
     return Scan(classes, files, stamp, max(max(times[1::3]), max(times[2::3])), unused, notes, places.whole, places.groups, table)
 
 # %% ../../nbs/parts/folder.ipynb #b7828acb

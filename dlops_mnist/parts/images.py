@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .command import RICH, console
-from .core import UserError, atomic, end_with_parent, remove, usable_cores
+from .core import UserError, atomic, end_with_parent, quoted, remove, usable_cores
 from .folder import Scan, combine, listing, relative_paths, scan, unused_notes, user_cache
 from .pictures import JPEG, BadImage, Look, finish, has_16_bits, look_of, read_file, read_picture, unpack
 
@@ -237,12 +237,13 @@ def measured_range(path: Path, files: list[str]) -> tuple[float, float] | None:
 
     values = []
     for file in files:
-        with suppress(OSError, ValueError, SyntaxError), Image.open(path / file) as picture:
+        with suppress(Exception), Image.open(path / file) as picture:  # what is wrong with a file is said when it is decoded
             # of 16 bits for each colour Pillow keeps 8
             scale = 1 if picture.mode[0] in "IF" else 257 * has_16_bits(read_file(str(path / file)))
             if scale: values.append(np.asarray(picture, np.float64).reshape(-1) * scale)
-    if not values: return None
-    low, high = np.percentile(np.concatenate(values), [1, 99]).tolist()
+    known = (every := np.concatenate([[], *values]))[np.isfinite(every)]
+    if not len(known): return None
+    low, high = np.percentile(known, [1, 99]).tolist()
     return (low, high) if low < high else (low, low + 1)
 
 # %% ../../nbs/parts/images.ipynb #23fe4700
@@ -379,8 +380,8 @@ def reading_notes(
     if broken: notes.append(f"{files} left out, such as `{next(iter(broken))}`")
     for split, data in arrays.splits.items():
         left = {arrays.classes[label] for label in np.unique(data["labels"])}
-        lost = [f"`{name}`" for part, name in arrays.found.files if part == split and name not in left]
-        if lost: notes.append(f"no image of {', '.join(lost)} is left in {split}: all are broken")
+        lost = [name for part, name in arrays.found.files if part == split and name not in left]
+        if lost: notes.append(f"no image of {quoted(lost)} is left in {split}: all are broken")
     return notes
 
 

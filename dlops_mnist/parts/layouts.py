@@ -45,7 +45,7 @@ def splits_among(
 ) -> dict[str, str]:
     "Those that mean a split, and which: `training`, `test_set`; or, where all begin alike, `cats-train` and `cats-test`."
     names = sorted(names)
-    start = re.match(r"(.*[-_ ])?", os.path.commonprefix(names))[0] if len(names) > 1 else ""
+    start = re.match(r"(.*[-_ =])?", os.path.commonprefix(names))[0] if len(names) > 1 else ""
     words = {name: re.sub(r"[-_ ]?(data)?(set|images?|imgs?|split|data)$", "", name[len(start):].lower()) for name in names}
     found = {name: SPLIT_OF[word] for name, word in words.items() if word in SPLIT_OF}
     return found if not start or len({*found.values()}) > 1 else {}
@@ -61,9 +61,9 @@ def unwrapped(
 ) -> tuple[Parts, list[str]]:
     "The same without the folders that all others lie in, and what they were."
     notes = []
-    while len({part[:inside + 1] for part in parts.values()}) == 1 and min(map(len, parts.values())) > inside + 1:
-        some = next(iter(parts.values()))
-        split, outer = some[0], some[inside]
+    # all that lies deeper lies in one folder, and no picture right in that
+    while len(ends := {(p[:inside + 1], len(p) > inside + 1) for p in parts.values() if len(p) > inside}) == 1 and min(ends)[1]:
+        split, outer = (some := min(ends)[0])[0], some[-1]
         if outer.lower() not in BETWEEN | {split.lower()} if inside else splits_among([outer]): break
         notes.append(outer)
         parts = {folder: (*part[:inside], *part[inside + 1:]) for folder, part in parts.items()}
@@ -82,7 +82,8 @@ def by_folders(
         own, between = unwrapped({folder: part for folder, part in parts.items() if part and part[0] == name}, inside=1)
         notes += [f"the images of `{name}/` were found in `{name}/{inner}/`" for inner in between]
         notes += [f"`{name}/` was read as {splits[name]}"] * (name != splits[name])
-        where |= {folder: (splits[name], part[1]) if len(part) > 1 else NO_CLASS for folder, part in own.items()}
+        classes = {part[1] for part in own.values() if len(part) > 1 and part[1].lower() not in BETWEEN}
+        where |= {folder: (splits[name], part[1]) if classes and len(part) > 1 else NO_CLASS for folder, part in own.items()}
     if splits:
         beside = f"lie beside {' and '.join(f'`{name}/`' for name in splits)}"
         return Places({folder: where.get(folder, beside) for folder in parts}, notes, whole=False)
@@ -90,9 +91,8 @@ def by_folders(
     if parts and all(len(part) > 1 and part[1] in inner for part in parts.values()):
         notes += [f"each `{name}/` was read as {split}" for name, split in inner.items() if name != split]
         return Places({folder: (inner[part[1]], part[0]) for folder, part in parts.items()}, notes, whole=False)
-    tops = {part[0] for part in parts.values() if part}
-    words = splits_among(tops)
-    unsorted = {"train", "test"} <= {*words.values()} and len(words) == len(tops)  # pictures that lie right in these
+    words = splits_among(tops := {part[0] for part in parts.values() if part})
+    unsorted = len({*words.values()}) > 1 and len(words) == len(tops)  # pictures that lie right in these
     where = {folder: ("train", part[0]) if part and not unsorted else NO_CLASS for folder, part in parts.items()}
     return Places(where, notes, whole=True)
 
@@ -109,12 +109,11 @@ def read_rows(table: Path) -> tuple[list[str], list[list[str]]]:
     try: text = table.read_text("utf-8-sig")
     except OSError as error: raise UserError(f"`{table}` can't be read: {error.strerror}.", key="labels") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"`{table}` is not text in UTF-8. Save it anew in that encoding.", key="labels") from error
-    header = text.split("\n", 1)[0]
-    delimiter = max("\t;,|", key=header.count)
+        raise UserError(f"`{table}` is not text in UTF-8. Save it anew as a CSV file in that encoding.", key="labels") from error
+    delimiter = max("\t;,|", key=text.split("\n", 1)[0].count)
     try: rows = [row for row in csv.reader(io.StringIO(text), delimiter=delimiter, strict=True) if any(row)]
     except csv.Error as error: raise UserError(f"`{table}` is no table: {error}.", key="labels") from error
-    if len(rows) < 2: raise UserError(f"`{table}` holds no rows.", key="labels")
+    if len(rows) < 2: raise UserError(f"`{table}` holds no rows: a CSV or TSV file with a header is needed.", key="labels")
     wrong = next((i for i, row in enumerate(rows, start=1) if len(row) != len(rows[0])), None)
     if wrong: raise UserError(f"`{table}`, row {wrong}: {len(rows[wrong - 1])} values, but {len(rows[0])} columns.", key="labels")
     return [name.strip() for name in rows[0]], rows[1:]
@@ -150,10 +149,11 @@ class Finder:
             for name in {path.name, path.stem, str(path.with_suffix(""))}: self.short[name].append(file)
 
     def __call__(self, name: str) -> str | None:
-        name = str(PurePosixPath(composed(name).strip().replace("\\", "/")))
-        for full in (name, f"{self.below}/{name}"):
+        *above, last = PurePosixPath(name := str(PurePosixPath(composed(name).strip().replace("\\", "/")))).parts or ("",)
+        # a path of another machine: the longest end of it that is a file here
+        for full in (name, f"{self.below}/{name}", *("/".join([*above[i:], last]) for i in range(1, len(above)))):
             if full in self.exact: return self.exact[full]
-        found = self.short.get(name) or self.short.get(PurePosixPath(name).name, [])
+        found = self.short.get(name) or self.short.get(last, [])
         if len(found) > 1: found = [file for file in found if self.stem in PurePosixPath(file).parts]  # train/7.png in train.csv
         return found[0] if len(found) == 1 else None
 

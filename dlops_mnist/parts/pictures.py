@@ -8,6 +8,7 @@ __all__ = ['SIGNATURE', 'JPEG', 'MAX_PIXELS', 'RESIZE_MODES', 'FORMATS', 'encode
            'read_picture']
 
 # %% ../../nbs/parts/pictures.ipynb #2b33c810
+import errno
 import io
 import os
 import struct
@@ -173,6 +174,7 @@ def _is_turned(data: bytes) -> bool:
     return Image.open(io.BytesIO(data), formats=["JPEG"]).getexif().get(0x0112, 1) != 1
 
 # %% ../../nbs/parts/pictures.ipynb #f28d6816
+warnings.filterwarnings("ignore", module="PIL")  # Pillow warns of what we refuse, and of odd metadata
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 
 
@@ -185,12 +187,10 @@ def _any(data: bytes, look: Look) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what we refuse, and of odd metadata
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            check_size(*picture.size)
-            if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
-            return _flat(ImageOps.exif_transpose(picture), look, has_16_bits(data))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        check_size(*picture.size)
+        if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
+        return _flat(ImageOps.exif_transpose(picture), look, has_16_bits(data))
     except BadImage: raise
     except Image.UnidentifiedImageError:
         raise BadImage("is not a picture of a known format (PNG, JPEG, WebP, BMP, GIF, TIFF)" if data else "is empty") from None
@@ -215,7 +215,7 @@ def _flat(picture: "Image", look: Look, wide: bool) -> np.ndarray:
 
 def _scale(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     low, high = limits
-    return (np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8)
+    return (np.clip(np.nan_to_num((values - low) / (high - low)), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 # %% ../../nbs/parts/pictures.ipynb #e3258f98
 def unpack(
@@ -273,9 +273,10 @@ def read_file(file: str | os.PathLike) -> bytes:
     "A file's content, in a fraction of the time of `open`, which asks the system about the file before it reads it."
     handle = os.open(file, _FLAGS)
     try:
-        content = part = os.read(handle, _PIECE)
-        while len(part) == _PIECE: content += (part := os.read(handle, _PIECE))
-        return content
+        content = os.read(handle, _PIECE)
+        if len(content) < _PIECE: return content
+        if os.fstat(handle).st_size > 2**30: raise OSError(errno.EFBIG, "it is larger than any picture")
+        return b"".join([content, *iter(lambda: os.read(handle, 2**20), b"")])
     finally: os.close(handle)
 
 

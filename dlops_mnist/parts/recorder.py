@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 
 from .callbacks import check_needs_tracker, epoch_line, progress_bar, row_metrics
 from .command import say
-from .core import UserError, nearest, read_checkpoint
+from .core import UserError, nearest, quoted, read_checkpoint
 from .loggers import log_checkpoint
 from .provenance import made_by
 from .runfolder import Run, best_row, better, check_own, is_epoch_end, is_helper, mark_ended, mark_running
@@ -425,7 +425,7 @@ def note_result(
     if accuracy <= (share := counts.max() / counts.sum()) + 1e-6:
         said.append(f"val_acc {accuracy:.4f} is no better than always naming the commonest class, "
                     f"`{val.classes[counts.argmax()]}` ({share:.1%} of val)")
-    never = [f"`{name}`" for name, images, count in zip(val.classes, counts, named) if images and not count]
-    if never: said.append(f"the model never named {', '.join(never)} in its last validation, though there are images of it")
+    never = [name for name, images, count in zip(val.classes, counts, named) if images and not count]
+    if never: said.append(f"the model never named {quoted(never)} in its last validation, though there are images of it")
     if said: say(f"CAREFUL: {'; and '.join(said)}. Where classes are rare: loss.weights=balanced, or datamodule.sampler=balanced; "
                  "and metrics=balanced_acc monitor=val_balanced_acc", "bold red")

@@ -359,10 +359,8 @@ def _builder(what: str, sentence: str) -> Callable[..., Path]:
     return build
 
 
-build_fashion = _builder("fashion", "Make a dataset from Fashion-MNIST: ten kinds of clothes, 60,000 images for train, 10,000 "
-                                    "for test.")
-build_kmnist = _builder("kmnist", "Make a dataset from Kuzushiji-MNIST: ten Japanese letters, 60,000 images for train, 10,000 "
-                                  "for test.")
+build_fashion = _builder("fashion", "Make Fashion-MNIST: ten kinds of clothes, 60,000 images for train, 10,000 for test.")
+build_kmnist = _builder("kmnist", "Make Kuzushiji-MNIST: ten Japanese letters, 60,000 images for train, 10,000 for test.")
 
 # %% ../../nbs/parts/sources.ipynb #27a8c990
 EMNIST = ("https://biometrics.nist.gov/cs_links/EMNIST/", "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/")
