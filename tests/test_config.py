@@ -191,7 +191,7 @@ def test_every_experiment_is_valid_and_repeats_from_its_saved_config(file, tmp_p
     saved = tmp_path / "config.yaml"
     saved.write_text(to_yaml(config))
     assert load_config(saved, "trust=true") == config
-    assert {**load_config(saved), "callbacks": 0} == {**config, "callbacks": 0}, "Lightning's checkpoints go to the run's own folder"
+    assert {**load_config(saved), "callbacks": 0} == {**config, "callbacks": 0}, "Lightning's checkpoints go to the run's folder"
 
 
 def test_several_trackers_at_once_and_interpolation(monkeypatch):
