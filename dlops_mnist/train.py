@@ -150,8 +150,8 @@ def reopen(
     check_changes(run, config)
     known, found = run.provenance.get("fingerprint"), getattr(datamodule, "fingerprint", None)
     if known and known != found:
-        raise UserError(f"The images are not those that this run began with: their fingerprint was {known[:12]}, and is "
-                        f"{str(found)[:12]} now. If moved: datamodule.path=... {begin_anew(run)}", key="datamodule.path")
+        raise UserError(f"The images are not those that this run began with: the fingerprint was {known[:12]}, and is "
+                        f"{str(found)[:12]}. If they lie elsewhere: datamodule.path=... {begin_anew(run)}", key="datamodule.path")
     if run.last_checkpoint.is_file(): read_checkpoint(run.last_checkpoint)
     run = reopen_run(run.path)
     write_config(run, config | {"resume": None} | {key: run.config.get(key) for key in ("repeats", "sweep")})
@@ -209,8 +209,7 @@ def fit(
     trainer.fit(module, datamodule, ckpt_path=begin, weights_only=True)
     note_result(run, datamodule, module.named)
     if config["calibrate"] and run.status == "finished" and not is_helper():
-        for file in (run.best_checkpoint, run.last_checkpoint):
-            update_provenance(run, temperature=calibrate(file, datamodule))
+        for file in (run.best_checkpoint, run.last_checkpoint): update_provenance(run, temperature=calibrate(file, datamodule))
 
 # %% ../nbs/07_train.ipynb #6a0cb9d3
 @sigterm_stops()

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from dlops_mnist.config import load_config
-from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.core import UserError, check_hardware
 from dlops_mnist.parts.launch import check_hydras, launch
 from dlops_mnist.parts.loggers import better_defaults, make_loggers
 from dlops_mnist.parts.runfolder import Run, new_run
@@ -81,8 +81,8 @@ def test_an_argument_of_the_trainer_reaches_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     value, has_come = DOES[name]
-    several = {"strategy": "ddp", "devices": 2} if name == "sync_batchnorm" else {}
-    config = load_config({"trainer": {"accelerator": "cpu", name: value, **several}})
+    beside = {"sync_batchnorm": {"strategy": "ddp", "devices": 2}, "gradient_clip_algorithm": {"gradient_clip_val": 1.0}}
+    config = load_config({"trainer": {"accelerator": "cpu", name: value, **beside.get(name, {})}})
     try: assert has_come(make_trainer(config, new_run(config)))
     finally:
         torch.use_deterministic_algorithms(deterministic)
@@ -93,6 +93,22 @@ def test_an_argument_of_the_trainer_reaches_it(tmp_path, monkeypatch, name):
 def test_an_argument_without_effect_is_refused_with_the_reason(name):
     with pytest.raises(UserError, match=f"`trainer.{name}.*(would have no effect: .|is set by the program)"):
         load_config({"trainer": {name: REFUSED[name]}})
+
+
+@pytest.mark.parametrize("words", [{"gradient_clip_algorithm": "norm"}, {"sync_batchnorm": True, "devices": 1},
+                                   {"min_epochs": 9, "max_epochs": 8}, {"min_steps": 9, "max_steps": 8}])
+def test_an_argument_that_another_one_leaves_without_effect_is_refused(words):
+    with pytest.raises(UserError, match=f"`trainer.{next(iter(words))}.*would have no effect: ."): load_config({"trainer": words})
+
+
+@pytest.mark.parametrize("name", ["accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"])
+def test_an_argument_below_nothing_is_refused(name):
+    with pytest.raises(UserError, match=f"`trainer.{name}: -1` must be more"): load_config({"trainer": {name: -1}})
+
+
+def test_half_precision_that_a_processor_has_not_is_refused():
+    with pytest.raises(UserError, match="trainer.precision=bf16-mixed"):
+        check_hardware({"accelerator": "cpu", "devices": 1, "precision": "16-mixed"})
 
 
 @pytest.mark.parametrize("word", ["val_check_interval=0", "val_check_interval=0.0", "check_val_every_n_epoch=0",

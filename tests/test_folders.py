@@ -663,7 +663,7 @@ def test_a_picture_beside_the_archives_folder(tmp_path):
     assert counts(opened(tmp_path / "parts"))["test"] == 12
 
 
-@pytest.mark.parametrize("before", ["C:\\Users\\me\\My data\\", "/content/drive/data/", "../x/", "./"])
+@pytest.mark.parametrize("before", ["D:\\My data\\", "/content/drive/data/", "../x/", "./"])
 def test_a_table_from_another_machine(tmp_path, before):
     path, slash = fill(tmp_path / "data", {"": 12}), "\\" if "\\" in before else "/"
     rows = [f"{before}{name}{slash}{i:03}.png,{name.upper()}" for name in ("disc", "bar") for i in range(12)]

@@ -170,8 +170,7 @@ class WandBCallback(PredictionsCallback):
                            "(`logger=WandbLogger`), or use ImageClassificationReport, which draws for every logger.")
 
     def on_validation_epoch_end(self, trainer, module):
-        if self.dl is not None and self.batches:
-            self.batches = [(labels, module.predict(images)) for images, labels in self.dl]
+        if self.dl is not None and self.batches: self.batches = [(labels, module.predict(images)) for images, labels in self.dl]
         super().on_validation_epoch_end(trainer, module)
 
     def report(self, trainer: pl.Trainer, results: Results) -> None:

@@ -152,8 +152,7 @@ def plain(
 def _plain(value: Any, where: str, counted: Iterator[int], level: int) -> Any:
     # a list may be repeated in many places, or contain itself: that takes hardly any memory, so we count
     if next(counted) > MOST_VALUES: raise UserError(f"A config holds at most {MOST_VALUES:,} values.")
-    if level > MOST_LEVELS:
-        raise UserError(f"A config has at most {MOST_LEVELS} levels, and `{where[:50]}...` goes deeper.")
+    if level > MOST_LEVELS: raise UserError(f"A config has at most {MOST_LEVELS} levels, and `{where[:50]}...` goes deeper.")
     if value is None or isinstance(value, bool): return value
     if isinstance(value, (str, os.PathLike)): return str(os.fspath(value))
     if isinstance(value, Integral) and abs(value) < 2**64: return int(value)
@@ -203,8 +202,7 @@ def read_checkpoint(
     except Exception as error:  # torch raises errors of many kinds, and its messages advise switching the safety off
         raise UserError(f"`{path}` can't be loaded: it is damaged, or holds more than weights and plain settings, "
                         "which could run code.") from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"`{path}` is no checkpoint: it holds a {type(checkpoint).__name__}.")
+    if not isinstance(checkpoint, dict): raise UserError(f"`{path}` is no checkpoint: it holds a {type(checkpoint).__name__}.")
     return checkpoint
 
 # %% ../../nbs/parts/core.ipynb #1a485710
@@ -303,6 +301,9 @@ def check_hardware(
         raise UserError(f"`trainer.num_nodes: {nodes}` would wait for {nodes - 1} other machines, and nothing here says where "
                         "they are. Start it by torchrun on each of them, or by srun.", key="trainer.num_nodes")
     on_cpu = wanted == "cpu" or wanted == "auto" and not any(there.values())
+    if on_cpu and str(trainer.get("precision")) in ("16", "16-mixed"):
+        raise UserError("`trainer.precision: 16-mixed` needs a GPU: on a processor Lightning computes in bf16, whatever it is "
+                        "told. Say so: trainer.precision=bf16-mixed", key="trainer.precision")
     if on_cpu and as_count(devices) > max(usable_cores(), FEW_PROCESSES):
         raise UserError(f"`trainer.devices: {devices}` would start {devices} processes on {usable_cores()} cores, where they only "
                         f"wait for one another. At most {max(usable_cores(), FEW_PROCESSES)} here.", key="trainer.devices")

@@ -128,8 +128,11 @@ def check_config(
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
     check_checkpointing(config)
     check_effect(config)
-    for key in ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches"):  # Lightning would divide by them
-        if config["trainer"].get(key) == 0: raise UserError(f"`trainer.{key}: 0` must be more than that.", key=f"trainer.{key}")
+    divides = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning would divide by them
+    for key in (*divides, "gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"):
+        value = config["trainer"].get(key)
+        if isinstance(value, (int, float)) and (value < 0 or key in divides and value == 0):
+            raise UserError(f"`trainer.{key}: {value}` must be more than that.", key=f"trainer.{key}")
     workers, most = config["datamodule"].get("num_workers"), max(16, 4 * usable_cores())
     if isinstance(workers, int) and workers > most:
         raise UserError(f"`datamodule.num_workers: {workers}` would start as many processes, and this machine has {usable_cores()} "
@@ -172,7 +175,9 @@ def check_effect(config: Mapping[str, Any]) -> None:
     "Refuse what Lightning would accept and nothing would come of; raises `UserError`."
     trainer, sections = config["trainer"], {f"logger.{name}": section for name, section in config["logger"].items() if section}
     saves = trainer.get("enable_checkpointing")
-    after_all = {"default_root_dir": saves or trainer.get("logger"), "use_distributed_sampler": "_target_" in config["datamodule"]}
+    after_all = {"default_root_dir": saves or trainer.get("logger"), "use_distributed_sampler": "_target_" in config["datamodule"],
+                 "gradient_clip_algorithm": trainer.get("gradient_clip_val"), "sync_batchnorm": trainer.get("devices") != 1}
+    after_all |= {f"min_{x}": not 0 < (trainer.get(f"max_{x}") or 0) < (trainer.get(f"min_{x}") or 0) for x in ("epochs", "steps")}
     after_all |= dict.fromkeys(("checkpoint_name", "add_file_policy", "log_model=all"), saves)
     for where, section in {"trainer": {"_target_": DEFAULT_CLASS["trainer"]} | trainer, **sections}.items():
         usual = read_class(section["_target_"]).parameters

@@ -55,8 +55,7 @@ def choose(
     generator = np.random.RandomState(seed)
     digits = {int(d): generator.permutation(np.flatnonzero(labels == d)) for d in np.unique(labels)}
     if binary is None: return {str(digit): numbers for digit, numbers in digits.items()}
-    if binary not in digits:
-        raise UserError(f"binary={binary}: the digits are {min(digits)} to {max(digits)}.", key="binary")
+    if binary not in digits: raise UserError(f"binary={binary}: the digits are {min(digits)} to {max(digits)}.", key="binary")
     positive = digits.pop(binary)
     # one of each other digit, then the next of each: any part of this list is balanced over the digits
     longest = max(map(len, digits.values()))
