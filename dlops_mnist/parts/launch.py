@@ -217,7 +217,7 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     from hydra.errors import HydraException
 
     folder, sweep = job.configs[0]["paths"]["runs"], f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    for config in job.configs: config["weights"] = config["weights"] and str(find_checkpoint(config["weights"])[0])  # as theirs
+    for one in job.configs: one |= {"weights": str(find_checkpoint(one["weights"])[0])} if one.get("weights") else {}  # as theirs
     if again: job.configs, sweep = still_to_do(job.configs, folder, sweep)
     if not job.configs: return after and after(folder, sweep, [])
     for config in job.configs: config["sweep"] = sweep
