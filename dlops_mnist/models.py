@@ -127,7 +127,7 @@ def load_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None
     "Go on from there; one process takes it all."
     module.temperature = temperature_in(checkpoint)
     if "running" in checkpoint and module.global_rank == 0:
-        module.running.epochs[""] = EpochMetrics(checkpoint["running"])
+        module.running.epochs[""] = EpochMetrics(torch.as_tensor(checkpoint["running"]).reshape(3))
 
 # %% ../nbs/05_models.ipynb #c89c83b4
 class Classifier(pl.LightningModule):
@@ -173,8 +173,7 @@ def build_model(
 ) -> nn.Module:
     "The network that a section describes; its class is told of the images and classes what it has parameters for."
     section = _DEFAULTS["model"] | full_target(section, "model")
-    facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes,
-             "in_channels": image_shape[0] if len(image_shape) == 3 else 1}
+    facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes, "in_channels": [1, *image_shape][-3]}
     return build_told(section, "model", "model", facts, fixed=GIVEN["model"])
 
 # %% ../nbs/05_models.ipynb #adf853b4
@@ -201,8 +200,7 @@ def build_scheduler(
     for name in open_lengths(section):
         length = trainer.estimated_stepping_batches if when["interval"] == "step" else trainer.max_epochs
         if not 0 < (length or 0) < math.inf:
-            raise UserError(f"`scheduler.{name}` can't be derived from an endless training: set it, or "
-                            "`trainer.max_epochs`.", key=f"scheduler.{name}")
+            raise UserError(f"`scheduler.{name}`: the training has no end. Set it, or trainer.max_epochs.", key=f"scheduler.{name}")
         section[name] = max(1, length // when["frequency"])
     if isinstance(peak := section.get("max_lr"), (int, float)):  # groups of their own speed keep it
         section["max_lr"] = [peak * group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
@@ -216,8 +214,7 @@ def complete(
     config = plain(config)
     if not isinstance(config, dict): raise UserError(f"A config is a mapping of sections, not {config!r}.")
     config |= plain({key: config.get(key) or default for key, default in _DEFAULTS.items()})
-    if not isinstance(config["datamodule"], dict):
-        raise mistyped("datamodule", "a section of settings", config["datamodule"])
+    if not isinstance(config["datamodule"], dict): raise mistyped("datamodule", "a section of settings", config["datamodule"])
     classes = config["datamodule"].get("classes")
     if classes is not None and not (isinstance(classes, list) and len(classes) > 1):
         raise UserError(f"`datamodule.classes: {classes}` must list two classes or more.", key="datamodule.classes")
@@ -336,8 +333,7 @@ def described(
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
     except Endless:
-        raise UserError(f"After {seconds} seconds the layers of this network are still being counted: it has too many.",
-                        key="model") from None
+        raise UserError(f"After {seconds} seconds the network's layers are still being counted: too many.", key="model") from None
     finally: clock.cancel()
 
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, lru_cache
-from itertools import chain
+from itertools import chain, filterfalse
 from pathlib import Path
 from statistics import NormalDist, median
 from typing import Any
@@ -198,8 +198,7 @@ def sort_rows(
     column = find_column(sort.removeprefix("-"), rows)
     def is_missing(row): return (value := row.get(column)) is None or value != value
     def place(row): return (0, row[column], "") if isinstance(row[column], (int, float)) else (1, 0, str(row[column]))
-    found = sorted((row for row in rows if not is_missing(row)), key=place,
-                   reverse=high_is_best(column, rows) != sort.startswith("-"))
+    found = sorted(filterfalse(is_missing, rows), key=place, reverse=high_is_best(column, rows) != sort.startswith("-"))
     return [*found, *filter(is_missing, rows)]
 
 # %% ../nbs/10_runs.ipynb #e76def52
@@ -384,6 +383,7 @@ def print_runs(
 ) -> None:
     "Print a table of all runs: what differs, best metrics, epochs, duration, origin and status."
     if CONDITION.fullmatch(str(dir)) and not os.path.isdir(dir): dir, where = "runs", (dir, *where)  # no folder was given
+    if word := next((w for w in where if w[:11] == "paths.runs="), ""): raise UserError(f"`{word}`: name the folder alone, first.")
     rows = select_runs(dir, sort, where, latest)
     if json: return _print_json(rows)
     if csv: return _print_csv(rows)

@@ -100,12 +100,15 @@ def check_changes(
     "Refuse settings that would make another run of this one, and a run that has nothing left to do; raises `UserError`."
     # the config of an older run lacks the settings that came later
     changed = diff(deep_update({"datamodule": base_config()["datamodule"] | OLDER_RUNS, "weights": None}, run.config), config)
-    fixed = next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None)
-    if fixed:
+    if fixed := next((key for key in changed if key not in MAY_CHANGE and key.split(".")[0] != "logger"), None):
         before = "open" if changed[fixed][0] is MISSING else repr(changed[fixed][0])
         raise UserError(f"`{fixed}` was {before} when this run began, and can't change halfway. "
                         f"{begin_anew(run, f'{fixed}=... ')}", key=fixed)
     check_length(changed, config)
+    steps = max([0, *(row.get("step", 0) for row in run.rows)])
+    for key, count in {"trainer.max_epochs": run.epochs, "trainer.max_steps": steps}.items():
+        if key in changed and isinstance(limit := changed[key][1], int) and 0 <= limit <= count:
+            raise UserError(f"`{key}: {limit}`: `{run.path}` has come to {count} already, so nothing would be trained.", key=key)
     if run.status == "finished" and not {"calibrate", "trainer.max_epochs", "trainer.max_steps"} & changed.keys():
         raise UserError(f"`{run.path}` is finished. To train it longer, set trainer.max_epochs above {run.epochs}.", key="resume")
 
@@ -119,7 +122,7 @@ def check_restored(config: Config) -> None:
     before, now = restored_settings(then), restored_settings(config)
     for key in dict.fromkeys([*now, *before]):
         was, wanted = before.get(key), now.get(key)
-        if was == wanted or key.startswith("callbacks.") and None in (was, wanted): continue  # a callback that is new, or gone
+        if was == wanted or key.startswith("callbacks") and None in (was, wanted): continue  # a callback that is new, or gone
         raise UserError(f"`{key}: {as_text(wanted)}` would have no effect: the state of `{path}` goes on, which has "
                         f"{as_text(was)}. Leave it as it was, or begin anew: {as_typed('weights', path)}", key=key)
     check_length(diff(then, config), config)
@@ -244,8 +247,7 @@ def print_result(run: Run) -> None:
         epoch = int(best["epoch"]) + 1
         say(f"best {monitor} {best[monitor]:.4f} in epoch {epoch} of {max(run.epochs, epoch)}{within}", "bold")
     if any(value != value for row in run.rows[-1:] for value in row.values()):
-        say("CAREFUL: the last epoch's metrics are not numbers (NaN), so the training went wrong. "
-            "A smaller optimizer.lr may help.", "bold red")
+        say("CAREFUL: the last epoch's metrics are not numbers (NaN): it went wrong. A smaller optimizer.lr may help.", "bold red")
     say(f"run         {run.path}")
     if t := run.provenance.get("temperature"): say(f"calibrated  its logits are divided by {t:.3g}, fitted on val")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")

@@ -6,6 +6,8 @@ import io
 import os
 import re
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections import Counter
@@ -637,6 +639,10 @@ def test_odd_metadata_are_not_the_persons_business(tmp_path, program):
         (tmp_path / f"data/disc/odd{i}.jpg").write_bytes(data[:2] + part + data[2:])
     done = program("dataset", "inspect", "data", cwd=tmp_path)
     assert done.returncode == 0 and not done.stderr and re.search(r"train +disc +23 ", done.stdout), done.stderr
+    own = ("from dlops_mnist.parts.pictures import decode; from PIL import Image; data = open('data/disc/odd1.jpg', 'rb'); "
+           "decode(data.read()); [Image.open(f'data/disc/odd{i}.jpg').getexif() for i in (0, 1, 2)]")
+    done = subprocess.run([sys.executable, "-c", own], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "UserWarning" in done.stderr, "what a person's own lines open is warned of as ever"
 
 
 @pytest.mark.parametrize("splits", [("images/train", "images/val"), ("train/images", "valid/images")])

@@ -121,6 +121,11 @@ def test_conditions_with_and_without_a_folder(folder, place, words, capsys, monk
     assert header.split()[0] == "experiment" and "0.9000" in line and "MLP" not in line
 
 
+def test_the_folder_under_its_name_in_a_config_is_told(folder, capsys):
+    with pytest.raises(SystemExit): command("sort=val_acc", f"paths.runs={folder}")
+    assert f"`paths.runs={folder}`: name the folder alone, first" in capsys.readouterr().err
+
+
 def test_what_is_not_a_number_stays_out_of_json(folder, capsys):
     write_rows(make_run(folder, 0.9, "experiment=odd").metrics_file,
                [{"epoch": 0, "val_acc": 0.5, "val_loss": float("nan")}])

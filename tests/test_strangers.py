@@ -24,7 +24,7 @@ from dlops_mnist.export import export
 from dlops_mnist.models import MNISTModule, check_memory, described, least_memory, load, load_module
 from dlops_mnist.networks import FastCNN
 from dlops_mnist.parts.core import CLUSTER, UserError, check_hardware, plain
-from dlops_mnist.parts.folder import is_image
+from dlops_mnist.parts.folder import is_image, scan
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.launch import is_run_of, launch
 from dlops_mnist.parts.layouts import read_rows
@@ -48,6 +48,10 @@ class Net(nn.Sequential):
 """
 
 
+# which classes that are installed would import, where one of the name is in the working folder
+BROUGHT = ("timm", "comet_ml", "litlogger", "faster_coco_eval", "bitsandbytes", "deepspeed", "transformer_engine")
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     "A working folder in which somebody has put a module."
@@ -55,10 +59,10 @@ def work(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "evilmod.py").write_text(EVIL)
     (tmp_path / "evilspace").mkdir()  # a package without an __init__.py
-    for name in ("timm", "comet_ml"): shutil.copy("evilmod.py", f"{name}.py")  # which classes that are installed would import
+    for name in BROUGHT: shutil.copy("evilmod.py", f"{name}.py")
     shutil.copy("evilmod.py", "evilspace/net.py")
     yield tmp_path
-    for name in ("evilmod", "evilspace", "evilspace.net", "timm", "comet_ml"): sys.modules.pop(name, None)
+    for name in ("evilmod", "evilspace", "evilspace.net", *BROUGHT): sys.modules.pop(name, None)
 
 
 def a_checkpoint(changes: dict, name: str = "theirs.ckpt") -> str:
@@ -92,6 +96,12 @@ CODE = {
     "where only reading is meant": {"datamodule": {"raw": {"_target_": "evilmod.Net"}}},
     "what a network imports": {"model": {"_target_": "dlops_mnist.parts.backbone.Timm"}},
     "what a tracker imports": {"logger": {"x": {"_target_": "pytorch_lightning.loggers.CometLogger"}}},
+    "another one": {"logger": {"x": {"_target_": "pytorch_lightning.loggers.LitLogger"}}},
+    "what a metric imports": {"metrics": {"x": {"_target_": "torchmetrics.detection.mean_ap.MeanAveragePrecision"}}},
+    "what a plugin imports": {"trainer": {"plugins": [{"_target_": "pytorch_lightning.plugins.BitsandbytesPrecision"}]}},
+    "what a strategy imports": {"trainer": {"strategy": {"_target_": "pytorch_lightning.strategies.DeepSpeedStrategy"}}},
+    "a strategy by its name": {"trainer": {"strategy": "deepspeed_stage_2"}},
+    "a precision by its name": {"trainer": {"precision": "transformer-engine-float16"}},
     "the blog's spelling, deeper": {"callbacks": [{"name": "net.Net", "lib": "evilspace"}]},
 }
 
@@ -375,10 +385,23 @@ def test_what_never_ends_is_no_file(work):
     with pytest.raises(UserError, match="it holds 0 and 0"): load_idx("raw")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux has it")
+def test_a_systems_state_is_no_dataset(work):
+    os.makedirs("data/train/a"), os.symlink("/proc/self", "data/train/b"), os.symlink("/sys", "data/train/a/c")
+    for name in ("/proc/self", "/sys", "data"):
+        began = time.monotonic()
+        with pytest.raises(UserError, match="holds no images of any class"): scan(name)
+        assert time.monotonic() - began < 3  # it leads to all files of the machine: they took 99 s
+
+
 def test_where_values_come_from_is_shown_without_control_codes(work, capsys):
-    a_run({"monitor": ESCAPE})
-    launch(print, ["theirs", "--cfg", "sources"])
-    assert "[bold]" in (said := capsys.readouterr().out) and "\x1b" not in said
+    a_run({"monitor": f"{ESCAPE}\u202e", "experiment": "x\ntyped  seed: 7"} | {"experiment": "a", "weights": "x\ntyped  seed: 7"})
+    for what in ("sources", "job"):
+        launch(print, ["theirs", "--cfg", what])
+        assert "[bold]" in (said := capsys.readouterr().out) and not {"\x1b", "\x07", "\u202e"} & {*said}
+        assert not [line for line in said.splitlines() if line.startswith("typed")]
+    Path("again.yml").write_text(said)
+    assert load_config("again").monitor == f"{ESCAPE}\u202e", "what is shown can be read again"
 
 
 def test_a_place_is_no_object():

@@ -680,6 +680,17 @@ def test_an_epoch_without_validation_shows_no_figures_of_the_one_before(capsys):
     assert ["val_acc" in line for line in capsys.readouterr().out.splitlines()] == [False, True, False, True]
 
 
+def test_no_bar_shows_the_validation_of_an_epoch_before():
+    class Bar(pl.callbacks.ProgressBar):
+        shown = []
+
+        def disable(self): pass
+        def on_train_epoch_end(self, trainer, module): self.shown.append("val_acc" in self.get_metrics(trainer, module))
+
+    train(make_config(), epochs=5, check_val_every_n_epoch=2, extra=[Bar()])
+    assert Bar.shown == [False, True, False, True, False]
+
+
 def test_an_epoch_that_was_cut_short_shows_its_own_figures(capsys):
     steps = len(dm.train_dataloader()) + 2
     run = train(make_config(trainer=QUIET | {"enable_progress_bar": True}), epochs=4, max_steps=steps)

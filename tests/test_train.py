@@ -203,6 +203,29 @@ def test_a_state_that_is_not_whole_is_refused(work, capsys, trained, gone, told)
     assert told in said and "weights=" in said and "Traceback" not in said and not list(find_runs())
 
 
+@pytest.mark.parametrize("place, value", [("random", "x"), ("random", {"torch": 1}), ("rows", [1]), ("running", "x"),
+                                          ("running", [1]), ("data", "x"), ("data", {"epoch": "x", "images": []})])
+def test_a_state_of_another_type_is_one_message(work, capsys, trained, place, value):
+    import torch
+
+    checkpoint = torch.load(trained.last_checkpoint, weights_only=True)
+    if place in ("random", "rows"): next(state for name, state in checkpoint["callbacks"].items() if "Run" in name)[place] = value
+    elif place == "data": checkpoint["MNISTDataModule"] = value
+    else: checkpoint[place] = value
+    torch.save(checkpoint, "odd.ckpt")
+    with pytest.raises(SystemExit) as exit: train("callbacks=early_stopping", "ckpt_path=odd.ckpt", "trainer.max_epochs=3")
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and "is damaged" in said and "Traceback" not in said and not list(find_runs()), said
+
+
+@pytest.mark.parametrize("word, count", [("trainer.max_steps=1", 7), ("trainer.max_steps=7", 7), ("trainer.max_epochs=0", 1)])
+def test_a_limit_that_is_reached_trains_nothing_and_says_so(work, capsys, trained, word, count):
+    before = trained.config_file.read_bytes()
+    with pytest.raises(SystemExit): train(f"resume={trained.path}", word)
+    assert f"has come to {count} already, so nothing would be trained" in capsys.readouterr().err
+    assert trained.config_file.read_bytes() == before
+
+
 @pytest.mark.parametrize("key", ["weights", "ckpt_path"])
 def test_a_run_that_goes_on_begins_with_nothing_else(work, capsys, trained, key):
     with pytest.raises(SystemExit): train(f"resume={trained.path}", "trainer.max_epochs=3", f"{key}={trained.last_checkpoint}")

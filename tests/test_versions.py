@@ -15,10 +15,11 @@ from dlops_mnist.evaluate import evaluate
 from dlops_mnist.parts.command import run_command
 from dlops_mnist.parts.core import UserError, one_at_a_time
 from dlops_mnist.parts.folder import fingerprint
-from dlops_mnist.parts.runfolder import Run
+from dlops_mnist.parts.launch import launch
+from dlops_mnist.parts.runfolder import Run, find_runs
 from dlops_mnist.parts.store import known_versions
 from dlops_mnist.runs import print_runs
-from dlops_mnist.train import train
+from dlops_mnist.train import show_multirun, train, train_and_report
 from dlops_mnist.versions import check, diff, gc, grow, record, restore
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,17 @@ def test_a_record_mends_what_was_damaged_or_lost(work):
     check()
 
 
+def test_names_that_a_list_of_lines_can_hold(work):
+    first, second, *_ = sorted(Path("dataset/train").glob("*/*.png"))
+    for odd in ("\r", "\x85", "\u2028", "\x0c", "  "): shutil.copy(first, first.with_name(f"a{odd}b.png"))
+    restore(record("dataset"), to="back")
+    assert Path("back", first.parent.relative_to("dataset"), "a\rb.png").is_file()
+    check()
+    shutil.copy(second, first.with_name("a\nb.png"))
+    with pytest.raises(UserError, match=r"a file '.*a\\nb.png': .* no name may hold a line end"): record("dataset")
+    check()
+
+
 def test_two_that_write_wait_for_one_another(work):
     record("dataset")
     with one_at_a_time(Path(".versions")):
@@ -184,6 +196,18 @@ def test_a_run_is_repeated_on_what_it_was_trained_on(work, capsys):
     assert "(version: as it came), with 95% intervals" in out and "CAREFUL: `data/versions" not in out
     print_evaluation(str(other.path), **{"datamodule.version": "as it came"})
     assert "(as it came), that of the training was" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_sweep_on_a_version_is_not_trained_again(work, capsys):
+    record("dataset", note="mine")
+    words = ["-m", "seed=1,2", "datamodule.version=mine", *QUICK]
+    launch(train_and_report, words, show_multirun)
+    assert "failed" not in capsys.readouterr().out
+    launch(train_and_report, [*words, "resume=sweep"], show_multirun)
+    assert "2 of 2 runs are finished already" in capsys.readouterr().out and len([*find_runs()]) == 2
+    record("dataset", note="other"), next(Path("dataset/train").glob("*/*.png")).unlink(), record("dataset", note="mine")
+    launch(train_and_report, [*words, "resume=sweep"], show_multirun)
+    assert "0 of 2" in capsys.readouterr().out and len([*find_runs()]) == 4
 
 
 def test_a_version_for_training_that_is_not_there(work):

@@ -40,11 +40,9 @@ class ImageDataset(Dataset):
     ):
         self.images, self.labels, self.hashes, self.raw_paths, self.classes = images, labels, hashes, paths, classes
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def __len__(self) -> int: return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]: return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
 
     def __getitems__(self, indices: list[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         # the copy that `take` makes is the batch; nothing is stacked
@@ -204,8 +202,7 @@ class Batches(pl.LightningDataModule):
         "The images of `train`, `val` or `test`."
         if not self.datasets: self.setup()
         if split in self.datasets: return self.datasets[split]
-        raise UserError(f"`{self.path}` has no {split} images. Add a folder `{split}/`, or name another dataset: "
-                        "datamodule.path=DIR.", key="path")
+        raise UserError(f"`{self.path}` has no {split} images. Add a folder `{split}/`, or datamodule.path=DIR names another.")
 
     train_df = property(lambda self: self.dataset("train").frame)
     val_df = property(lambda self: self.dataset("val").frame)
@@ -232,7 +229,7 @@ class Batches(pl.LightningDataModule):
         done, all_of_it = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches
         return {"epoch": self.trainer.current_epoch, "images": done * self.batch_size if done < all_of_it else 0}
 
-    def load_state_dict(self, state: dict[str, int]) -> None: self.reached = dict(state)
+    def load_state_dict(self, state: dict[str, int]) -> None: self.reached = {key: int(state[key]) for key in ("epoch", "images")}
 
 # %% ../../nbs/parts/batches.ipynb #6bc2123f
 # batches are cut from an array in memory: worker processes would only be slower

@@ -47,8 +47,7 @@ def _callbacks_by_name(entries: list) -> dict[str, Any]:
     for i, entry in enumerate(entries):
         fits = isinstance(entry, Mapping) and set(entry) <= {"name", "lib", "params"} and isinstance(entry.get("name"), str)
         if not fits or not isinstance(params := entry.get("params") or {}, Mapping):
-            raise UserError(f"`callbacks[{i}]` needs `name`, and takes `lib` and `params` (a mapping) besides, not {entry!r}.",
-                            key=f"callbacks[{i}]")
+            raise UserError(f"`callbacks[{i}]` has a `name`, `lib` and `params` (a mapping), not {entry!r}.", key=f"callbacks[{i}]")
         params = dict(params)
         if "monitor" in params and "{" not in str(params.get("filename", "{")):
             # a fixed name says neither how good the checkpoint is nor when it was saved
@@ -210,8 +209,7 @@ def _from_environment(name: str, *default: str | None, keep: bool) -> str | None
 
     if keep: return f"${{oc.env:{','.join(map(str, (name, *default)))}}}"
     if not SECRET.search(name): return oc.env(name, *default)
-    raise ValueError(f"the value of ${name} sounds like a secret, and would stand in the record of the run. Trackers and callbacks "
-                     "may have it.")
+    raise ValueError(f"the value of ${name} sounds like a secret, which the record would tell. Trackers and callbacks may have it.")
 
 
 def filled_in(
@@ -317,4 +315,4 @@ def sources(
         now = flatten(compose(*layers[:i]))
         found |= {path: layer.where for path in now if layer.names(path) or now[path] != before.get(path, MISSING)}
         before = now
-    return [f"{found[path]:30} {path}: {value}" for path, value in before.items()]
+    return [f"{found[path]:30} {path}: {value}".replace("\n", " ") for path, value in before.items()]

@@ -27,6 +27,7 @@ from .runfolder import Run, find_checkpoint, find_runs
 from .schema import schema
 from .settings import DEFAULT_CLASS, DEFAULTS, GIVEN, GROUPS, OWN_DEFAULTS, SET_BY_PROGRAM, SETTINGS, SEVERAL
 from .settings import Config, base_config
+from .store import as_trained
 from .targets import read_class
 
 # %% ../../nbs/parts/launch.ipynb #2b2bbccf
@@ -75,8 +76,7 @@ def help_text(
         for name, o in options.items():
             place = {group: {name: o.values} if group in SEVERAL else o.values} if group in SETTINGS else o.values
             lines.append(_line(group, name, o.note))
-            lines += [f"      {key}={as_text(value)}" for key, value in flatten(place).items() if o.values
-                      and "_target_" not in key]
+            lines += [f"      {key}={as_text(v)}" for key, v in flatten(place).items() if o.values and "_target_" not in key]
         if group == "trainer": lines += _signature(group)
     lines += ["", "FLAGS"] + [f"  {flag:44} {note}" for flag, note in FLAG_NOTES.items()]
     return "\n".join(lines)
@@ -101,8 +101,7 @@ def _signature(section: str) -> Iterator[str]:
         yield _line(f"{section}.{name}", default, textwrap.shorten(source.notes[name], 100, placeholder=" ..."))
 
 
-def _line(key: str, value: Any, note: str) -> str:
-    return f"  {f'{key}={as_text(value)}':44} {note}"
+def _line(key: str, value: Any, note: str) -> str: return f"  {f'{key}={as_text(value)}':44} {note}"
 
 # %% ../../nbs/parts/launch.ipynb #aace822e
 class Job:
@@ -143,6 +142,8 @@ def is_run_of(
 ) -> bool:
     "Whether a run has a job's settings."
     then, now = asked(run.config), asked(config)
+    if (version := now.get("datamodule.version")) and version == run.provenance.get("fingerprint"):  # brought back elsewhere
+        for key in ("path", "version", "source", "labels"): then[f"datamodule.{key}"] = now[f"datamodule.{key}"] = "as recorded"
     filled = FILLED_IN | ({"datamodule.resize"} if config["model"].get("pretrained") or config["weights"] else set())
     return all(then[key] == now.get(key) or key in filled - now.keys() for key in then) and now.keys() <= then.keys()
 
@@ -202,8 +203,7 @@ def check_hydras(words: list[str], several: bool) -> None:
     for word in words:
         key, _, value = word.partition("=")
         if key == "hydra.launcher.n_jobs" and as_count(value) > most:
-            raise UserError(f"`{word}` would train as many at once, and this machine has {usable_cores()} cores: at most {most} "
-                            "here.", key=key)
+            raise UserError(f"`{word}` would train as many at once, on {usable_cores()} cores: at most {most} here.", key=key)
         if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size=")):
             raise UserError(f"`{word}`: of Hydra's own settings, those of its launcher can be chosen. A run's folder is below "
                             "paths.runs, its log is train.log in there.", key=key)
@@ -217,7 +217,8 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     from hydra.errors import HydraException
 
     folder, sweep = job.configs[0]["paths"]["runs"], f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    for one in job.configs: one |= {"weights": str(find_checkpoint(one["weights"])[0])} if one.get("weights") else {}  # as theirs
+    for one in map(as_trained, job.configs):
+        if one.get("weights"): one["weights"] = str(find_checkpoint(one["weights"])[0])  # as theirs
     if again: job.configs, sweep = still_to_do(job.configs, folder, sweep)
     if not job.configs: return after and after(folder, sweep, [])
     for config in job.configs: config["sweep"] = sweep

@@ -171,10 +171,9 @@ def _is_turned(data: bytes) -> bool:
     if data.find(b"Exif", 0, 65536) < 0: return False
     from PIL import Image
 
-    return Image.open(io.BytesIO(data), formats=["JPEG"]).getexif().get(0x0112, 1) != 1
+    with warnings.catch_warnings(action="ignore"): return Image.open(io.BytesIO(data), formats=["JPEG"]).getexif().get(274, 1) != 1
 
 # %% ../../nbs/parts/pictures.ipynb #f28d6816
-warnings.filterwarnings("ignore", module="PIL")  # Pillow warns of what we refuse, and of odd metadata
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 
 
@@ -187,10 +186,11 @@ def _any(data: bytes, look: Look) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        check_size(*picture.size)
-        if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
-        return _flat(ImageOps.exif_transpose(picture), look, has_16_bits(data))
+        with warnings.catch_warnings(action="ignore"):  # Pillow warns of what we refuse, and of odd metadata
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            check_size(*picture.size)
+            if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
+            return _flat(ImageOps.exif_transpose(picture), look, has_16_bits(data))
     except BadImage: raise
     except Image.UnidentifiedImageError:
         raise BadImage("is not a picture of a known format (PNG, JPEG, WebP, BMP, GIF, TIFF)" if data else "is empty") from None

@@ -47,8 +47,7 @@ LOGGERS = ("dlops_mnist", "pytorch_lightning", "lightning_fabric")  # their mess
 class LogFile:
     "Copies messages and warnings into a run's `train.log` while it is open; may be opened twice."
 
-    def __init__(self, run: Run):
-        self.run, self.handler = run, None
+    def __init__(self, run: Run): self.run, self.handler = run, None
 
     def start(self) -> None:
         "Open it, unless it is open."
@@ -95,8 +94,7 @@ def log_step(trainer: pl.Trainer, outputs: Any) -> None:
 class RunStatus(Callback):
     "Notes in a run's folder that it runs, on which data and devices, and how it ended."
 
-    def __init__(self, run: Run):
-        self.run, self.log_file, self.signals = run, LogFile(run), StopSignals()
+    def __init__(self, run: Run): self.run, self.log_file, self.signals = run, LogFile(run), StopSignals()
 
     def setup(self, trainer, module, stage) -> None:
         if stage != "fit": return
@@ -152,8 +150,7 @@ def save_checkpoint(
             os.replace(second, run.checkpoints / "best.ckpt")
         if last: os.replace(part, run.last_checkpoint)
     finally:  # what did not get whole takes no room on a disk that is full
-        if trainer.is_global_zero:
-            for file in (part, second): file.unlink(missing_ok=True)
+        for file in (part, second) if trainer.is_global_zero else (): file.unlink(missing_ok=True)
 
 # %% ../../nbs/parts/recorder.ipynb #767d08dc
 def rewind_to_epoch_start(fit_loop: dict[str, Any]) -> None:
@@ -334,7 +331,10 @@ class RunRecorder(RunStatus):
         self.checkpoints = Checkpoints(run, self.rows, every_n_steps)
 
     def state_dict(self) -> dict[str, Any]: return {"random": random_state(), "rows": len(self.rows.rows)}
-    def load_state_dict(self, state) -> None: self.random.waiting, self.rows.kept = state.get("random"), state.get("rows")
+    def load_state_dict(self, state) -> None:
+        self.random.waiting, rows = state.get("random"), state.get("rows")
+        self.rows.kept = rows if rows is None else int(rows)
+        if self.random.waiting: set_random_state(self.random.waiting)  # of a damaged one we hear now
     def on_save_checkpoint(self, trainer, *args) -> None: complete(args[-1], trainer, self.run, self.checkpoints.moment)
     def on_load_checkpoint(self, trainer, module, checkpoint) -> None: forget_files(checkpoint["callbacks"], trainer.ckpt_path)
 
@@ -358,7 +358,10 @@ class RunRecorder(RunStatus):
         if stop: give_way(stop)
 
     def on_validation_end(self, trainer, module) -> None: self.rows.validated = not trainer.sanity_checking
-    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer, module)
+    def on_train_epoch_end(self, trainer, module) -> None:
+        self.rows.end(trainer, module)
+        shown = trainer.progress_bar_metrics  # by Lightning's bars; they would go on with an earlier validation
+        for name in [name for name in shown if name[:4] == "val_" and not self.rows.validated]: del shown[name]
     def on_train_end(self, trainer, module) -> None: self.checkpoints.write(trainer, "epoch")
 
 # %% ../../nbs/parts/recorder.ipynb #de273573

@@ -230,8 +230,7 @@ class Run(RunFiles):
         "`running`, `finished`, `failed`, `interrupted`, `dead` (killed while it ran) or `unknown`."
         return run_status(self.provenance)
 
-    def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {self.status})"
+    def __repr__(self) -> str: return f"Run({str(self.path)!r}, {self.status})"
 
 # %% ../../nbs/parts/runfolder.ipynb #caa720dc
 def run_status(provenance: Mapping[str, Any]) -> str:

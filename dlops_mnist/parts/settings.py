@@ -120,8 +120,7 @@ def check_config(
     check_name(config["experiment"])
     for where, section, kind in sections_of(config):
         if isinstance(section, Mapping) and "_partial_" in section:  # as other projects have it in their configs
-            raise UserError(f"`{where}._partial_`: leave it out. What is not known yet is added when this is built.",
-                            key=f"{where}._partial_")
+            raise UserError(f"`{where}._partial_`: leave it out. What isn't known yet is added later.", key=f"{where}._partial_")
         check_section(section, where, kind, DEFAULT_CLASS.get(where), GIVEN.get(where, ()))
     for key, value in config["paths"].items():
         if key not in OWN_DEFAULTS["paths"]: raise unknown(f"paths.{key}", ["paths.runs"])
@@ -150,8 +149,7 @@ def sections_of(
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
-        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items()
-                    if section is not None)
+        yield from ((f"{group}.{name}", _told(part, kind), kind) for name, part in config[group].items() if part is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
@@ -215,11 +213,8 @@ class Config(dict):
         if name in self: return self[name]
         raise AttributeError(f"there is no setting `{name}`.{nearest(name, self)}")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def __repr__(self) -> str:
-        return to_yaml(self).strip()
+    def __setattr__(self, name: str, value: Any) -> None: self[name] = value
+    def __repr__(self) -> str: return to_yaml(self).strip()
 
 # %% ../../nbs/parts/settings.ipynb #4e4e5595
 def checked_config(

@@ -185,7 +185,7 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
         return UserError(f"There is not enough memory: {text.partition(chr(10))[0]} Smaller: `model`, or datamodule.batch_size.")
     mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
     if not mistake and re.search("checkpoint_connector.*in _?(restore|resume)", "".join(traceback.format_tb(error.__traceback__))):
-        return UserError(f"The checkpoint's state can't be taken up ({text[:200]}). To begin anew with its weights: weights=FILE")
+        return UserError(f"The checkpoint's state is damaged: it can't be taken up ({text[:200]}). To begin anew: weights=FILE")
     return UserError(text) if mistake or isinstance(error, OSError) else None
 
 # %% ../../nbs/parts/signals.ipynb #8307a799

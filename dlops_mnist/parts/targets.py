@@ -154,8 +154,7 @@ class Parameter:
         "Whether a value, as a config gives it, fits the annotation, or is the default null."
         return value is None and self.null or fits(value, self.annotation, partial(meaning, self.module))
 
-    def __str__(self) -> str:
-        return in_words(self.annotation, partial(meaning, self.module))
+    def __str__(self) -> str: return in_words(self.annotation, partial(meaning, self.module))
 
 
 def meaning(module: str, name: str) -> tuple[ast.expr, partial] | None:
@@ -254,8 +253,7 @@ def _checked_class(target: Any, where: str, kind: str | None) -> ClassSource:
     if not isinstance(target, str): raise UserError(f"`{key}` must name a class, not {target!r}.", key=key)
     source = read_class(target)
     if source is None:
-        raise UserError(f"`{key}: {target}` names no class that can be found, and only a class can be built."
-                        f"{_hint(target)}", key=key)
+        raise UserError(f"`{key}: {target}` names no class that can be found, and only classes are built.{_hint(target)}", key=key)
     if not {source.name, *source.ancestors} & ({KINDS[kind]} if kind else set(KINDS.values())):
         wanted = f"a{'n' * (kind == 'optimizer')} {kind}" if kind else f"of a kind that a config may build ({', '.join(KINDS)})"
         raise UserError(f"`{key}: {target}` is not {wanted}.", key=key)

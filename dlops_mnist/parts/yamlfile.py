@@ -7,6 +7,7 @@ __all__ = ['DIGITS', 'WHOLE', 'POINT', 'EXPONENT', 'WORDS', 'MOST_BYTES', 'HINTS
            'StrictLoader', 'read_yaml', 'to_yaml']
 
 # %% ../../nbs/parts/yamlfile.ipynb #fb3940a9
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -113,7 +114,9 @@ def to_yaml(
     config: Mapping[str, Any],  # a config, or a section of one
 ) -> str:
     "A config as YAML that `read_yaml` reads back to the same data."
-    return yaml.dump(plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    # what a terminal doesn't show, or would obey, is escaped
+    shown = json.dumps(data := plain(config), ensure_ascii=False).isprintable()
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=shown, width=110)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -123,8 +126,5 @@ class _Dumper(yaml.SafeDumper):
 # text gets quotes where our reader would take it for something else
 usual, ours = yaml.SafeDumper.yaml_implicit_resolvers, StrictLoader.yaml_implicit_resolvers
 _Dumper.yaml_implicit_resolvers = {first: usual.get(first, []) + ours.get(first, []) for first in usual | ours}
-_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(
-    # PyYAML writes the rarer line ends of Unicode as they are, and reads them back as blanks
-    "tag:yaml.org,2002:str", text, style='"' if any(end in text for end in "\x85\u2028\u2029") else None))
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
     "tag:yaml.org,2002:seq", data, flow_style=not any(isinstance(item, (dict, list)) for item in data)))
