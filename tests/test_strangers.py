@@ -29,7 +29,7 @@ from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.launch import is_run_of, launch
 from dlops_mnist.parts.layouts import read_rows
 from dlops_mnist.parts.loggers import known_trackers, make_loggers
-from dlops_mnist.parts.runfolder import Run, find_runs, update_provenance
+from dlops_mnist.parts.runfolder import Run, find_runs, new_run, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on, in_our_words
 from dlops_mnist.parts.sources import load_idx
 from dlops_mnist.parts.strangers import strangers_settings
@@ -648,6 +648,8 @@ def test_an_experiment_builds_on_another(work):
     assert config.builds_on == ["cnn.yml", "wide.yml", "slow.yml"] and load_config("cnn").builds_on is None
     assert "filters" not in load_config("other").model, "another alternative drops what the base had set for its own"
     assert load_config({"base": "wide", "seed": 5}).model.filters == [64, 64]
+    run = new_run(config)
+    assert run.provenance["builds_on"] == config.builds_on, "the record knows the chain"
     Path("deep").mkdir()
     Path("deep/here.yml").write_text("base: ../cnn\n"), Path("deep/there.yml").write_text("base: here\n")
     assert load_config("deep/there.yml").model.filters == [8], "a base is looked for beside the file first"

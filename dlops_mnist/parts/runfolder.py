@@ -298,8 +298,8 @@ def new_run(
     try:
         write_config(run, config)
         write_rows(run.metrics_file, [])
-        mark_running(run, experiment=experiment, seed=config.get("seed"), fingerprint=None, packages=package_versions(),
-                     python=platform.python_version(), git=git_state(), hardware=hardware())
+        mark_running(run, experiment=experiment, builds_on=config.get("builds_on"), seed=config.get("seed"), fingerprint=None,
+                     packages=package_versions(), python=platform.python_version(), git=git_state(), hardware=hardware())
     except BaseException as error:
         discard_run(run)
         if not isinstance(error, OSError): raise
