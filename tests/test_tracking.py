@@ -681,11 +681,10 @@ def test_an_epoch_without_validation_shows_no_figures_of_the_one_before(capsys):
 
 
 def test_no_bar_shows_the_validation_of_an_epoch_before():
-    class Bar(pl.callbacks.ProgressBar):
+    class Bar(pl.Callback):
         shown = []
 
-        def disable(self): pass
-        def on_train_epoch_end(self, trainer, module): self.shown.append("val_acc" in self.get_metrics(trainer, module))
+        def on_train_epoch_end(self, trainer, module): self.shown.append("val_acc" in trainer.progress_bar_metrics)
 
     train(make_config(), epochs=5, check_val_every_n_epoch=2, extra=[Bar()])
     assert Bar.shown == [False, True, False, True, False]
