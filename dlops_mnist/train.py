@@ -249,7 +249,7 @@ def print_result(run: Run) -> None:
     if any(value != value for row in run.rows[-1:] for value in row.values()):
         say("CAREFUL: the last epoch's metrics are not numbers (NaN): it went wrong. A smaller optimizer.lr may help.", "bold red")
     say(f"run         {run.path}")
-    if t := run.provenance.get("temperature"): say(f"calibrated  its logits are divided by {t:.3g}, fitted on val")
+    if isinstance(t := run.provenance.get("temperature"), float): say(f"calibrated  its logits are divided by {t:.3g}, fitted on val")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")
     say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}{' trust=true' * needs_trust(run)}")
 

@@ -29,7 +29,7 @@ from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.launch import is_run_of, launch
 from dlops_mnist.parts.layouts import read_rows
 from dlops_mnist.parts.loggers import known_trackers, make_loggers
-from dlops_mnist.parts.runfolder import Run, find_runs, new_run, update_provenance
+from dlops_mnist.parts.runfolder import Run, check_links, find_runs, new_run, update_provenance
 from dlops_mnist.parts.signals import how_to_go_on, in_our_words
 from dlops_mnist.parts.sources import load_idx
 from dlops_mnist.parts.strangers import strangers_settings
@@ -383,6 +383,8 @@ def test_what_never_ends_is_no_file(work):
     Path("raw").mkdir()
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"): os.symlink("/dev/zero", f"raw/{name}")
     with pytest.raises(UserError, match="it holds 0 and 0"): load_idx("raw")
+    os.mkfifo(Path(a_run({}), "train.log"))
+    with pytest.raises(UserError, match="theirs/train.log` is .* such as a pipe"): check_links(Run("theirs"))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux has it")

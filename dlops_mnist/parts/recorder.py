@@ -195,6 +195,11 @@ class RandomState:
 
     def __init__(self): self.waiting: dict[str, Any] | None = None
 
+    def take(self, state: dict[str, Any] | None) -> None:
+        "Keep it; of a damaged one we hear now."
+        if state: set_random_state(state)
+        self.waiting = state
+
     def restore(self) -> None:
         "Take it up, once: what was drawn while starting up doesn't count."
         if self.waiting: set_random_state(self.waiting)
@@ -227,6 +232,8 @@ class Rows:
         "Note that an epoch has ended; one that `max_steps` cut short isn't logged yet, and a progress bar comes before the module."
         if running := getattr(module, "running", None): running.log("", module)
         self.ended = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        shown = trainer.progress_bar_metrics  # by Lightning's bars; they would go on with an earlier validation
+        for name in [name for name in shown if name[:4] == "val_" and not self.validated]: del shown[name]
 
     def close(self, trainer: pl.Trainer) -> bool:
         "Write the row of what has ended, an epoch or a validation within one; returns whether it is the best so far."
@@ -332,9 +339,8 @@ class RunRecorder(RunStatus):
 
     def state_dict(self) -> dict[str, Any]: return {"random": random_state(), "rows": len(self.rows.rows)}
     def load_state_dict(self, state) -> None:
-        self.random.waiting, rows = state.get("random"), state.get("rows")
-        self.rows.kept = rows if rows is None else int(rows)
-        if self.random.waiting: set_random_state(self.random.waiting)  # of a damaged one we hear now
+        self.random.take(state.get("random"))
+        self.rows.kept = int(state["rows"]) if "rows" in state else None
     def on_save_checkpoint(self, trainer, *args) -> None: complete(args[-1], trainer, self.run, self.checkpoints.moment)
     def on_load_checkpoint(self, trainer, module, checkpoint) -> None: forget_files(checkpoint["callbacks"], trainer.ckpt_path)
 
@@ -358,10 +364,7 @@ class RunRecorder(RunStatus):
         if stop: give_way(stop)
 
     def on_validation_end(self, trainer, module) -> None: self.rows.validated = not trainer.sanity_checking
-    def on_train_epoch_end(self, trainer, module) -> None:
-        self.rows.end(trainer, module)
-        shown = trainer.progress_bar_metrics  # by Lightning's bars; they would go on with an earlier validation
-        for name in [name for name in shown if name[:4] == "val_" and not self.rows.validated]: del shown[name]
+    def on_train_epoch_end(self, trainer, module) -> None: self.rows.end(trainer, module)
     def on_train_end(self, trainer, module) -> None: self.checkpoints.write(trainer, "epoch")
 
 # %% ../../nbs/parts/recorder.ipynb #de273573

@@ -331,7 +331,7 @@ def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
     now, before = datetime.now().astimezone().isoformat(timespec="milliseconds"), run.provenance
     run.noted = before
-    if before: changes |= {"started": before.get("started", now), "resumed": [*before.get("resumed", []), now]}
+    if before: changes |= {"started": before.get("started", now), "resumed": [*(r if isinstance(r := before.get("resumed"), list) else ()), now]}
     seconds = before.get("seconds")
     if run_status(before) == "dead":  # nobody noted its end: it lived at least until its last checkpoint
         with suppress(OSError): seconds = _seconds_until(before, datetime.fromtimestamp(run.last_checkpoint.stat().st_mtime))
@@ -364,9 +364,9 @@ def check_links(run: Run) -> None:
     "Refuse a run's folder out of which a link leads, before anything is written into it; raises `UserError`."
     home = run.path.resolve()
     for path in run.path.rglob("*"):
-        if path.is_symlink() and home not in Path(os.path.realpath(path)).parents:
-            raise UserError(f"`{path}` is a link that leads out of the run's folder, to `{os.readlink(path)}`. Remove it first: "
-                            "what is written here must stay here.")
+        if path.is_symlink() and home not in Path(os.path.realpath(path)).parents or not (path.is_file() or path.is_dir()):
+            raise UserError(f"`{path}` is a link that leads out of the run's folder, or no file at all, such as a pipe. Remove it "
+                            "first: what is written here must stay here.")
 
 # %% ../../nbs/parts/runfolder.ipynb #8b2b3d05
 def reopen_run(
