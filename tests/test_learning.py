@@ -68,10 +68,13 @@ def test_one_run_of_several_goes_on_alone(go, tmp_path):
 
 
 @pytest.mark.parametrize("word, message", [
-    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "names a class `cat`"),
+    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "there is no class `cat`"),
     ("loss._target_=torch.nn.BCELoss", "can't take logits"), ("metrics.x._target_=torch.nn.Linear", "not a metric"),
     ("metrics=[f2]", "`f1`"), ("augment=[shift,flip]", "not a setting of Augment"),
-    ("calibrate=yes", "calibrate"), ("augment=flip augment.flip=2.0", "out of range"),
+    ("calibrate=yes", "calibrate"), ("augment.flip=2.0", "`augment.flip: 2.0` is out of range: from 0 to 1."),
+    ("augment=crop augment.crop=500", "`augment.crop: 500` is out of range: here from 0 to 27."),
+    ("augment=random augment.random=9", "out of range: from 0 to 6."), ("augment.rotate=200", "out of range: from 0 to 180."),
+    ("augment.blur=3", "not a setting of Augment"),
 ])
 def test_mistakes_are_one_sentence(go, word, message):
     words = [word] if "{" in word else word.split()
