@@ -256,6 +256,8 @@ def test_pictures_without_a_class_are_no_classes(tmp_path):
     dm = opened(tmp_path, labels="train.csv")
     assert sum(counts(dm).values()) == 20 and all(path.startswith("train/") for data in dm.datasets.values() for path in data.paths)
     assert "8 files not used, such as `test/0.png`: they are not in train.csv" in dm.notes
+    (tmp_path / "train.csv").rename(tmp_path / "trainLabels.csv")
+    assert opened(tmp_path, labels="trainLabels.csv").fingerprint == dm.fingerprint, "numbers in both folders, as in CIFAR-10"
 
 
 def test_what_is_there_and_cant_be_read_is_said(tmp_path):
@@ -381,7 +383,9 @@ def test_a_changed_label_is_another_dataset(tmp_path):
     (["image,label", "000.png,a", "nowhere.png,b"], "1 of 2 rows .* not there, such as `nowhere.png`.*broken=skip"),
     (["image,label", "000.png,a", "000.png,b"], "row 3: .* before"),
     (["x,y,z", "000.png,a,b"], "Which columns"), (["image,label", "000.png"], "row 2: 1 values"),
-    (["image,label,split", "000.png,a,blue"], "`blue` is no split"), (["image,label"], "no rows")])
+    (["image,label,split", "000.png,a,blue"], "`blue` is no split"), (["image,label"], "no rows"),
+    (["000.png,a", "001.png,b"], "begins with `000.png`: its first line"),
+    (["label," + ",".join(f"pixel{i}" for i in range(784)), "1" + ",0" * 784], "`pixel7` and 776 more: datamodule.columns")])
 def test_mistakes_in_a_table_are_one_sentence(tmp_path, rows, match):
     table(tmp_path, rows, count=4)
     with pytest.raises(UserError, match=match): opened(tmp_path, labels="labels.csv")
@@ -707,7 +711,8 @@ def test_odd_metadata_are_not_the_persons_business(tmp_path, program):
     assert done.returncode == 0 and not done.stderr and re.search(r"train +disc +23 ", done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("splits", [("images/train", "images/val"), ("train/images", "valid/images")])
+@pytest.mark.parametrize("splits", [("images/train", "images/val"), ("train/images", "valid/images"),
+                                    ("cars_train/cars_train", "cars_test/cars_test")])
 def test_what_detectors_learn_from_holds_no_classes(tmp_path, splits):
     for split in splits:
         (tmp_path / split).mkdir(parents=True)

@@ -58,6 +58,13 @@ def test_resume_is_exact_with_augmentation_metrics_and_a_weighted_loss(go, tmp_p
     assert torch.allclose(calm.eval()(images) * calm.temperature, plain.eval()(images), atol=1e-5)
 
 
+def test_after_an_epoch_that_max_steps_cut_short_the_next_one_is_whole(go, tmp_path):
+    go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_steps=13")
+    run = only_run(tmp_path, "runs")
+    assert "Epoch 2 ended after 100 images; training goes on with the next" in go(f"resume={run.path}", "trainer.max_steps=31")
+    assert [row["step"] for row in Run(run.path).rows] == [9, 13, 22, 31], "220 images in batches of 25"
+
+
 def test_one_run_of_several_goes_on_alone(go, tmp_path):
     go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_epochs=1", "paths.runs=several", "seed=1,2", "-m")
     run = Run(min(Path(tmp_path, "several/base").iterdir()))

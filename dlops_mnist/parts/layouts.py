@@ -109,7 +109,7 @@ def by_folders(
         own, between = unwrapped({folder: part for folder, part in parts.items() if part and part[0] == name}, inside=1)
         notes += [f"the images of `{name}/` were found in `{name}/{inner}/`" for inner in between]
         notes += [f"`{name}/` was read as {splits[name]}"] * (name != splits[name])
-        classes = {part[1] for part in own.values() if len(part) > 1 and part[1].lower() not in BETWEEN}
+        classes = {part[1] for part in own.values() if len(part) > 1 and part[1].lower() not in BETWEEN | {name.lower()}}
         where |= {folder: (splits[name], part[1]) if classes and len(part) > 1 else NO_CLASS for folder, part in own.items()}
     if splits:
         beside = f"lie beside {' and '.join(f'`{name}/`' for name in splits)}"
@@ -166,7 +166,7 @@ def find_columns(
     if len(header) == 2: found |= {what: 1 - found[other] for what, other in (("image", "label"), ("label", "image"))
                                    if found[what] is None and found[other] is not None}
     if found["image"] is None or found["label"] is None:
-        raise UserError(f"Which columns of `{table}` name the image and its class? It has {', '.join(header)}: "
+        raise UserError(f"Which columns of `{table}` name the image and its class? It has {quoted(header, 9)}: "
                         "datamodule.columns=[IMAGE,LABEL] says so, [IMAGE,LABEL,SPLIT,GROUP] if it has those.", key="columns")
     return {what: number for what, number in found.items() if number is not None}
 
@@ -187,7 +187,8 @@ class Finder:
         for full in (name, f"{self.below}/{name}", *("/".join([*above[i:], last]) for i in range(1, len(above)))):
             if full in self.exact: return self.exact[full]
         found = self.short.get(name) or self.short.get(last, [])
-        if len(found) > 1: found = [file for file in found if self.stem in PurePosixPath(file).parts]  # train/7.png in train.csv
+        # train/7.png in train.csv, or in trainLabels.csv
+        if len(found) > 1: found = [f for f in found if any(map(self.stem.startswith, PurePosixPath(f).parts[:-1]))]
         return found[0] if len(found) == 1 else None
 
 # %% ../../nbs/parts/layouts.ipynb #0f3377ae
