@@ -385,7 +385,7 @@ def test_a_changed_label_is_another_dataset(tmp_path):
     (["x,y,z", "000.png,a,b"], "Which columns"), (["image,label", "000.png"], "row 2: 1 values"),
     (["image,label,split", "000.png,a,blue"], "`blue` is no split"), (["image,label"], "no rows"),
     (["000.png,a", "001.png,b"], "begins with `000.png`: its first line"),
-    (["label," + ",".join(f"pixel{i}" for i in range(784)), "1" + ",0" * 784], "`pixel7` and 776 more: datamodule.columns")])
+    (["label," + ",".join(f"pixel{i}" for i in range(784)), "1" + ",0" * 784], "`pixel7` and 777 more: datamodule.columns")])
 def test_mistakes_in_a_table_are_one_sentence(tmp_path, rows, match):
     table(tmp_path, rows, count=4)
     with pytest.raises(UserError, match=match): opened(tmp_path, labels="labels.csv")
