@@ -257,7 +257,7 @@ def optimizers_of(module: "MNISTModule") -> Any:
     if not settings["scheduler"]: return optimizer
     return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 
-
+# %% ../nbs/05_models.ipynb #d7216651
 def check_training(module: "MNISTModule") -> None:
     "Build the loss and the optimizer once, so that a mistake in their settings is heard of before a training begins."
     module.setup("fit")

@@ -167,7 +167,7 @@ def make_loader(
     shuffle: bool = False,  # another order in each epoch; False: in order
     even: bool = False,  # equally many for each process, as training needs it
     num_workers: int = 0,  # processes that load
-    what: str = "",  # which images, for the message
+    what: str = "of these",  # which images, for the message
     balance: bool = False,  # each class equally often
 ) -> Loader:
     "Batches `(uint8 [B, ...], int64 [B])` of a dataset; raises `UserError` if there are more processes than images."
@@ -221,16 +221,14 @@ class Batches(pl.LightningDataModule):
 
     def val_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         return self.loader("val", batch_size, shuffle)
-
     def test_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         return self.loader("test", batch_size, shuffle)
 
     def state_dict(self) -> dict[str, int]:
-        "How far a training has come in its epoch; Lightning puts it into each checkpoint."
+        "How far a training is in its epoch, or what one saw that `max_steps` cut short; Lightning puts it into each checkpoint."
         loop, all_of_it = self.trainer.fit_loop, self.trainer.num_training_batches
         done, epoch = loop.epoch_loop.batch_progress.current.processed, loop.epoch_progress.current
         images, within = done * self.batch_size if done < all_of_it else 0, epoch.ready > epoch.processed
-        # an epoch that `max_steps` has cut short is over
         return {"epoch": self.trainer.current_epoch, "images": images * within, "cut": images * (not within)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
