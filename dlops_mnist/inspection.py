@@ -47,8 +47,7 @@ def duplicates(
     "A DataFrame of the images that occur more than once (equal pixels): `group`, `split`, `label`, `image`."
     import pandas as pd
 
-    frames = [image_table(data, arrays.classes).assign(split=split, hash=data["hashes"])
-              for split, data in arrays.splits.items()]
+    frames = [image_table(data, arrays.classes).assign(split=split, hash=data["hashes"]) for split, data in arrays.splits.items()]
     table = pd.concat(frames, ignore_index=True)
     table = table[table.duplicated("hash", keep=False)].sort_values(["hash", "image"])
     table["group"] = pd.factorize(table["hash"])[0]

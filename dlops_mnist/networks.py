@@ -116,8 +116,7 @@ class Network(nn.Module):
         super().__init__()
         self.register_load_state_dict_pre_hook(under_present_names)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return to_logits(self.layers(to_input(images)))
+    def forward(self, images: Tensor) -> Tensor: return to_logits(self.layers(to_input(images)))
 
 # %% ../nbs/04_networks.ipynb #f9d50e9a
 def fit(
@@ -132,8 +131,7 @@ def fit(
     history = []
     for epoch in (bar := tqdm(range(epochs), unit="epoch", disable=not progress)):
         row = {"epoch": epoch} | run_epoch(model, dataloaders["train"], optimizer)
-        if "val" in dataloaders:
-            row |= {f"val_{name}": value for name, value in run_epoch(model, dataloaders["val"]).items()}
+        if "val" in dataloaders: row |= {f"val_{name}": value for name, value in run_epoch(model, dataloaders["val"]).items()}
         history.append(row)
         bar.set_postfix({name: f"{value:.3f}" for name, value in row.items() if name != "epoch"})
     return history
@@ -156,8 +154,7 @@ class MLP(Network):
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], _outputs(classes)))
 
 # %% ../nbs/04_networks.ipynb #968822f6
-def _outputs(classes: int) -> int:
-    return 1 if classes == 2 else classes
+def _outputs(classes: int) -> int: return 1 if classes == 2 else classes
 
 
 def _with_dropout(layer: nn.Module, probability: float) -> nn.Module:

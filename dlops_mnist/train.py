@@ -105,8 +105,7 @@ def check_changes(
         raise UserError(f"`{fixed}` was {before} when this run began, and can't change halfway. "
                         f"{begin_anew(run, f'{fixed}=... ')}", key=fixed)
     check_length(changed, config)
-    steps = max([0, *(row.get("step", 0) for row in run.rows)])
-    for key, count in {"trainer.max_epochs": run.epochs, "trainer.max_steps": steps}.items():
+    for key, count in {"trainer.max_epochs": run.epochs, "trainer.max_steps": (run.rows or [{}])[-1].get("step", 0)}.items():
         if key in changed and isinstance(limit := changed[key][1], int) and 0 <= limit <= count:
             raise UserError(f"`{key}: {limit}`: `{run.path}` has come to {count} already, so nothing would be trained.", key=key)
     if run.status == "finished" and not {"calibrate", "trainer.max_epochs", "trainer.max_steps"} & changed.keys():
@@ -249,7 +248,7 @@ def print_result(run: Run) -> None:
     if any(value != value for row in run.rows[-1:] for value in row.values()):
         say("CAREFUL: the last epoch's metrics are not numbers (NaN): it went wrong. A smaller optimizer.lr may help.", "bold red")
     say(f"run         {run.path}")
-    if isinstance(t := run.provenance.get("temperature"), float): say(f"calibrated  its logits are divided by {t:.3g}, fitted on val")
+    if isinstance(t := run.provenance.get("temperature"), float): say(f"calibrated  logits are divided by {t:.3g}, fitted on val")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")
     say(f"evaluate it python -m dlops_mnist.evaluate {shlex.quote(str(run.path))}{' trust=true' * needs_trust(run)}")
 

@@ -199,14 +199,11 @@ def check_growth(path: str, split: str, source: str | None, settings: Mapping[st
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
     if split not in ("train", "val"):
         raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
-    if not os.path.exists(source):
-        raise UserError(f"There is no `{source}`: a service fills such a folder (collect=DIR).", key="from")
+    if not os.path.exists(source): raise UserError(f"There is no `{source}`: a service fills one (collect=DIR).", key="from")
     if scan(path).table or not Path(path, split).is_dir():
-        raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR makes one "
-                        "that has.", key="path")
+        raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR", key="path")
     if os.path.isdir(source) and not any(labelled(source)):
-        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.",
-                        key="from")
+        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service.", key="from")
     return reading_settings(settings)
 
 # %% ../nbs/16_versions.ipynb #afe7cb6b
@@ -387,6 +384,5 @@ def corrections(
     return chosen
 
 # %% ../nbs/16_versions.ipynb #960a0009
-COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc,
-            "grow": grow}
+COMMANDS = {"record": record, "list": print_versions, "diff": diff, "restore": restore, "check": check, "gc": gc, "grow": grow}
 if __name__ == "__main__" and "get_ipython" not in globals(): run_command(COMMANDS)

@@ -73,8 +73,7 @@ class Comparison:
         self.only_a, self.only_b, self.p_value = mcnemar(self.a.right, self.b.right)
         self.interval = difference_interval(self.only_a, self.only_b, len(self.a.labels))  # of A's accuracy minus B's
 
-    def __repr__(self) -> str:
-        return f"Comparison({self.verdict!r})"
+    def __repr__(self) -> str: return f"Comparison({self.verdict!r})"
 
     @property
     def verdict(self) -> str:

@@ -154,8 +154,7 @@ class ExportedModel:
         columns = np.log(np.maximum(self(images).astype(float), np.finfo(np.float32).tiny))
         return columns[:, 1] - columns[:, 0] if len(self.classes) == 2 else columns
 
-    def __repr__(self) -> str:
-        return f"ExportedModel({str(self.path)!r}, {self.classes})"
+    def __repr__(self) -> str: return f"ExportedModel({str(self.path)!r}, {self.classes})"
 
 # %% ../../nbs/parts/exported.ipynb #d3e88f4c
 def _open(path: str | os.PathLike, threads: int) -> Any:

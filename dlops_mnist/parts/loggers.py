@@ -30,8 +30,7 @@ def flat_settings(
     config: Mapping[str, Any],  # nested settings
 ) -> dict[str, bool | int | float | str]:
     "Settings by dotted names, as trackers take them: whatever is neither a number nor text becomes text."
-    return {name: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for name, value in flatten(config).items()}
+    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in flatten(config).items()}
 
 # %% ../../nbs/parts/loggers.ipynb #3ed009a5
 PATIENCE = 3  # failures after which a tracker is left alone
@@ -155,8 +154,7 @@ class MLflow(Tracker):
         if resumed: self.known = flat_settings(config)
         super().open_run(config, resumed)
 
-    def send_picture(self, name, picture, step):
-        self.experiment.log_figure(self.run_id, picture, f"figures/{name}.png")
+    def send_picture(self, name, picture, step): self.experiment.log_figure(self.run_id, picture, f"figures/{name}.png")
 
     def send_checkpoint(self, checkpoint): self.experiment.log_artifact(self.run_id, str(checkpoint), "checkpoints")
 
@@ -183,10 +181,8 @@ def better_defaults(
         "CSVLogger": files("csv"),
         "TensorBoardLogger": files("tensorboard") | {"default_hp_metric": False},
         "WandbLogger": {"name": name, "version": section.get("id") or token_hex(4)} | offline,
-        "MLFlowLogger": {
-            "experiment_name": experiment, "run_name": name, "log_model": True,
-            "tracking_uri": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder, 'mlflow.db')}"} | artifacts,
-    }
+        "MLFlowLogger": {"experiment_name": experiment, "run_name": name, "log_model": True, "tracking_uri":
+                         os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder, 'mlflow.db')}"} | artifacts}
     return table.get(str(section.get("_target_")).rpartition(".")[2], {})
 
 # %% ../../nbs/parts/loggers.ipynb #500e767e
@@ -201,8 +197,7 @@ def as_tracker(
     return tracker
 
 
-def _blank(cls: type[Logger]) -> Logger:
-    return object.__new__(type(cls.__name__, (kind_of(cls), cls), {}))
+def _blank(cls: type[Logger]) -> Logger: return object.__new__(type(cls.__name__, (kind_of(cls), cls), {}))
 
 # %% ../../nbs/parts/loggers.ipynb #4bd4fa33
 def start_trackers(

@@ -331,7 +331,8 @@ def mark_running(run: Run, **changes: Any) -> None:
     "Note that this process runs the run from now on, and anything else; a run that is continued keeps its first start."
     now, before = datetime.now().astimezone().isoformat(timespec="milliseconds"), run.provenance
     run.noted = before
-    if before: changes |= {"started": before.get("started", now), "resumed": [*(r if isinstance(r := before.get("resumed"), list) else ()), now]}
+    known = before.get("resumed") if isinstance(before.get("resumed"), list) else []
+    if before: changes |= {"started": before.get("started", now), "resumed": [*known, now]}
     seconds = before.get("seconds")
     if run_status(before) == "dead":  # nobody noted its end: it lived at least until its last checkpoint
         with suppress(OSError): seconds = _seconds_until(before, datetime.fromtimestamp(run.last_checkpoint.stat().st_mtime))

@@ -228,7 +228,7 @@ def as_trained(config: Any) -> Any:
         return config
     source = config["resume"] or config["repeats"]
     if not source:
-        raise UserError("`as-trained` is for a run's repetition: train RUN datamodule.version=as-trained", key="datamodule.version")
+        raise UserError("`as-trained` is for repeating a run: train RUN datamodule.version=as-trained", key="datamodule.version")
     name = origin(source).get("fingerprint")
     if name not in known_versions():
         raise UserError(f"The images of `{source}`, version {str(name)[:12]}, were not recorded in `.versions` (versions=true "
