@@ -67,8 +67,7 @@ def make_trainer(
     from dlops_mnist.parts.recorder import make_callbacks, make_profiler
 
     settings = {"default_root_dir": str(run.path)} | config["trainer"]
-    loggers = make_loggers(config, run)
-    settings["logger"] = loggers or settings.get("logger", False)
+    settings["logger"] = make_loggers(config, run) or settings.get("logger", False)
     given = {"callbacks": make_callbacks(config, run), **make_profiler(settings.pop("profiler", None), run)}
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 

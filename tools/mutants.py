@@ -43,7 +43,7 @@ from run_tests import cores
 
 SECONDS = 40  # of tests for one mutant, as they took unbroken; three times as much, and it hangs, which is noticed as well
 QUICK = 5  # seconds of tests, before the notebook has its turn
-MAP_SECONDS = 900  # for one file of tests, when the statements that they reach are noted
+MAP_SECONDS = 1800  # for one file of tests, when the statements that they reach are noted
 MEMORY = 16 * 2**30  # a broken program may ask for any
 LEFT_OUT = (".git", ".venv", ".mutants", "runs", "build", "dist", "_docs", "__pycache__")
 NEVER = {"google", "IPython", "dask", "wandb", "mlflow"}  # what is slow to import, or leaves threads behind
@@ -367,19 +367,20 @@ def state(root: Path, library: str) -> str:
 
 
 def reached(root: Path, library: str, folder: str, now: str) -> dict:
-    "Which tests reach which statement, and how long each takes; kept in .mutants/map.json."
-    file = root / ".mutants/map.json"
-    with suppress(OSError, ValueError):
-        if (known := json.loads(file.read_text()))["state"] == now: return known
-    known, start = {"state": now, "lines": {}, "seconds": {}}, time.monotonic()
+    "Which tests reach which statement, and how long each takes; kept in .mutants/map.json, file by file."
+    map_file, start, known = root / ".mutants/map.json", time.monotonic(), {}
+    with suppress(OSError, ValueError): known = json.loads(map_file.read_text())
+    if known.get("state") != now: known = {"state": now, "files": [], "lines": {}, "seconds": {}}
     files = [*(root / "tests").glob("test_*.py"), *find_notebooks(root)]
     files.sort(key=lambda path: (path.suffix, path.stat().st_size), reverse=True)  # what takes longest first
-    for name, told in each(learn, [(str(path.relative_to(root)),) for path in files], root, library, folder):
+    left = [(name,) for path in files if (name := str(path.relative_to(root))) not in known["files"]]
+    for name, told in each(learn, left, root, library, folder):
         print(f"{name}: {len(told)} passed, {time.monotonic() - start:.0f} seconds", file=sys.stderr, flush=True)
         for test, seconds, lines in told:
             known["seconds"][test] = seconds
             for place in lines: known["lines"].setdefault(place, []).append(test)
-    file.write_text(json.dumps(known))
+        known["files"].append(name)
+        map_file.write_text(json.dumps(known))
     return known
 
 
@@ -401,7 +402,7 @@ def main(count: str = "300", seed: str = "0", *modules: str) -> int:
     if results: print(f"{len(results)} of these were tried before, on the same package and tests", flush=True)
     left = [(mutant, tried.get(mutant.key, {}).get("by")) for mutant in chosen if mutant not in results]
     os.environ.update(environment() | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"})
-    for name in sorted(needed(root, library)):
+    for name in sorted(needed(root, library)) if left else ():
         with suppress(Exception): importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt), file.open("a") as log:
         known = reached(root, library, folder, now) if left else {}
@@ -411,7 +412,7 @@ def main(count: str = "300", seed: str = "0", *modules: str) -> int:
             print(json.dumps({"key": mutant.key, "state": now, "by": by, "mutant": str(mutant)}), file=log, flush=True)
     survivors = sorted((m for m, by in results.items() if not by), key=lambda mutant: (mutant.module, mutant.line))
     caught = len(results) - len(survivors)
-    print(f"\n{caught} of {len(results)} mutants caught: {share(caught, len(results))}" if results else "", *survivors, sep="\n")
+    print(f"\n{caught} of {len(results)} mutants caught, {share(caught, len(results))}" if results else "", *survivors, sep="\n")
     return len(survivors) > len(results) / 10
 
 

@@ -223,7 +223,7 @@ class Rows:
 
     def begin(self, epoch: int) -> None:
         "Take up the rows that were there before."
-        self.rows = [row for row in self.run.rows if row.get("epoch", 0) < epoch] if self.kept is None else self.run.rows[:self.kept]
+        self.rows = [r for r in self.run.rows if r.get("epoch", 0) < epoch] if self.kept is None else self.run.rows[:self.kept]
         self.ended, self.validated, self.kept = None, False, None
 
     def end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -73,11 +73,11 @@ def build_loss(
     if label_smoothing:
         raise UserError("`label_smoothing` is a setting of the usual loss. Give it to yours: loss.label_smoothing=...",
                         key="label_smoothing")
-    try: value = float(loss(torch.zeros(2, len(classes)), torch.tensor([0, 1])))
+    try: (value := loss(torch.zeros(2, len(classes), requires_grad=True), torch.tensor([0, 1]))).backward()
     except Exception as error:
-        raise UserError(f"`loss` ({section['_target_']}) can't take logits [B, {len(classes)}] and labels [B]: {error}",
+        raise UserError(f"`loss` ({section['_target_']}) fails on logits [B, {len(classes)}] and labels [B]: {error}",
                         key="loss") from error
-    if math.isfinite(value): return OwnLoss(loss)
+    if math.isfinite(value.item()): return OwnLoss(loss)
     raise UserError(f"`loss` ({section['_target_']}) makes {value} of logits that are all 0.", key="loss")
 
 
@@ -97,6 +97,8 @@ def build_metrics(
 ) -> nn.ModuleDict:
     "The metrics that a section names, any of torchmetrics' kind; they are told `num_classes` and `task`. Raises `UserError`."
     known = {"num_classes": classes, "task": "binary" if classes == 2 else "multiclass"}
+    for name in {"loss", "acc"} & {name for name, settings in section.items() if settings}:
+        raise UserError(f"`metrics.{name}`: {name} is measured anyway. Give this one another name.", key=f"metrics.{name}")
     made = {name: build_told(settings, f"metrics.{name}", "metric", known) for name, settings in section.items() if settings}
     return nn.ModuleDict(made)
 
@@ -113,7 +115,7 @@ def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -
 
 def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Tensor]:
     "What each metric says of all that it has counted, which it then forgets; raises `UserError` if that is no number."
-    values = {name: metric.compute() for name, metric in metrics.items()}
+    values = {name: torch.tensor(x) if isinstance(x := metric.compute(), (int, float)) else x for name, metric in metrics.items()}
     for name, value in values.items():
         metrics[name].reset()
         if not isinstance(value, Tensor) or value.numel() != 1:
