@@ -160,8 +160,7 @@ def files_of(path: str | os.PathLike, found: Scan) -> dict[str, str]:
     "The file of each picture by its name in a version; raises `UserError`."
     odd = next((name for name in found.classes if "/" in name), None)
     if odd: raise UserError(f"`{found.table}` has a class `{odd}`: no `/` may be in its name in a version.", key="labels")
-    return {f"{split}/{name}/{file}" if found.table else file: f"{path}/{file}"
-            for (split, name), files in found.files.items() for file in files}
+    return {f"{split}/{name}/{f}" if found.table else f: f"{path}/{f}" for (split, name), own in found.files.items() for f in own}
 
 
 def version_of(path: str | os.PathLike, found: Scan, add: Callable[[str], str], note: str = "") -> Version:
@@ -223,8 +222,7 @@ def as_trained(config: Any) -> Any:
     if config["datamodule"].get("version") != "as-trained": return config
     source = config["resume"] or config["repeats"]
     if not source:
-        raise UserError("`datamodule.version=as-trained` is for a run that is repeated: train RUN datamodule.version=as-trained",
-                        key="datamodule.version")
+        raise UserError("`as-trained` is for repeating a run: train RUN datamodule.version=as-trained", key="datamodule.version")
     name = origin(source).get("fingerprint")
     if name not in known_versions():
         raise UserError(f"The images of `{source}`, version {str(name)[:12]}, were not recorded in `.versions` (versions=true "
