@@ -67,8 +67,7 @@ def make_trainer(
     from dlops_mnist.parts.recorder import make_callbacks, make_profiler
 
     settings = {"default_root_dir": str(run.path)} | config["trainer"]
-    loggers = make_loggers(config, run)
-    settings["logger"] = loggers or settings.get("logger", False)
+    settings["logger"] = make_loggers(config, run) or settings.get("logger", False)
     given = {"callbacks": make_callbacks(config, run), **make_profiler(settings.pop("profiler", None), run)}
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 
@@ -129,12 +128,12 @@ def check_restored(config: Config) -> None:
 # %% ../nbs/07_train.ipynb #85013c2f
 def begin_with(module: Any, config: Config) -> None:
     "Give a new network the weights that `weights` names, and refuse a `ckpt_path` of another network; raises `UserError`."
-    from dlops_mnist.parts.checkpoint import fitting_weights, load_weights
+    from dlops_mnist.parts.checkpoint import fitting_weights, load_weights, tensors_in
 
     if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
-        known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
+        known, own = map(tensors_in, (read_checkpoint(path).get("state_dict") or {}, module.state_dict()))
         fitting = fitting_weights(module, known)
         if len(fitting) < len(own) or len(known) > len(own):
             odd = min(own.keys() - fitting.keys() or known.keys() - own.keys())
@@ -271,8 +270,7 @@ def show_multirun(
     configs += [(configs[0] if runs else {}) | asked(config) for config in lost]
     keys = [key for key in dict.fromkeys(chain(*configs)) if any(config.get(key) != configs[0].get(key) for config in configs)]
     def differs(config): return " ".join(f"{key.removesuffix('._target_')}={config[key]}" for key in keys if key in config)
-    rows = [[str(run.path), differs(config), f"{run.best.get(config['monitor'], nan):.4f}", run.status]
-            for run, config in zip(runs, configs)]
+    rows = [[str(run.path), differs(c), f"{run.best.get(c['monitor'], nan):.4f}", run.status] for run, c in zip(runs, configs)]
     rows += [["-", differs(config), "nan", "failed"] for config in configs[len(runs):]]
     if rows: show_table(["run", "differs", configs[0]["monitor"], "status"], rows)
 
