@@ -77,7 +77,7 @@ def find_pictures(
 def _below(folder: str) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        yield from (os.path.join(place, name) for name in sorted(files) if name[0] != ".")
+        yield from map(os.path.join(place, "").__add__, sorted(name for name in files if name[0] != "."))
 
 # %% ../nbs/13_predict.ipynb #7fc2fc79
 def _in_table(path: str) -> Iterator[str]:
@@ -104,7 +104,7 @@ def answer_row(
     row = {"image": image}
     for place, k in enumerate(best, 1):
         end = f"_{place}" if place > 1 else ""
-        row |= {f"class{end}": classes[k], f"probability{end}": round(probabilities[k], 6)}
+        row["class" + end], row["probability" + end] = classes[k], round(probabilities[k], 6)
     return row | ({"doubtful": bool(row["probability"] < threshold)} if threshold else {})
 
 # %% ../nbs/13_predict.ipynb #91516e97

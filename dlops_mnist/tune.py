@@ -197,8 +197,9 @@ def seconds(duration: str | float | None) -> float:
     "`2h`, `30m` or `90` as seconds; raises `UserError`."
     number, unit = str(duration), 1
     if number[-1:] in "smh": number, unit = number[:-1], {"s": 1, "m": 60, "h": 3600}[number[-1]]
-    try: return float("inf") if duration is None else float(number) * unit
-    except ValueError: raise UserError(f"`timeout: {duration}` is no duration: 90 (seconds), 30m or 2h.", key="timeout") from None
+    with suppress(ValueError):
+        if (found := float("inf") if duration is None else float(number) * unit) >= 0: return found
+    raise UserError(f"`timeout: {duration}` is no duration: 90 (seconds), 30m or 2h.", key="timeout")
 
 # %% ../nbs/12_tune.ipynb #405f52db
 def read_goals(
@@ -232,11 +233,16 @@ def open_study(
     space, fixed = read_search(experiment, words)
     config = check_search({"experiment": experiment, "words": fixed}, space)
     if how["sampler"] == "grid": grid(space)
+    if os.path.basename(name) != name or name.startswith("."):
+        raise UserError(f"`study: {name}` is no name: the study is a folder beside its runs.", key="study")
+    names = names or [config["monitor"]]
+    if seen := next((metric for metric in names if metric.startswith("test")), None):
+        raise UserError(f"`monitor: {seen}`: what chooses looks at validation images, never at test.", key="monitor")
     if len(names) > 1:
         how["pruner"] = "none"  # of several metrics, none says who may go on
         if how["sampler"] == "cmaes": raise UserError("sampler=cmaes knows one metric: take tpe for several.", key="sampler")
     return begin(Path(config["paths"]["runs"], config["experiment"], name), experiment=str(experiment), words=fixed,
-                 monitor=names or [config["monitor"]], space={key: parameter.word for key, parameter in space.items()},
+                 monitor=names, space={key: parameter.word for key, parameter in space.items()},
                  seed=config["seed"], directions=[f"{goal}imize" for goal in goals or [config["monitor_mode"]]], **how)
 
 # %% ../nbs/12_tune.ipynb #ffd81117
@@ -363,9 +369,9 @@ def tune(
     confirm: int = 0,  # train the best three again, with so many new seeds
 ) -> Study:
     "Search an experiment's settings. Killed, and started again with the same command, it goes on."
-    for key, value in (("trials", trials), ("workers", workers)):
-        most = 4 * usable_cores() + 16 if key == "workers" else 10_000
-        if value is not None: Setting("int", 1, "", lowest=1, below=most).check(key, value)
+    for key, value, least, end in (("trials", trials, 1, 10_000), ("workers", workers, 1, 4 * usable_cores() + 16),
+                                   ("confirm", confirm, 0, 100)):
+        if value is not None: Setting("int", 1, "", lowest=least, below=end).check(key, value)
     if confirm == 1: raise UserError("confirm=1: one seed more says nothing of luck; take 5.", key="confirm")
     seconds(timeout)
     launcher = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
