@@ -385,11 +385,7 @@ def tune(
 # %% ../nbs/12_tune.ipynb #e79d459f
 def main(words: Sequence[str] | None = None) -> None:
     "The command line: `python -m dlops_mnist.tune EXPERIMENT [key=value ...]`, `tune show STUDY`, `tune work STUDY`."
-    words = list(sys.argv[1:] if words is None else words) or ["--help"]
-    others = {"show": show, "work": work}
-    if words[0] in others: run_command(others[words[0]], words[1:])
-    elif {"-h", "--help"} & set(words): run_command({"": tune} | others, ["--help"])
-    else: run_command(tune, words)
+    run_command({"": tune, "show": show, "work": work}, list(sys.argv[1:] if words is None else words) or ["--help"])
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():
