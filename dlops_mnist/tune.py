@@ -24,7 +24,7 @@ from typing import Any
 from .config import Config, load_config
 from .parts.command import as_word, parse_override, quote, run_command, say, show_table
 from .parts.compose import read_words
-from .parts.core import UserError, atomic, flatten, nearest, read_checkpoint, usable_cores
+from .parts.core import UserError, atomic, check_name, flatten, nearest, read_checkpoint, usable_cores
 from .parts.findings import best_trials, confirmed, make_tables, report_page, short
 from .parts.launch import Job, check_hydras, run_all
 from .parts.runfolder import Run, discard_run
@@ -69,7 +69,8 @@ def check_search(about: Mapping[str, Any], space: Mapping[str, Parameter]) -> Co
     for words in corner_words(space, list(GROUPS)):
         try: config = trial_config(about, words)
         except UserError as error: raise UserError(f"{error} (A trial with {' '.join(words)})", key=error.key) from error
-    return config
+    if not str(config["monitor"]).startswith("test"): return config
+    raise UserError(f"`monitor: {config['monitor']}`: what chooses looks at validation images, never at test.", key="monitor")
 
 # %% ../nbs/12_tune.ipynb #8c28f01e
 class Failed(Exception):
@@ -233,16 +234,11 @@ def open_study(
     space, fixed = read_search(experiment, words)
     config = check_search({"experiment": experiment, "words": fixed}, space)
     if how["sampler"] == "grid": grid(space)
-    if os.path.basename(name) != name or name.startswith("."):
-        raise UserError(f"`study: {name}` is no name: the study is a folder beside its runs.", key="study")
-    names = names or [config["monitor"]]
-    if seen := next((metric for metric in names if metric.startswith("test")), None):
-        raise UserError(f"`monitor: {seen}`: what chooses looks at validation images, never at test.", key="monitor")
     if len(names) > 1:
         how["pruner"] = "none"  # of several metrics, none says who may go on
         if how["sampler"] == "cmaes": raise UserError("sampler=cmaes knows one metric: take tpe for several.", key="sampler")
     return begin(Path(config["paths"]["runs"], config["experiment"], name), experiment=str(experiment), words=fixed,
-                 monitor=names, space={key: parameter.word for key, parameter in space.items()},
+                 monitor=names or [config["monitor"]], space={key: parameter.word for key, parameter in space.items()},
                  seed=config["seed"], directions=[f"{goal}imize" for goal in goals or [config["monitor_mode"]]], **how)
 
 # %% ../nbs/12_tune.ipynb #ffd81117
@@ -373,7 +369,7 @@ def tune(
                                    ("confirm", confirm, 0, 100)):
         if value is not None: Setting("int", 1, "", lowest=least, below=end).check(key, value)
     if confirm == 1: raise UserError("confirm=1: one seed more says nothing of luck; take 5.", key="confirm")
-    seconds(timeout)
+    seconds(timeout), check_name(study, "study")
     launcher = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     check_hydras(launcher, several=True)
     searched = open_study(experiment, [word for word in words if word not in launcher], study, directions,

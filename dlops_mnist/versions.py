@@ -271,13 +271,11 @@ def show_drift(
     from dlops_mnist.parts.exported import ExportedModel
     from dlops_mnist.parts.pictures import read_picture
 
-    overrides = section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
     if len(pictures) < 30:
         raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance: too few to tell. (serve share=0.1 keeps more)")
-    last = max(map(about, pictures), key=lambda known: str(known.get("when")))
-    answering = ExportedModel(model or str(last.get("model")))
-    images = open_dataset(answering.datamodule, overrides)
+    answering = ExportedModel(model or max(map(about, pictures), key=lambda known: str(known.get("when"))).get("model", ""))
+    images = open_dataset(answering.datamodule, section_settings("datamodule", settings, show_drift))
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (np.asarray(images.dataset(split).images) for split in ("val", "train"))
     there, week = (features(some, answering(some), train) for some in (val, here))

@@ -153,7 +153,8 @@ def test_what_a_service_kept_is_held_against_the_validation_images(work, capsys)
     known = [np.asarray(Image.open(file)) for file in sorted(work.glob("data/test/*/*.png"))]
     for name, images in {"same": known, "dark": [image // 2 for image in known]}.items():
         kept = Kept(work / name)
-        for image in images: kept.keep(image, {"label": "dark", "probability": 0.9, "why": "chance", "model": "models/tiny/1/model.onnx"})
+        facts = {"label": "dark", "probability": 0.9, "why": "chance", "model": "models/tiny/1/model.onnx"}
+        for image in images: kept.keep(image, facts)
     setting = {"datamodule.path": "data", "datamodule.val": "test"}
     found = show_drift("same", **setting)
     assert found == show_drift("same", model="models:/tiny/1", **setting)

@@ -306,10 +306,11 @@ def test_mistakes_and_help_import_no_torch(work):
 
 
 @pytest.mark.parametrize("words, said", [
-    (["study=../elsewhere"], "no name"), (["study=/tmp/elsewhere"], "no name"), (["study=."], "no name"), (["timeout=-1"], "no duration"),
-    (["timeout=nan"], "no duration"), (["confirm=-1"], "confirm: -1"), (["monitor=test_acc"], "never at test"),
-    (["monitor=[val_acc,test_loss]"], "never at test"), (["optimizer.lr=interval(0.1,nan)"], "finite"),
-    (["optimizer.lr=interval(0.1,inf)"], "finite"), (["optimizer.lr=range(0.1,inf)"], "finite")])
+    (["study=../elsewhere"], "name a folder"), (["study=/elsewhere"], "name a folder"), (["study=."], "name a folder"),
+    (["timeout=-1"], "no duration"), (["timeout=nan"], "no duration"), (["confirm=-1"], "confirm: -1"),
+    (["monitor=test_acc"], "never at test"), (["monitor=[test_loss,val_acc]"], "never at test"),
+    (["optimizer.lr=interval(0.1,nan)"], "finite"), (["optimizer.lr=interval(0.1,inf)"], "finite"),
+    (["optimizer.lr=range(0.1,inf)"], "finite")])
 def test_a_mistake_leaves_no_study(work, words, said, capsys):
     with pytest.raises(SystemExit) as ended: main(["001", "optimizer.lr=interval(0.1,0.2)", "trials=1", *words])
     assert ended.value.code == 2 and said in capsys.readouterr().err
