@@ -84,8 +84,7 @@ def _in_table(path: str) -> Iterator[str]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as lines:
             for row in csv.DictReader(lines):
-                name = row.get("image") or next(iter(row.values()))
-                yield os.path.join(os.path.dirname(path), name or "")
+                yield os.path.join(os.path.dirname(path), row.get("image") or next(iter(row.values())) or "")
     except (UnicodeDecodeError, csv.Error) as error: raise UserError(f"`{path}` is no table in UTF-8: {error}.") from error
 
 # %% ../nbs/13_predict.ipynb #564a2f7a

@@ -302,9 +302,8 @@ def search(
 # %% ../nbs/12_tune.ipynb #0b8be1d4
 def confirm_winners(study: Study, seeds: int) -> None:
     "Train the best three trials again, each with so many new seeds; those that are there are not trained twice."
-    first = study.about["seed"] + 1
     for trial in best_trials(study)[:3]:
-        for seed in range(first, first + seeds):
+        for seed in range(study.about["seed"] + 1, study.about["seed"] + 1 + seeds):
             run = study.run(trial.number, f"seed{seed}")
             if not (lock := try_lock(study, run.path.name)): continue  # another worker trains it
             try: train_trial(study, run, [*setting_words(study, trial), f"seed={seed}"])

@@ -58,6 +58,13 @@ def test_resume_is_exact_with_augmentation_metrics_and_a_weighted_loss(go, tmp_p
     assert torch.allclose(calm.eval()(images) * calm.temperature, plain.eval()(images), atol=1e-5)
 
 
+def test_after_an_epoch_that_max_steps_cut_short_the_next_one_is_whole(go, tmp_path):
+    go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_steps=13")
+    run = only_run(tmp_path, "runs")
+    assert "Epoch 2 ended after 100 images; training goes on with the next" in go(f"resume={run.path}", "trainer.max_steps=31")
+    assert [row["step"] for row in Run(run.path).rows] == [9, 13, 22, 31], "220 images in batches of 25"
+
+
 def test_one_run_of_several_goes_on_alone(go, tmp_path):
     go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_epochs=1", "paths.runs=several", "seed=1,2", "-m")
     run = Run(min(Path(tmp_path, "several/base").iterdir()))
@@ -68,10 +75,13 @@ def test_one_run_of_several_goes_on_alone(go, tmp_path):
 
 
 @pytest.mark.parametrize("word, message", [
-    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "names a class `cat`"),
+    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "there is no class `cat`"),
     ("loss._target_=torch.nn.BCELoss", "can't take logits"), ("metrics.x._target_=torch.nn.Linear", "not a metric"),
     ("metrics=[f2]", "`f1`"), ("augment=[shift,flip]", "not a setting of Augment"),
-    ("calibrate=yes", "calibrate"), ("augment=flip augment.flip=2.0", "out of range"),
+    ("calibrate=yes", "calibrate"), ("augment.flip=2.0", "`augment.flip: 2.0` is out of range: from 0 to 1."),
+    ("augment=crop augment.crop=500", "`augment.crop: 500` is out of range: here from 0 to 27."),
+    ("augment=random augment.random=9", "out of range: from 0 to 6."), ("augment.rotate=200", "out of range: from 0 to 180."),
+    ("augment.blur=3", "not a setting of Augment"),
 ])
 def test_mistakes_are_one_sentence(go, word, message):
     words = [word] if "{" in word else word.split()

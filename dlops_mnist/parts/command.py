@@ -59,8 +59,8 @@ def _arguments(node: ast.expr) -> list[ast.expr]:
 # %% ../../nbs/parts/command.ipynb #a51ec170
 BUILTIN = {"int": int, "float": (int, float), "complex": (int, float, complex), "str": str, "bool": bool,
            "Path": (str, os.PathLike), "PathLike": (str, os.PathLike), "Any": object, "object": object,
-           **dict.fromkeys(("list", "List", "tuple", "Tuple", "set", "Sequence", "Iterable", "Collection"), (list, tuple)),
-           **dict.fromkeys(("dict", "Dict", "Mapping", "MutableMapping"), Mapping)}
+           **dict.fromkeys("list List tuple Tuple set Sequence Iterable Collection".split(), (list, tuple)),
+           **dict.fromkeys("dict Dict Mapping MutableMapping".split(), Mapping)}
 
 
 def fits(
@@ -141,7 +141,7 @@ def parse_override(
 
     try:
         if len(word) > 10_000: raise ValueError("too long")  # the parser would take minutes
-        return OverridesParser.create().parse_override(word)
+        return OverridesParser.create().parse_override(word.replace("=~/", f"={os.path.expanduser('~')}/", 1))  # as bash's X=~/y
     except (HydraException, ValueError, RecursionError) as error:
         shown, key = word if len(word) <= 200 else f"{word[:200]}...", word.partition("=")[0].lstrip("+~")[:50]
         raise UserError(f"`{shown}` can't be read as key=value: put quotes around the value if it contains "

@@ -66,7 +66,7 @@ SET_BY_PROGRAM = ("sweep", "resume", "repeats", "search")  # the last is a secti
 
 # %% ../../nbs/parts/settings.ipynb #40856586
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer",
-                 "loss": "dlops_mnist.parts.scores.CrossEntropy"}
+                 "augment": "dlops_mnist.parts.augment.Augment", "loss": "dlops_mnist.parts.scores.CrossEntropy"}
 OWN_DEFAULTS = DECLARED["base"]  # where a config says something else than the signature
 
 # %% ../../nbs/parts/settings.ipynb #9d9bff0c
@@ -120,8 +120,7 @@ def check_config(
     check_name(config["experiment"])
     for where, section, kind in sections_of(config):
         if isinstance(section, Mapping) and "_partial_" in section:  # as other projects have it in their configs
-            raise UserError(f"`{where}._partial_`: leave it out. What is not known yet is added when this is built.",
-                            key=f"{where}._partial_")
+            raise UserError(f"`{where}._partial_`: leave it out: what is not known yet is added.", key=f"{where}._partial_")
         check_section(section, where, kind, DEFAULT_CLASS.get(where), GIVEN.get(where, ()))
     for key, value in config["paths"].items():
         if key not in OWN_DEFAULTS["paths"]: raise unknown(f"paths.{key}", ["paths.runs"])
@@ -150,8 +149,7 @@ def sections_of(
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
-        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items()
-                    if section is not None)
+        yield from ((f"{group}.{name}", _told(part, kind), kind) for name, part in config[group].items() if part is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
@@ -199,8 +197,7 @@ def check_checkpointing(config: Mapping[str, Any]) -> None:
                             "python -m dlops_mnist.tune", key=f"callbacks.{name}")
         if "pytorch_lightning.callbacks.checkpoint.Checkpoint" in family and not config["trainer"].get("enable_checkpointing"):
             raise UserError(f"`callbacks.{name}` saves checkpoints, and `trainer.enable_checkpointing` is false. "
-                            "Set trainer.enable_checkpointing=true; the run's own best.ckpt and last.ckpt need neither.",
-                            key="trainer.enable_checkpointing")
+                            "Set that to true; the run's own best.ckpt needs neither.", key="trainer.enable_checkpointing")
 
 # %% ../../nbs/parts/settings.ipynb #3eeb4ecd
 class Config(dict):

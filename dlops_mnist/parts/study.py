@@ -65,8 +65,7 @@ def read_parameter(
     sweep = parse_override(word).value()
     try:
         log = "log" in sweep.tags
-        if not all(map(math.isfinite, (number for number in vars(sweep).values() if isinstance(number, float)))):
-            raise ValueError("its ends are finite numbers")
+        if [n for n in vars(sweep).values() if isinstance(n, float) and not math.isfinite(n)]: raise ValueError("ends are finite")
         if hasattr(sweep, "list"):
             values = {v if v is None or isinstance(v, (bool, int, float, str)) else quote(v): v for v in plain(sweep.list)}
             return Parameter(word, CategoricalDistribution([*values]), values)
