@@ -96,8 +96,8 @@ def _signature(section: str) -> Iterator[str]:
     source, ours = read_class(DEFAULT_CLASS[section]), base_config()[section]
     for name, parameter in source.parameters.items():
         if name in GIVEN.get(section, ()): continue
-        default = ours.get(name, parameter.usual)
-        yield _line(f"{section}.{name}", default, textwrap.shorten(source.notes[name], 100, placeholder=" ..."))
+        note = textwrap.shorten(source.notes[name], 100, placeholder=" ...")
+        yield _line(f"{section}.{name}", ours.get(name, parameter.usual), note)
 
 
 def _line(key: str, value: Any, note: str) -> str:
@@ -215,7 +215,8 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     from hydra.errors import HydraException
 
     folder, sweep = job.configs[0]["paths"]["runs"], f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    for one in job.configs: one |= {"weights": str(find_checkpoint(one["weights"])[0])} if one.get("weights") else {}  # as theirs
+    for config in job.configs:  # the file itself, as a run notes it
+        if config.get("weights"): config["weights"] = str(find_checkpoint(config["weights"])[0])
     if again: job.configs, sweep = still_to_do(job.configs, folder, sweep)
     if not job.configs: return after and after(folder, sweep, [])
     for config in job.configs: config["sweep"] = sweep

@@ -64,8 +64,7 @@ def group_schema(name: str) -> dict[str, Any]:
 def setting_schema(setting: Setting) -> dict[str, Any]:
     "The type of a setting that stands alone."
     found, limits = as_schema(setting.type), {"minimum": setting.lowest, "exclusiveMaximum": setting.below}
-    known = {key: limit for key, limit in limits.items() if abs(limit) < float("inf")}
-    return found | known | {"default": setting.default}
+    return found | {key: limit for key, limit in limits.items() if abs(limit) < float("inf")} | {"default": setting.default}
 
 # %% ../../nbs/parts/schema.ipynb #e5305637
 def schema() -> dict[str, Any]:

@@ -71,10 +71,10 @@ def build_loss(
     if isinstance(loss, CrossEntropy) or "_target_" not in section: return loss
     if label_smoothing:
         raise UserError("`label_smoothing` is the usual loss's. Give it to yours: loss.label_smoothing=...", key="label_smoothing")
-    try: value = float(loss(torch.zeros(2, len(classes)), torch.tensor([0, 1])))
+    try: (value := loss(torch.zeros(2, len(classes), requires_grad=True), torch.tensor([0, 1]))).backward()
     except Exception as error:
-        raise UserError(f"`loss` can't take logits [B, {len(classes)}] and labels [B]: {error}", key="loss") from error
-    if math.isfinite(value): return OwnLoss(loss)
+        raise UserError(f"`loss` fails on logits [B, {len(classes)}] and labels [B]: {error}", key="loss") from error
+    if math.isfinite(value.item()): return OwnLoss(loss)
     raise UserError(f"`loss` ({section['_target_']}) makes {value} of logits that are all 0.", key="loss")
 
 
@@ -94,6 +94,8 @@ def build_metrics(
 ) -> nn.ModuleDict:
     "The metrics that a section names, any of torchmetrics' kind; they are told `num_classes` and `task`. Raises `UserError`."
     known = {"num_classes": classes, "task": "binary" if classes == 2 else "multiclass"}
+    for name in {"loss", "acc"} & {name for name, settings in section.items() if settings}:
+        raise UserError(f"`metrics.{name}`: {name} is measured anyway. Give this one another name.", key=f"metrics.{name}")
     made = {name: build_told(settings, f"metrics.{name}", "metric", known) for name, settings in section.items() if settings}
     return nn.ModuleDict(made)
 
@@ -109,7 +111,7 @@ def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -
 
 def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Tensor]:
     "What each metric says of all that it has counted, which it then forgets; raises `UserError` if that is no number."
-    values = {name: metric.compute() for name, metric in metrics.items()}
+    values = {name: torch.tensor(x) if isinstance(x := metric.compute(), (int, float)) else x for name, metric in metrics.items()}
     for name, value in values.items():
         metrics[name].reset()
         if not isinstance(value, Tensor) or value.numel() != 1:

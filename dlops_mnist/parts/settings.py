@@ -125,6 +125,8 @@ def check_config(
     for key, value in config["paths"].items():
         if key not in OWN_DEFAULTS["paths"]: raise unknown(f"paths.{key}", ["paths.runs"])
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
+    if config["monitor"] in ("loss", "val_loss") and config["monitor_mode"] == "max":
+        raise UserError("`monitor_mode: max` of a loss would keep the worst epoch. Set monitor_mode=min.", key="monitor_mode")
     check_checkpointing(config)
     check_effect(config)
     divides = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning would divide by them
@@ -156,8 +158,8 @@ def _told(section: Any, kind: str) -> Any:
     source = read_class(str(section.get("_target_"))) if kind in TOLD and isinstance(section, Mapping) else None
     if source is None: return section
     known = {key: value for key, value in TOLD[kind].items() if key in source.parameters}
-    asked = {*known, *GIVEN.get(kind, ())}  # by null
-    return known | {key: value for key, value in section.items() if value is not None or key not in asked}
+    # null asks for what is told
+    return known | {key: value for key, value in section.items() if value is not None or key not in {*known, *GIVEN.get(kind, ())}}
 
 # %% ../../nbs/parts/settings.ipynb #96ae0122
 def _elsewhere(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -230,6 +232,7 @@ def checked_config(
         section = config[group]
         if isinstance(section, Mapping) and "_target_" in section:  # a single one, without a name
             config[group] = {str(section["_target_"]).rpartition(".")[2]: section}
+    config["scheduler"] = full_target(config["scheduler"], "scheduler")
     if config.pop("steps_per_call", 1) not in (1, None):
         print("`steps_per_call` is left out: it made no training faster. The weights are the same without it.", file=sys.stderr)
     check_config(config)
@@ -244,7 +247,7 @@ def restored_settings(
     config: Mapping[str, Any],  # any sections
 ) -> dict[str, Any]:
     "The settings that a saved state knows better, by their dotted names, with the defaults of their classes."
-    sections = {name: with_defaults(config.get(name) or {}) for name in ("model", "optimizer", "scheduler")}
+    sections = {name: with_defaults(config[name]) for name in ("model", "optimizer", "scheduler") if config.get(name)}
     callbacks = {name: with_defaults(section) or {} for name, section in (config.get("callbacks") or {}).items()}
     patient = {name: {"patience": section["patience"]} for name, section in callbacks.items() if "patience" in section}
     return flatten({"seed": config.get("seed"), **sections, "callbacks": patient})
