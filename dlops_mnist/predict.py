@@ -77,7 +77,7 @@ def find_pictures(
 def _below(folder: str) -> Iterator[str]:
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        yield from map(os.path.join(place, "").__add__, sorted(name for name in files if name[0] != "."))
+        yield from (os.path.join(place, name) for name in sorted(files) if name[0] != ".")
 
 # %% ../nbs/13_predict.ipynb #7fc2fc79
 def _in_table(path: str) -> Iterator[str]:

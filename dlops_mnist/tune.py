@@ -368,10 +368,10 @@ def tune(
                                    ("confirm", confirm, 0, 100)):
         if value is not None: Setting("int", 1, "", lowest=least, below=end).check(key, value)
     if confirm == 1: raise UserError("confirm=1: one seed more says nothing of luck; take 5.", key="confirm")
-    seconds(timeout), check_name(study, "study")
+    seconds(timeout)
     launcher = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     check_hydras(launcher, several=True)
-    searched = open_study(experiment, [word for word in words if word not in launcher], study, directions,
+    searched = open_study(experiment, [word for word in words if word not in launcher], check_name(study, "study"), directions,
                           sampler=sampler, pruner=pruner, storage=storage)
     search(searched, trials, timeout, workers, confirm, launcher)
     show(str(searched.folder), trust=True)

@@ -273,7 +273,7 @@ def show_drift(
 
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
     if len(pictures) < 30:
-        raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance: too few to tell. (serve share=0.1 keeps more)")
+        raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance, too few to tell: serve collect=DIR share=0.1")
     answering = ExportedModel(model or max(map(about, pictures), key=lambda known: str(known.get("when"))).get("model", ""))
     images = open_dataset(answering.datamodule, section_settings("datamodule", settings, show_drift))
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
