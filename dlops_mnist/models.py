@@ -335,7 +335,7 @@ def described(
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
     except Endless:
-        raise UserError(f"After {seconds} seconds the layers of this network are still being counted: too many.", key="model") from None
+        raise UserError(f"After {seconds} seconds this network's layers are still being counted: too many.", key="model") from None
     finally: clock.cancel()
 
 
