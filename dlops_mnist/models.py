@@ -334,7 +334,7 @@ def described(
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
     except Endless:
-        raise UserError(f"This network has too many layers: after {seconds} seconds they are being counted.", key="model") from None
+        raise UserError(f"After {seconds} seconds this network's layers are still being counted: too many.", key="model") from None
     finally: clock.cancel()
 
 # %% ../nbs/05_models.ipynb #dd590300

@@ -105,7 +105,7 @@ def test_a_truth_value_in_other_words_is_told_the_right_ones(tmp_path):
     ("seed=4294967296", "`seed: 4294967296` must be at least 0 and below 4294967296."),
     ("matmul_precision=hi", "`matmul_precision` must be 'highest', 'high', 'medium' or null, not 'hi'."),
     ("model.hidden=[null]", "`model.hidden` must be a list of int, not [null]."),
-    ("optimizer._partial_=true", "`optimizer._partial_`: leave it out: what is not known yet is added."),
+    ("optimizer._partial_=true", "`optimizer._partial_`: leave it out; what isn't known yet is added."),
 ])
 def test_what_fits_is_told_in_the_words_of_a_config(override, told):
     with pytest.raises(UserError) as error: load_config("001", override)

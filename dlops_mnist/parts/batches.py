@@ -22,6 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from .core import UserError
 from .images import ImageArrays, image_table
+from .runfolder import is_helper
 from .sources import SOURCES
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ class ImageDataset(Dataset):
     ):
         self.images, self.labels, self.hashes, self.raw_paths, self.classes = images, labels, hashes, paths, classes
 
-    def __len__(self) -> int: return len(self.images)
+    def __len__(self) -> int:
+        return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]: return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
 
     def __getitems__(self, indices: list[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         # the copy that `take` makes is the batch; nothing is stacked
@@ -230,7 +233,7 @@ class Batches(pl.LightningDataModule):
         return {"epoch": self.trainer.current_epoch, "images": images * within, "cut": images * (not within)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.reached, cut = {key: int(state[key]) for key in ("epoch", "images")}, state.get("cut")
+        self.reached, cut = dict(state), not is_helper() and state.get("cut")
         if cut: print(f"Epoch {state['epoch']} ended after {cut} images; training goes on with the next one.", file=sys.stderr)
 
 # %% ../../nbs/parts/batches.ipynb #6bc2123f
@@ -263,7 +266,7 @@ def check_arrays(
     "The classes in the order of their labels; raises `UserError` if the folder has others than wanted, or images of another shape."
     wanted = arrays.classes if classes is None else [str(name) for name in classes]
     if len(wanted) < 2:
-        raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`: add one, or a table (datamodule.labels=FILE).", key="path")
+        raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; two are needed (or datamodule.labels=FILE).", key="path")
     if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
         raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted)} are "
                         "expected (by the trained model, or by datamodule.classes).", key="classes")

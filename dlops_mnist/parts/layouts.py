@@ -100,7 +100,7 @@ def by_folders(
     "Where the pictures of each folder belong: split/class/**, class/** or class/split/**."
     if masks := masks_among(folders := [*folders]):
         rest = by_folders(folder for folder in folders if folder not in masks)
-        return rest._replace(where=rest.where | dict.fromkeys(masks, "lie beside images, like masks of them"))
+        return rest._replace(where=rest.where | dict.fromkeys(sorted(masks), "lie beside images, like masks of them"))
     parts, outer = unwrapped({folder: PurePosixPath(composed(folder)).parts for folder in folders})
     notes = [f"the images were found in `{name}/`" for name in outer]
     splits = splits_among({part[0] for part in parts.values() if len(part) > 1})

@@ -71,10 +71,10 @@ def build_loss(
     if isinstance(loss, CrossEntropy) or "_target_" not in section: return loss
     if label_smoothing:
         raise UserError("`label_smoothing` is the usual loss's. Give it to yours: loss.label_smoothing=...", key="label_smoothing")
-    try: (value := loss(torch.zeros(2, len(classes), requires_grad=True), torch.tensor([0, 1]))).backward()
+    try: (found := loss(torch.zeros(2, len(classes), requires_grad=True), torch.tensor([0, 1]))).backward()
     except Exception as error:
         raise UserError(f"`loss` fails on logits [B, {len(classes)}] and labels [B]: {error}", key="loss") from error
-    if math.isfinite(value.item()): return OwnLoss(loss)
+    if math.isfinite(value := found.item()): return OwnLoss(loss)
     raise UserError(f"`loss` ({section['_target_']}) makes {value} of logits that are all 0.", key="loss")
 
 
@@ -106,7 +106,7 @@ def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -
     for name, metric in metrics.items():
         try: metric.update(p[:, 1] if type(metric).__name__.startswith("Binary") else p, labels)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise UserError(f"`metrics.{name}` can't measure {list(p.shape)} and [B]: {error}", key=f"metrics.{name}") from error
+            raise UserError(f"`metrics.{name}` can't take probabilities {list(p.shape)}: {error}", key=f"metrics.{name}") from error
 
 
 def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -120,7 +120,7 @@ def check_config(
     check_name(config["experiment"])
     for where, section, kind in sections_of(config):
         if isinstance(section, Mapping) and "_partial_" in section:  # as other projects have it in their configs
-            raise UserError(f"`{where}._partial_`: leave it out: what is not known yet is added.", key=f"{where}._partial_")
+            raise UserError(f"`{where}._partial_`: leave it out; what isn't known yet is added.", key=f"{where}._partial_")
         check_section(section, where, kind, DEFAULT_CLASS.get(where), GIVEN.get(where, ()))
     for key, value in config["paths"].items():
         if key not in OWN_DEFAULTS["paths"]: raise unknown(f"paths.{key}", ["paths.runs"])
