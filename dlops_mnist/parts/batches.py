@@ -42,11 +42,9 @@ class ImageDataset(Dataset):
     ):
         self.images, self.labels, self.hashes, self.raw_paths, self.classes = images, labels, hashes, paths, classes
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def __len__(self) -> int: return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]: return torch.from_numpy(self.images[i].copy()), int(self.labels[i])
 
     def __getitems__(self, indices: list[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         # the copy that `take` makes is the batch; nothing is stacked
@@ -233,7 +231,8 @@ class Batches(pl.LightningDataModule):
         return {"epoch": self.trainer.current_epoch, "images": images * within, "cut": images * (not within)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.reached, cut = dict(state), not is_helper() and state.get("cut")
+        self.reached = {key: int(state[key]) for key in ("epoch", "images")}
+        cut = not is_helper() and state.get("cut")
         if cut: print(f"Epoch {state['epoch']} ended after {cut} images; training goes on with the next one.", file=sys.stderr)
 
 # %% ../../nbs/parts/batches.ipynb #6bc2123f

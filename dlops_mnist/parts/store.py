@@ -135,7 +135,7 @@ def read_version(fingerprint: str, store: str | os.PathLike) -> Version:
     file = Path(store, "manifests", f"{fingerprint}.sha256")
     known = {key: value for key, value in known_in(file.with_suffix(".json")).items() if key in ABOUT}
     with suppress(OSError, ValueError):
-        lines = [line.split("  ", 1) for line in file.read_text("utf-8").splitlines()]
+        lines = [line.split("  ", 1) for line in file.read_bytes().decode().split("\n")[:-1]]
         version = Version({name: digest for digest, name in lines}, **known)
         if version.fingerprint == fingerprint: return version
     raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
@@ -159,7 +159,10 @@ def files_of(path: str | os.PathLike, found: Scan) -> dict[str, str]:
     "The file of each picture by its name in a version; raises `UserError`."
     odd = next((name for name in found.classes if "/" in name), None)
     if odd: raise UserError(f"`{found.table}` has a class `{odd}`: no `/` may be in its name in a version.", key="labels")
-    return {f"{split}/{name}/{f}" if found.table else f: f"{path}/{f}" for (split, name), own in found.files.items() for f in own}
+    files = {f"{s}/{c}/{file}" if found.table else file: f"{path}/{file}" for (s, c), some in found.files.items() for file in some}
+    odd = next((name for name in files if "\n" in name), None)
+    if odd: raise UserError(f"`{path}` has a file {odd!r}: a version is a list of lines; no name may hold a line end.", key="path")
+    return files
 
 
 def version_of(path: str | os.PathLike, found: Scan, add: Callable[[str], str], note: str = "") -> Version:
@@ -215,10 +218,13 @@ def checked_out(name: str) -> tuple[Path, Version]:
 
 
 def as_trained(config: Any) -> Any:
-    "The config with the name of the version in place of `datamodule.version=as-trained`; raises `UserError`."
+    "The config with the whole name of its `datamodule.version`, in place of `as-trained`, too; raises `UserError`."
     from dlops_mnist.parts.provenance import origin  # which takes longer to import than a version to be compared
 
-    if config["datamodule"].get("version") != "as-trained": return config
+    data = config.get("datamodule", {})
+    if (name := data.get("version")) != "as-trained":
+        if name and "_target_" not in data: data["version"] = find_version(name).fingerprint
+        return config
     source = config["resume"] or config["repeats"]
     if not source:
         raise UserError("`as-trained` is for repeating a run: train RUN datamodule.version=as-trained", key="datamodule.version")
@@ -226,7 +232,7 @@ def as_trained(config: Any) -> Any:
     if name not in known_versions():
         raise UserError(f"The images of `{source}`, version {str(name)[:12]}, were not recorded in `.versions` (versions=true "
                         "records those of a run).", key="datamodule.version")
-    config["datamodule"]["version"] = name
+    data["version"] = name
     return config
 
 # %% ../../nbs/parts/store.ipynb #31c6ebe3
