@@ -60,7 +60,7 @@ guarantees: $(ready) ## The long half of what nbs/07_train.ipynb promises: kills
 	@$(python) tools/run_tests.py --guarantees
 
 .PHONY: mutants
-mutants: $(ready) ## Break the package in 300 small ways, and list what no test notices (hours; COUNT=20 SEED=1 for others)
+mutants: $(ready) ## Break the package in 300 small ways, and list what no test notices (hours; Ctrl-C, and it goes on; COUNT=20 SEED=1)
 	@$(python) tools/mutants.py $(or $(COUNT),300) $(or $(SEED),0)
 
 .PHONY: watch

@@ -35,7 +35,7 @@ from .parts.core import UserError, atomic, memory, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
-from .parts.settings import GIVEN, full_target
+from .parts.settings import DEFAULT_CLASS, GIVEN, full_target
 from .parts.targets import build, build_told, open_lengths
 
 # %% ../nbs/05_models.ipynb #c105db37
@@ -173,8 +173,7 @@ def build_model(
 ) -> nn.Module:
     "The network that a section describes; its class is told of the images and classes what it has parameters for."
     section = _DEFAULTS["model"] | full_target(section, "model")
-    facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes,
-             "in_channels": image_shape[0] if len(image_shape) == 3 else 1}
+    facts = {"image_shape": list(image_shape), "classes": classes, "num_classes": classes, "in_channels": [1, *image_shape][-3]}
     return build_told(section, "model", "model", facts, fixed=GIVEN["model"])
 
 # %% ../nbs/05_models.ipynb #adf853b4
@@ -201,8 +200,7 @@ def build_scheduler(
     for name in open_lengths(section):
         length = trainer.estimated_stepping_batches if when["interval"] == "step" else trainer.max_epochs
         if not 0 < (length or 0) < math.inf:
-            raise UserError(f"`scheduler.{name}` can't be derived from an endless training: set it, or "
-                            "`trainer.max_epochs`.", key=f"scheduler.{name}")
+            raise UserError(f"`scheduler.{name}`: the training is endless. Set it, or trainer.max_epochs.", key=f"scheduler.{name}")
         section[name] = max(1, length // when["frequency"])
     if isinstance(peak := section.get("max_lr"), (int, float)):  # groups of their own speed keep it
         section["max_lr"] = [peak * group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
@@ -259,11 +257,13 @@ def optimizers_of(module: "MNISTModule") -> Any:
     if not settings["scheduler"]: return optimizer
     return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 
-
+# %% ../nbs/05_models.ipynb #d7216651
 def check_training(module: "MNISTModule") -> None:
     "Build the loss and the optimizer once, so that a mistake in their settings is heard of before a training begins."
     module.setup("fit")
     build_optimizer(module.hparams["optimizer"], module.parameters())
+    crop, side = getattr(module.augment, "strength", {}).get("crop", 0), min(module.image_shape[-2:])
+    if crop >= side: raise UserError(f"`augment.crop: {crop}` is out of range: here from 0 to {side - 1}.", key="augment.crop")
 
 # %% ../nbs/05_models.ipynb #76fac7f9
 def build_parts(module: "MNISTModule") -> None:
@@ -275,7 +275,7 @@ def build_parts(module: "MNISTModule") -> None:
         value = torch.tensor(usual if data.get(name) is None else data[name], dtype=torch.float32)
         module.register_buffer(name, value.reshape(-1, 1, 1), persistent=False)
     module.model = build_model(module.hparams["model"], module.image_shape, module.class_count)
-    module.augment = build(augment, "augment", "model") if augment else None
+    module.augment = build(augment, "augment", "model", DEFAULT_CLASS["augment"]) if augment else None
     module.label_smoothing = module.hparams["label_smoothing"]
     module.metrics = build_metrics(module.hparams["metrics"], module.class_count)
     module.example_input_array = torch.zeros(2, *module.image_shape, dtype=torch.uint8)  # for a summary, and a tracker's graph
@@ -315,8 +315,7 @@ def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
     if logits.shape[1:] == (() if count == 2 else (count,)): return logits
     shape = f"[B{''.join(f', {size}' for size in logits.shape[1:])}]"
     raise UserError(f"{type(module.model).__name__} gives outputs of shape {shape}; {count} classes need "
-                    f"{'[B], [B, 1] or [B, 2]' if count == 2 else f'[B, {count}]'}. "
-                    "Let it take the number from a parameter called `classes` or `num_classes`.")
+                    f"{'[B], [B, 1] or [B, 2]' if count == 2 else f'[B, {count}]'}. A parameter `classes` would tell it that.")
 
 # %% ../nbs/05_models.ipynb #2bad60ae
 class Endless(BaseException):
@@ -336,8 +335,7 @@ def described(
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
     except Endless:
-        raise UserError(f"After {seconds} seconds the layers of this network are still being counted: it has too many.",
-                        key="model") from None
+        raise UserError(f"After {seconds} seconds this network's layers are still being counted: too many.", key="model") from None
     finally: clock.cancel()
 
 
@@ -397,9 +395,8 @@ def check_memory(
     on_gpu = config["trainer"].get("accelerator") != "cpu" and torch.cuda.is_available()
     if on_gpu: there = torch.cuda.get_device_properties(0).total_memory
     if least <= there: return
-    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network, what "
-                    f"measures it, and {images:,} images at a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or "
-                    "datamodule.batch_size.", key="model")
+    raise UserError(f"A step of this training takes {least / 1e9:,.0f} GB of memory or more, for the network and {images:,} images "
+                    f"at a time; there are {there / 1e9:,.0f} GB. Smaller: `model`, or datamodule.batch_size.", key="model")
 
 # %% ../nbs/05_models.ipynb #5d04da59
 def load_module(

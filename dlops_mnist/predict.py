@@ -84,8 +84,7 @@ def _in_table(path: str) -> Iterator[str]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as lines:
             for row in csv.DictReader(lines):
-                name = row.get("image") or next(iter(row.values()))
-                yield os.path.join(os.path.dirname(path), name or "")
+                yield os.path.join(os.path.dirname(path), row.get("image") or next(iter(row.values())) or "")
     except (UnicodeDecodeError, csv.Error) as error: raise UserError(f"`{path}` is no table in UTF-8: {error}.") from error
 
 # %% ../nbs/13_predict.ipynb #564a2f7a
@@ -104,7 +103,7 @@ def answer_row(
     row = {"image": image}
     for place, k in enumerate(best, 1):
         end = f"_{place}" if place > 1 else ""
-        row |= {f"class{end}": classes[k], f"probability{end}": round(probabilities[k], 6)}
+        row["class" + end], row["probability" + end] = classes[k], round(probabilities[k], 6)
     return row | ({"doubtful": bool(row["probability"] < threshold)} if threshold else {})
 
 # %% ../nbs/13_predict.ipynb #91516e97

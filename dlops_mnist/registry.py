@@ -9,6 +9,7 @@ __all__ = ['KNOWN', 'COMMANDS', 'register', 'fill', 'accuracy_of', 'gate', 'sibl
 # %% ../nbs/17_registry.ipynb #4dad2986
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def register(
             add_line(shelf, event("registered", version, why=note))
     if mirror: to_mlflow(shelf, version, mirror)
     say(f"{shelf.name} {version}: accuracy {accuracy_of(shelf.about(version))}. Put it to use: "
-        f"python -m dlops_mnist.registry promote {shelf.name} {version}")
+        f"python -m dlops_mnist.registry promote {shlex.quote(shelf.name)} {version}")
     return version
 
 # %% ../nbs/17_registry.ipynb #473d212b

@@ -67,8 +67,7 @@ def make_trainer(
     from dlops_mnist.parts.recorder import make_callbacks, make_profiler
 
     settings = {"default_root_dir": str(run.path)} | config["trainer"]
-    loggers = make_loggers(config, run)
-    settings["logger"] = loggers or settings.get("logger", False)
+    settings["logger"] = make_loggers(config, run) or settings.get("logger", False)
     given = {"callbacks": make_callbacks(config, run), **make_profiler(settings.pop("profiler", None), run)}
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 
@@ -127,12 +126,12 @@ def check_restored(config: Config) -> None:
 # %% ../nbs/07_train.ipynb #85013c2f
 def begin_with(module: Any, config: Config) -> None:
     "Give a new network the weights that `weights` names, and refuse a `ckpt_path` of another network; raises `UserError`."
-    from dlops_mnist.parts.checkpoint import fitting_weights, load_weights
+    from dlops_mnist.parts.checkpoint import fitting_weights, load_weights, tensors_in
 
     if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
-        known, own = read_checkpoint(path).get("state_dict") or {}, module.state_dict()
+        known, own = map(tensors_in, (read_checkpoint(path).get("state_dict") or {}, module.state_dict()))
         fitting = fitting_weights(module, known)
         if len(fitting) < len(own) or len(known) > len(own):
             odd = min(own.keys() - fitting.keys() or known.keys() - own.keys())

@@ -24,7 +24,7 @@ from typing import Any
 from .config import Config, load_config
 from .parts.command import as_word, parse_override, quote, run_command, say, show_table
 from .parts.compose import read_words
-from .parts.core import UserError, atomic, flatten, nearest, read_checkpoint, usable_cores
+from .parts.core import UserError, atomic, check_name, flatten, nearest, read_checkpoint, usable_cores
 from .parts.findings import best_trials, confirmed, make_tables, report_page, short
 from .parts.launch import Job, check_hydras, run_all
 from .parts.runfolder import Run, discard_run
@@ -69,7 +69,8 @@ def check_search(about: Mapping[str, Any], space: Mapping[str, Parameter]) -> Co
     for words in corner_words(space, list(GROUPS)):
         try: config = trial_config(about, words)
         except UserError as error: raise UserError(f"{error} (A trial with {' '.join(words)})", key=error.key) from error
-    return config
+    if not str(config["monitor"]).startswith("test"): return config
+    raise UserError(f"`monitor: {config['monitor']}`: what chooses looks at validation images, never at test.", key="monitor")
 
 # %% ../nbs/12_tune.ipynb #8c28f01e
 class Failed(Exception):
@@ -197,8 +198,9 @@ def seconds(duration: str | float | None) -> float:
     "`2h`, `30m` or `90` as seconds; raises `UserError`."
     number, unit = str(duration), 1
     if number[-1:] in "smh": number, unit = number[:-1], {"s": 1, "m": 60, "h": 3600}[number[-1]]
-    try: return float("inf") if duration is None else float(number) * unit
-    except ValueError: raise UserError(f"`timeout: {duration}` is no duration: 90 (seconds), 30m or 2h.", key="timeout") from None
+    with suppress(ValueError):
+        if (found := float("inf") if duration is None else float(number) * unit) >= 0: return found
+    raise UserError(f"`timeout: {duration}` is no duration: 90 (seconds), 30m or 2h.", key="timeout")
 
 # %% ../nbs/12_tune.ipynb #405f52db
 def read_goals(
@@ -300,9 +302,8 @@ def search(
 # %% ../nbs/12_tune.ipynb #0b8be1d4
 def confirm_winners(study: Study, seeds: int) -> None:
     "Train the best three trials again, each with so many new seeds; those that are there are not trained twice."
-    first = study.about["seed"] + 1
     for trial in best_trials(study)[:3]:
-        for seed in range(first, first + seeds):
+        for seed in range(study.about["seed"] + 1, study.about["seed"] + 1 + seeds):
             run = study.run(trial.number, f"seed{seed}")
             if not (lock := try_lock(study, run.path.name)): continue  # another worker trains it
             try: train_trial(study, run, [*setting_words(study, trial), f"seed={seed}"])
@@ -363,14 +364,14 @@ def tune(
     confirm: int = 0,  # train the best three again, with so many new seeds
 ) -> Study:
     "Search an experiment's settings. Killed, and started again with the same command, it goes on."
-    for key, value in (("trials", trials), ("workers", workers)):
-        most = 4 * usable_cores() + 16 if key == "workers" else 10_000
-        if value is not None: Setting("int", 1, "", lowest=1, below=most).check(key, value)
+    for key, value, least, end in (("trials", trials, 1, 10_000), ("workers", workers, 1, 4 * usable_cores() + 16),
+                                   ("confirm", confirm, 0, 100)):
+        if value is not None: Setting("int", 1, "", lowest=least, below=end).check(key, value)
     if confirm == 1: raise UserError("confirm=1: one seed more says nothing of luck; take 5.", key="confirm")
     seconds(timeout)
     launcher = [word for word in words if word.lstrip("+~").startswith(("hydra.", "hydra/"))]
     check_hydras(launcher, several=True)
-    searched = open_study(experiment, [word for word in words if word not in launcher], study, directions,
+    searched = open_study(experiment, [word for word in words if word not in launcher], check_name(study, "study"), directions,
                           sampler=sampler, pruner=pruner, storage=storage)
     search(searched, trials, timeout, workers, confirm, launcher)
     show(str(searched.folder), trust=True)
@@ -379,11 +380,7 @@ def tune(
 # %% ../nbs/12_tune.ipynb #e79d459f
 def main(words: Sequence[str] | None = None) -> None:
     "The command line: `python -m dlops_mnist.tune EXPERIMENT [key=value ...]`, `tune show STUDY`, `tune work STUDY`."
-    words = list(sys.argv[1:] if words is None else words) or ["--help"]
-    others = {"show": show, "work": work}
-    if words[0] in others: run_command(others[words[0]], words[1:])
-    elif {"-h", "--help"} & set(words): run_command({"": tune} | others, ["--help"])
-    else: run_command(tune, words)
+    run_command({"": tune, "show": show, "work": work}, list(sys.argv[1:] if words is None else words) or ["--help"])
 
 
 if __name__ == "__main__" and "get_ipython" not in globals():

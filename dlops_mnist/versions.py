@@ -257,7 +257,7 @@ def grow(
 def show_drift(
     folder: str,  # that a service filled
     *,
-    model: str,  # the exported model that answered: a file, or models:/NAME@champion
+    model: str | None = None,  # the exported model that answered: a file, or models:/NAME@champion; null: the last that did
     **settings: Any,  # datamodule.KEY=value: where its training and validation images are, such as datamodule.path=DIR
 ) -> list[tuple[str, float, float, float]]:
     "Whether the pictures kept by chance still look like the validation images; the exit status is 1 where they don't."
@@ -271,11 +271,11 @@ def show_drift(
     from dlops_mnist.parts.exported import ExportedModel
     from dlops_mnist.parts.pictures import read_picture
 
-    answering, overrides = ExportedModel(model), section_settings("datamodule", settings, show_drift)
     pictures = [picture for picture in sorted(Path(folder).rglob("[!.]*.png")) if about(picture).get("why") == "chance"]
     if len(pictures) < 30:
-        raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance: too few to tell. (serve share=0.1 keeps more)")
-    images = open_dataset(answering.datamodule, overrides)
+        raise UserError(f"`{folder}` holds {len(pictures)} pictures kept by chance, too few to tell: serve collect=DIR share=0.1")
+    answering = ExportedModel(model or max(map(about, pictures), key=lambda known: str(known.get("when"))).get("model", ""))
+    images = open_dataset(answering.datamodule, section_settings("datamodule", settings, show_drift))
     here = np.stack([read_picture(picture, answering.datamodule) for picture in pictures])
     val, train = (np.asarray(images.dataset(split).images) for split in ("val", "train"))
     there, week = (features(some, answering(some), train) for some in (val, here))

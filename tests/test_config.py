@@ -21,7 +21,7 @@ from dlops_mnist.parts.compose import compose, file_layer
 from dlops_mnist.parts.core import UserError, plain
 from dlops_mnist.parts.schema import schema
 from dlops_mnist.parts.settings import GROUPS, deep_update
-from dlops_mnist.parts.targets import check_section, open_lengths
+from dlops_mnist.parts.targets import build, check_section, open_lengths
 from dlops_mnist.parts.yamlfile import StrictLoader, read_yaml, to_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -105,7 +105,7 @@ def test_a_truth_value_in_other_words_is_told_the_right_ones(tmp_path):
     ("seed=4294967296", "`seed: 4294967296` must be at least 0 and below 4294967296."),
     ("matmul_precision=hi", "`matmul_precision` must be 'highest', 'high', 'medium' or null, not 'hi'."),
     ("model.hidden=[null]", "`model.hidden` must be a list of int, not [null]."),
-    ("optimizer._partial_=true", "`optimizer._partial_`: leave it out. What is not known yet is added when this is built."),
+    ("optimizer._partial_=true", "`optimizer._partial_`: leave it out; what isn't known yet is added."),
 ])
 def test_what_fits_is_told_in_the_words_of_a_config(override, told):
     with pytest.raises(UserError) as error: load_config("001", override)
@@ -222,6 +222,8 @@ def test_the_series_spelling_means_the_same_typed():
     both = load_config({"callbacks": ["early_stopping", "lr_monitor"]}), load_config(None, "callbacks=[early_stopping,lr_monitor]")
     assert list(both[0].callbacks) == ["early_stopping", "lr_monitor"] and both[0].callbacks == both[1].callbacks
     with pytest.raises(UserError, match="names no class.*Did you mean `NAdam`"): load_config(None, "optimizer={name: NAdm}")
+    assert load_config(None, "scheduler.name=StepLR", "scheduler.step_size=2").scheduler == {
+        "_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}
 
 
 def test_a_length_that_is_left_open_needs_no_value(tmp_path, monkeypatch):
@@ -430,3 +432,21 @@ def test_versions_and_terminals_of_old(tmp_path, program):
 @pytest.mark.parametrize("params", ["xy", ["a"], 3])
 def test_the_blogs_callbacks_take_a_mapping(params):
     with pytest.raises(UserError, match="a mapping"): load_config({"callbacks": [{"name": "WandBCallback", "params": params}]})
+
+
+def test_a_file_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "needs.py").write_text("from torch import nn\nimport not_there\nclass Net(nn.Module): ...\n")
+    with pytest.raises(UserError, match="can't be built: .*No module named 'not_there'"):
+        build({"_target_": "needs.Net"}, "model", "model")
+    with pytest.raises(UserError, match="names no class that can be found"): load_config(None, "model._target_=needs.py.Net")
+    (tmp_path / "typo.py").write_text("class Net\n")
+    with pytest.raises(UserError, match=r"typo.py is not valid Python: .*\(typo.py, line 1\)"):
+        load_config(None, "model._target_=typo.Net")
+
+
+def test_the_worst_epoch_is_not_kept_by_mistake():
+    for name in ("loss", "val_loss"):
+        with pytest.raises(UserError, match="keep the worst epoch. Set monitor_mode=min"): load_config(None, f"monitor={name}")
+        assert load_config(None, f"monitor={name}", "monitor_mode=min").monitor == name

@@ -369,7 +369,7 @@ def test_a_name_that_is_no_text_is_refused_as_it_is_on_the_disk(folder, name):
 
 def test_one_class_or_no_folder(folder):
     for split in ("train", "test"): shutil.rmtree(folder / split / "no3")
-    with pytest.raises(UserError, match="one class, `3`; at least two"): module(folder)
+    with pytest.raises(UserError, match="one class, `3`; two are needed"): module(folder)
     with pytest.raises(UserError, match="no folder"): open_images(folder / "nowhere")
 
 

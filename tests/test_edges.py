@@ -120,7 +120,8 @@ def test_a_crop_moves_no_farther_than_the_image_allows():
 
 @pytest.mark.parametrize("settings, wrong", [
     ({"flip": 1.0}, False), ({"flip": 1.1}, True), ({"erase": 1.0}, False), ({"erase": 1.01}, True), ({"zoom": 0.99}, False),
-    ({"zoom": 1.0}, True), ({"colour": 1.0}, True), ({"crop": -1}, True), ({"rotate": 200}, False), ({"random": -1}, True),
+    ({"zoom": 1.0}, True), ({"colour": 1.0}, True), ({"crop": -1}, True), ({"rotate": 180}, False), ({"rotate": 200}, True),
+    ({"random": -1}, True),
 ])
 def test_strengths_that_are_out_of_range(settings, wrong):
     if wrong:

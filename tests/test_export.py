@@ -194,6 +194,24 @@ def test_int8_is_kept_where_no_difference_can_be_told(place, tmp_path):
     assert 0 < abs(ExportedModel(model.path)(images) - ExportedModel(place / "model.onnx")(images)).max() < 0.3
 
 
+def test_int8_is_refused_where_it_answers_otherwise(tmp_path, capsys):
+    data = make_dataset(tmp_path / "data", ["a", "b", "c"], per_class=12)
+    run = make_run(tmp_path / "run", data, 1, {"_target_": "dlops_mnist.models.MLP", "hidden": [2]}, val="test")
+    checkpoint = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
+    # brightness beside a unit that is always at 500: a step of eight bits is larger than what lies between two classes
+    values = (torch.tensor([[1.0], [0.0]]) / 784, [0.0, 500.0], [[-30.0, 0.0], [0.0, 0.0], [30.0, 0.0]], [16.0, 0.0, -35.0])
+    for tensor, value in zip(checkpoint["state_dict"].values(), values): tensor.copy_(torch.as_tensor(value))
+    torch.save(checkpoint, run / "checkpoints/best.ckpt")
+    words = [str(run), f"to={tmp_path / 'model.onnx'}", "calibrate=null"]
+    run_command(print_export, words)
+    assert ExportedModel(tmp_path / "model.onnx").metadata["metrics"]["accuracy"][0] == 1
+    before = (tmp_path / "model.onnx").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended: run_command(print_export, [*words, "quantize=int8"])
+    assert ended.value.code == 2 and "int8 was not kept: of 36 test images it gets 2" in capsys.readouterr().err
+    assert (tmp_path / "model.onnx").read_bytes() == before and not list(tmp_path.glob(".*"))
+
+
 def test_a_page_holds_the_model_and_the_runtime(place, tmp_path):
     runtime = tmp_path / "dist"
     runtime.mkdir()

@@ -2,11 +2,14 @@
 
 import gzip
 import hashlib
+import http.server
 import io
 import os
 import re
 import struct
+import threading
 import time
+import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -20,6 +23,7 @@ from dlops_mnist.dataset import MNISTDataModule, hold_out, open_dataset
 from dlops_mnist.evaluate import measure_all
 from dlops_mnist.inspection import inspect, oddities
 from dlops_mnist.parts import sources
+from dlops_mnist.parts.command import parse_value
 from dlops_mnist.parts.convert import convert
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.images import different_sizes, open_images
@@ -252,6 +256,8 @@ def test_pictures_without_a_class_are_no_classes(tmp_path):
     dm = opened(tmp_path, labels="train.csv")
     assert sum(counts(dm).values()) == 20 and all(path.startswith("train/") for data in dm.datasets.values() for path in data.paths)
     assert "8 files not used, such as `test/0.png`: they are not in train.csv" in dm.notes
+    (tmp_path / "train.csv").rename(tmp_path / "trainLabels.csv")
+    assert opened(tmp_path, labels="trainLabels.csv").fingerprint == dm.fingerprint, "numbers in both folders, as in CIFAR-10"
 
 
 def test_what_is_there_and_cant_be_read_is_said(tmp_path):
@@ -355,6 +361,8 @@ def test_one_folder_and_a_table(tmp_path):
     (["split\tid\tspecies", *(f"{('train', 'Test')[i > 29]}\t{i:03}\t{'ab'[i % 2]}" for i in range(36))], {}),
     (["a;b;c", *(f"images\\{i:03}.png;{'ab'[i % 2]};{('train', 'valid', 'test')[i % 3]}" for i in range(36))],
      {"columns": ["a", "b", "c"]}),
+    (["sep=;", "image;label", *(f"{i:03}.png;{'ab'[i % 2]}" for i in range(36))], {}),  # Excel's own line
+    (["image,a,b,c", *(f"{i:03},{1 - i % 2}.0,{i % 2}.0,0.0" for i in range(36))], {}),  # a column for each class
 ])
 def test_tables_of_many_forms(tmp_path, rows, settings):
     table(tmp_path, rows, "which.tsv")
@@ -375,7 +383,9 @@ def test_a_changed_label_is_another_dataset(tmp_path):
     (["image,label", "000.png,a", "nowhere.png,b"], "1 of 2 rows .* not there, such as `nowhere.png`.*broken=skip"),
     (["image,label", "000.png,a", "000.png,b"], "row 3: .* before"),
     (["x,y,z", "000.png,a,b"], "Which columns"), (["image,label", "000.png"], "row 2: 1 values"),
-    (["image,label,split", "000.png,a,blue"], "`blue` is no split"), (["image,label"], "no rows")])
+    (["image,label,split", "000.png,a,blue"], "`blue` is no split"), (["image,label"], "no rows"),
+    (["000.png,a", "001.png,b"], "begins with `000.png`: its first line"),
+    (["label," + ",".join(f"pixel{i}" for i in range(784)), "1" + ",0" * 784], "`pixel7` and 777 more: datamodule.columns")])
 def test_mistakes_in_a_table_are_one_sentence(tmp_path, rows, match):
     table(tmp_path, rows, count=4)
     with pytest.raises(UserError, match=match): opened(tmp_path, labels="labels.csv")
@@ -517,9 +527,21 @@ def test_files_that_would_take_one_name_are_all_kept(tmp_path):
     assert {file.suffix for file in made.rglob("*") if file.is_file() and ".cache" not in file.parts} == {".png"}
     (tmp_path / "a/train/bar/007.png").write_bytes(b"x")
     (tmp_path / "a/train/disc/007.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"(?s)2 images can't be converted.*bar/007.png.*disc/007.png is empty"):
+    with pytest.raises(UserError, match=r"(?s)2 of \d+ images can't be used.*bar/007.png.*disc/007.png is empty.* broken=skip"):
         convert(str(tmp_path / "a"), str(tmp_path / "d"), png=True)
     assert not (tmp_path / "d").exists()
+    made = convert(str(tmp_path / "a"), str(tmp_path / "d"), png=True, broken="skip")
+    assert sum(counts(opened(made)).values()) == sum(counts(before).values()) - 2
+
+
+def test_sixteen_bits_are_converted_by_a_range(tmp_path, program):
+    fill(tmp_path / "deep", {"train": 30, "test": 6}, mode="I;16")
+    refused = program("dataset", "convert", "deep", "to=flat", "png=true", cwd=tmp_path)
+    assert refused.returncode == 2 and "range=auto" in refused.stderr and len(refused.stderr.splitlines()) <= 2
+    done = program("dataset", "convert", "deep", "to=flat", "png=true", "range=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    flat, deep = opened(tmp_path / "flat"), opened(tmp_path / "deep", range="auto")
+    assert sorted(flat.datasets["test"].hashes) == sorted(deep.datasets["test"].hashes)
 
 
 # ---- datasets with a name
@@ -540,6 +562,54 @@ def test_datasets_with_a_name_have_classes_with_names(tmp_path, monkeypatch, nam
     assert "remove" not in str(error.value)
 
 
+def test_unpacked_files_are_checked_as_well(tmp_path, monkeypatch):
+    raw = write_idx(tmp_path / "raw", classes=10)
+    for file in [*raw.iterdir()]:
+        file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+        file.unlink()
+    with pytest.raises(UserError, match="is not fashion's: it has another checksum"): sources.build_fashion(tmp_path / "no", raw)
+    with pytest.raises(UserError, match="kmnist's: checksums are known of .gz files"): sources.build_kmnist(tmp_path / "no", raw)
+    sums = [f"- {hashlib.sha256((raw / file).read_bytes()).hexdigest()}" for file in sources.MNIST_FILES]
+    monkeypatch.setitem(sources.KNOWN, "fashion", sources.KNOWN["fashion"]._replace(sums=sums))
+    assert len([*sources.build_fashion(tmp_path / "made", raw).glob("*/bag/*.png")]) == 8
+
+
+@pytest.mark.parametrize("name", ["fashion", "kmnist", "emnist"])
+def test_where_one_mirror_fails_the_next_one_is_asked(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    raw = write_idx(tmp_path / "raw", 60, 47 if name == "emnist" else 10, prefix="emnist-balanced-" if name == "emnist" else "")
+    good, bad = tmp_path / "www/good", tmp_path / "www/bad"
+    for folder in (good, bad): folder.mkdir(parents=True)
+    if name == "emnist":
+        with zipfile.ZipFile(good / "gzip.zip", "w") as archive:
+            for file in raw.iterdir(): archive.write(file, f"gzip/{file.name}")
+    else:
+        for file in raw.iterdir(): file.rename(good / file.name)
+    for file in good.iterdir(): (bad / file.name).write_bytes(b"<html>moved</html>")  # with status 200
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args): super().__init__(*args, directory=str(tmp_path / "www"))
+        def log_message(self, *args): seen.append(self.path)
+
+    seen, server = [], http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    mirrors = [f"http://127.0.0.1:{port}/{place}/" for port, place in ((9, "gone"), *((server.server_port, p) for p in
+                                                                                    ("missing", "bad", "good")))]
+    md5 = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in good.iterdir()}
+    if name == "emnist":
+        monkeypatch.setattr(sources, "EMNIST", mirrors)
+        monkeypatch.setattr(sources, "EMNIST_MD5", md5["gzip.zip"])
+    else:
+        sums = [md5[f"{file}.gz"] for file in sources.MNIST_FILES]
+        monkeypatch.setitem(sources.KNOWN, name, sources.KNOWN[name]._replace(sums=sums, mirrors=mirrors))
+    try:
+        made = sources.SOURCES[name](tmp_path / "made")
+        assert len(open_images(made).classes) == (47 if name == "emnist" else 10) and any("missing" in path for path in seen)
+        asked = len(seen)
+        assert len(open_images(sources.SOURCES[name](tmp_path / "again", seed=1)).classes) > 9 and len(seen) == asked, "once"
+    finally: server.shutdown()
+
+
 @pytest.mark.parametrize("part, count, some", [("balanced", 47, "small_a"), ("letters", 26, "z"), ("byclass", 62, "small_z"),
                                                ("digits", 10, "9")])
 def test_the_parts_of_emnist(tmp_path, part, count, some):
@@ -550,6 +620,8 @@ def test_the_parts_of_emnist(tmp_path, part, count, some):
     drawn = np.asarray(draw("disc", 0, size=28))
     assert any((image == drawn.T).all() for image in arrays.splits["train"]["images"]), "it no longer lies on its side"
     with pytest.raises(UserError, match="part is"): build_emnist(tmp_path / "other", raw, part="leters")
+    write_idx(raw, 2 * count, count + 1, prefix=f"emnist-{part}-", first=int(part == "letters"))
+    with pytest.raises(UserError, match=r"\d+ is no label of emnist's.*source=idx"): build_emnist(tmp_path / "odd", raw, part=part)
 
 
 # ---- kinds of folders that the tests above leave out
@@ -639,7 +711,8 @@ def test_odd_metadata_are_not_the_persons_business(tmp_path, program):
     assert done.returncode == 0 and not done.stderr and re.search(r"train +disc +23 ", done.stdout), done.stderr
 
 
-@pytest.mark.parametrize("splits", [("images/train", "images/val"), ("train/images", "valid/images")])
+@pytest.mark.parametrize("splits", [("images/train", "images/val"), ("train/images", "valid/images"),
+                                    ("cars_train/cars_train", "cars_test/cars_test")])
 def test_what_detectors_learn_from_holds_no_classes(tmp_path, splits):
     for split in splits:
         (tmp_path / split).mkdir(parents=True)
@@ -697,3 +770,46 @@ def test_models_of_two_sizes_are_compared_on_the_images_of_a_third(tmp_path, mon
     for settings in ({}, {"path": str(fill(tmp_path / "third", {"test": 6}, size=40))}):
         a, b = measure_all(*(run.path for run in runs), draws=20, datamodule=settings)
         assert a.paths == b.paths and a.images.shape == (12, 20, 20) and b.images.shape == (12, 30, 30)
+
+
+# ---- what is no class, though it lies in a folder of its own
+
+def test_masks_are_no_second_class(tmp_path):
+    "Lungs with their masks, pets with their trimaps, cells with a table."
+    lungs = fill(tmp_path / "lungs", {"covid": 10, "normal": 10, "flu": 10}, classes=("images", "masks"))
+    dm = opened(lungs)
+    assert dm.classes == ["covid", "flu", "normal"] and sum(counts(dm).values()) == 30
+    assert any("30 files not used, such as `covid/masks/000.png`: they lie beside images" in note for note in dm.notes)
+    fill(tmp_path / "pets", {"": 9}, classes=("images", "annotations/trimaps"))
+    with pytest.raises(UserError, match="one class, `images`"): opened(tmp_path / "pets")
+    cells = table(tmp_path / "cells", ["image,label", *(f"{i:03}.png,{'ab'[i % 2]}" for i in range(36))])
+    fill(cells, {"masks": 9}, classes=("",))
+    assert sum(counts(opened(cells)).values()) == 36
+    assert opened(fill(tmp_path / "faces", {"": 12}, classes=("mask", "no_mask"))).classes == ["no_mask", "mask"]
+
+
+@pytest.mark.parametrize("folders", [
+    ("trainA", "trainB", "testA", "testB"), ("cats_train", "cats_test", "dogs_train", "dogs_test"),
+    ("horse-or-human/horse", "horse-or-human/human", "validation-horse-or-human/horse", "validation-horse-or-human/human"),
+    ("amazon/images/mug", "amazon/images/pen", "dslr/images/mug", "dslr/images/pen"),
+    ("fold1/train/cat", "fold1/train/dog", "fold1/test/cat", "fold1/test/dog",
+     "fold2/train/cat", "fold2/train/dog", "fold2/test/cat", "fold2/test/dog")])
+def test_parts_that_are_read_as_classes_are_said(tmp_path, folders):
+    fill(tmp_path, {"": 10}, classes=folders)
+    assert any("were read as classes" in note and folders[0].split("/")[0] in note for note in opened(tmp_path).notes)
+    ours = opened(fill(tmp_path / "ours", {"": 10}, classes=("cat/monday", "cat/tuesday", "dog/monday", "dog")))
+    assert not any("were read as classes" in note for note in ours.notes)
+
+
+def test_of_several_pages_the_first_is_said_to_be_used(tmp_path):
+    fill(tmp_path, {"train": 12, "test": 6}, ending="tif")
+    assert not any("pictures" in note for note in opened(tmp_path).notes)
+    draw("disc", 5).save(tmp_path / "train/disc/000.tif", save_all=True, append_images=[draw("disc", 6), draw("disc", 7)])
+    assert "`train/disc/000.tif` holds 3 pictures: of each file, the first is used" in opened(tmp_path).notes
+
+
+def test_the_home_folder_by_its_short_name(tmp_path, monkeypatch):
+    fill(tmp_path / "photos", {"train": 12, "test": 6})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse_value("path=~/photos") == ("path", str(tmp_path / "photos")) and parse_value("x='~/y'") == ("x", "~/y")
+    assert load_config(None, "datamodule.path=~/photos")["datamodule"]["path"] == str(tmp_path / "photos")

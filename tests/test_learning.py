@@ -10,9 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from test_serve import ask, serving
+from torch import nn
 
 from dlops_mnist.config import load_config
 from dlops_mnist.dataset import open_dataset
@@ -78,6 +80,13 @@ def test_a_calibrated_run_says_the_same_when_evaluated_asked_exported_and_served
     assert abs(1 / (1 + math.exp(-odds)) - evaluation.probabilities[0]) > 0.01, "as it was before"
 
 
+def test_after_an_epoch_that_max_steps_cut_short_the_next_one_is_whole(go, tmp_path):
+    go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_steps=13")
+    run = only_run(tmp_path, "runs")
+    assert "Epoch 2 ended after 100 images; training goes on with the next" in go(f"resume={run.path}", "trainer.max_steps=31")
+    assert [row["step"] for row in Run(run.path).rows] == [9, 13, 22, 31], "220 images in batches of 25"
+
+
 def test_one_run_of_several_goes_on_alone(go, tmp_path):
     go("trainer.accelerator=cpu", "model.hidden=[4]", "trainer.max_epochs=1", "paths.runs=several", "seed=1,2", "-m")
     run = Run(min(Path(tmp_path, "several/base").iterdir()))
@@ -88,10 +97,13 @@ def test_one_run_of_several_goes_on_alone(go, tmp_path):
 
 
 @pytest.mark.parametrize("word, message", [
-    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "names a class `cat`"),
-    ("loss._target_=torch.nn.BCELoss", "can't take logits"), ("metrics.x._target_=torch.nn.Linear", "not a metric"),
+    ("loss.weigts=1", "Did you mean `weights`"), ("loss.weights={cat: 2}", "there is no class `cat`"),
+    ("loss._target_=torch.nn.BCELoss", "fails on logits"), ("metrics.x._target_=torch.nn.Linear", "not a metric"),
     ("metrics=[f2]", "`f1`"), ("augment=[shift,flip]", "not a setting of Augment"),
-    ("calibrate=yes", "calibrate"), ("augment=flip augment.flip=2.0", "out of range"),
+    ("calibrate=yes", "calibrate"), ("augment.flip=2.0", "`augment.flip: 2.0` is out of range: from 0 to 1."),
+    ("augment=crop augment.crop=500", "`augment.crop: 500` is out of range: here from 0 to 27."),
+    ("augment=random augment.random=9", "out of range: from 0 to 6."), ("augment.rotate=200", "out of range: from 0 to 180."),
+    ("augment.blur=3", "not a setting of Augment"),
 ])
 def test_mistakes_are_one_sentence(go, word, message):
     words = [word] if "{" in word else word.split()
@@ -271,3 +283,42 @@ def test_a_balanced_sampler_and_a_word_where_nothing_was_learnt(tmp_path, monkey
     assert len(drawn) == len(dm.dataset("train")) and abs(2 * int(drawn.sum()) - len(drawn)) <= 1
     assert sum(len(labels) for _, labels in dm.val_dataloader()) == len(dm.dataset("val")), "validation sees each image once"
     with pytest.raises(UserError, match="balanced or null"): train(load_config(None, *short, "datamodule.sampler=balance"))
+
+
+class Without(nn.Module):
+    "A loss without a gradient."
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, logits, labels): return 1.0 if self.kind == "number" else logits.detach().mean()
+
+
+class Count(torchmetrics.Metric):
+    "How many images there were, as a number of Python's."
+    def __init__(self):
+        super().__init__()
+        self.add_state("seen", torch.zeros(1), dist_reduce_fx="sum")
+
+    def update(self, probabilities, labels): self.seen += len(labels)
+    def compute(self): return float(self.seen)
+
+
+def test_what_is_measured_anyway_is_no_name_for_a_metric_and_a_number_is_one():
+    for name in ("acc", "loss"):
+        with pytest.raises(UserError, match=f"`metrics.{name}`: {name} is measured anyway"):
+            build_metrics({name: {"_target_": f"{__name__}.Count"}}, 2)
+    metrics = build_metrics({"count": {"_target_": f"{__name__}.Count"}, "acc": None}, 2)
+    update_metrics(metrics, torch.zeros(5), torch.zeros(5, dtype=torch.long))
+    assert read_metrics(metrics) == {"count": 5}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_of_ones_own_is_tried_in_silence():
+    assert build_loss({"_target_": "torch.nn.MultiMarginLoss"}, 0.0, ["a", "b"])(torch.zeros(3), torch.ones(3).long()) == 0.5
+
+
+@pytest.mark.parametrize("kind", ["number", "tensor"])
+def test_a_loss_without_a_gradient_is_refused(kind):
+    with pytest.raises(UserError, match=r"`loss` fails on logits \[B, 2\] and labels \[B\]: "):
+        build_loss({"_target_": f"{__name__}.Without", "kind": kind}, 0.0, ["a", "b"])

@@ -153,9 +153,12 @@ def test_what_a_service_kept_is_held_against_the_validation_images(work, capsys)
     known = [np.asarray(Image.open(file)) for file in sorted(work.glob("data/test/*/*.png"))]
     for name, images in {"same": known, "dark": [image // 2 for image in known]}.items():
         kept = Kept(work / name)
-        for image in images: kept.keep(image, {"label": "dark", "probability": 0.9, "why": "chance"})
-    setting = {"model": "models:/tiny/1", "datamodule.path": "data", "datamodule.val": "test"}
+        facts = {"label": "dark", "probability": 0.9, "why": "chance", "model": "models/tiny/1/model.onnx"}
+        for image in images: kept.keep(image, facts)
+    setting = {"datamodule.path": "data", "datamodule.val": "test"}
     found = show_drift("same", **setting)
+    assert found == show_drift("same", model="models:/tiny/1", **setting)
+    with pytest.raises(UserError, match="no exported model `nix.onnx`"): show_drift("same", model="nix.onnx", **setting)
     assert min(p for *_, p in found) == 1 and "No change" in capsys.readouterr().out
     with pytest.raises(SystemExit) as stop: show_drift("dark", **setting)
     assert stop.value.code == 1 and "changed: brightness" in capsys.readouterr().out

@@ -273,9 +273,11 @@ def test_mutants_that_nothing_notices_are_named(project):
 
     for in_test, in_notebook in ((4, 0), (0, 4)):
         status, told = look(in_test, in_notebook)
-        assert status == 0 and told.rstrip().endswith("3 of 3 mutants caught"), told
+        assert status == 0 and told.rstrip().endswith("3 of 3 mutants caught, 100% (44% to 100%)"), told
     status, told = look(0, 0)  # nothing times any number is nothing
-    assert status == 1 and told.rstrip().endswith("2 of 3 mutants caught\ndouble.py:7: `2` -> `3`"), told
+    assert status == 1 and told.rstrip().endswith("2 of 3 mutants caught, 67% (21% to 94%)\ndouble.py:7: `2` -> `3`"), told
+    again = make(project, "mutants.py", "9").stdout  # what was tried is known
+    assert again.startswith("3 of these were tried before") and again.endswith(told[told.index("\n2 of 3"):]), again
 
 
 @pytest.mark.parametrize("change, problem", [

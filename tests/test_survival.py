@@ -224,8 +224,8 @@ def test_stopped_and_continued(case, number, status, go, undisturbed):
     expected, seconds = whole(case, go, undisturbed)
     print(f"TEST_SEED={SEED}")
     chance = random.Random(f"{SEED} {case} {number}")
-    for _ in range(5):  # the run may be faster than the signal
-        result, run = go(*CASES[case], number=number, after=chance.uniform(0, seconds / 2))
+    for half in range(1, 7):  # the run may be faster than the signal
+        result, run = go(*CASES[case], number=number, after=chance.uniform(0, seconds / 2**half))
         if result["status"]: break
     assert result["status"] == status, result["log"]
     assert run.status == "interrupted"
@@ -246,8 +246,8 @@ def test_killed_and_continued_in_another_run(case, go, undisturbed):
     expected, seconds = whole(case, go, undisturbed)
     print(f"TEST_SEED={SEED}")
     chance = random.Random(f"{SEED} {case} ckpt_path")
-    for _ in range(5):  # the run may be faster than the signal
-        killed, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds / 2))
+    for half in range(1, 7):  # the run may be faster than the signal
+        killed, run = go(*CASES[case], number=signal.SIGKILL, after=chance.uniform(0, seconds / 2**half))
         if run.status == "dead": break
     assert killed["status"] == -signal.SIGKILL and run.status == "dead"
     result, other = go(*CASES[case], f"ckpt_path={run.last_checkpoint}")

@@ -288,6 +288,8 @@ def test_best_needs_a_number_and_a_metric_that_exists():
     assert run.best == {} and run.best_checkpoint == run.last_checkpoint
     names = "acc, loss, val_acc, val_loss"
     with pytest.raises(UserError, match=f"val_accuracy.*{names}"): train(make_config(monitor="val_accuracy"))
+    with pytest.raises(UserError) as told: train(make_config(monitor="speed"))
+    assert str(told.value).count("val_loss") == 1, "no name is near, and the list of them stands there once"
     stop = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val_los"}}
     with pytest.raises(RuntimeError, match="`val_los` which is not available.*val_loss"): train(make_config(callbacks=stop))
     run = train(make_config(), limit_val_batches=0)

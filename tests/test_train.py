@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from dlops_mnist.config import load_config
-from dlops_mnist.parts.core import UserError
+from dlops_mnist.parts.core import UserError, read_checkpoint
 from dlops_mnist.parts.images import open_images
 from dlops_mnist.parts.launch import launch
 from dlops_mnist.parts.runfolder import find_runs
@@ -223,6 +223,8 @@ def test_a_schedule_for_the_whole_length_goes_on_with_that_length(work, capsys, 
     first = train(*words)
     with pytest.raises(SystemExit): train(*words, f"ckpt_path={first.last_checkpoint}", word)
     assert f"leave {word.partition('=')[0]} as it was" in capsys.readouterr().err and len(list(find_runs())) == 1
+    with pytest.raises(SystemExit): train("001", "trainer.max_epochs=1", f"ckpt_path={first.last_checkpoint}")
+    assert re.search(r"`scheduler\.\w+: null` would have no effect.*which has 0", capsys.readouterr().err)
 
 
 def test_a_new_run_begins_with_the_weights_of_another(work, capsys, trained):
@@ -240,6 +242,30 @@ def test_a_new_run_begins_with_the_weights_of_another(work, capsys, trained):
     assert "another network" in capsys.readouterr().err
     with pytest.raises(SystemExit): train(f"weights={trained.last_checkpoint}", "model=cnn", "model.filters=[3]", *known)
     assert "none of its" in capsys.readouterr().err
+
+
+def test_a_network_with_a_state_of_its_own_goes_on_and_begins_anew(work, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(work))
+    (work / "counts.py").write_text("""from torch import nn
+
+class Counts(nn.Sequential):
+    def __init__(self, classes: int = 2):
+        super().__init__(nn.Flatten(), nn.Linear(784, classes))
+        self.images = 0
+    def forward(self, x):
+        if self.training: self.images += len(x)
+        return super().forward(x)
+    def get_extra_state(self): return {"images": self.images}
+    def set_extra_state(self, state): self.images = state["images"]
+""")
+    words = "model._target_=counts.Counts", "trainer.max_epochs=1", "trust=true"
+    first = train(*words)
+    seen = lambda run: read_checkpoint(run.last_checkpoint)["state_dict"]["model._extra_state"]["images"]  # noqa: E731
+    capsys.readouterr()
+    anew = train(*words, f"weights={first.path}")
+    assert "2 of 2 tensors" in (said := capsys.readouterr().out) and "begin afresh: model._extra_state" in said
+    further = train(*words[:1], "trainer.max_epochs=2", "trust=true", f"ckpt_path={first.last_checkpoint}")
+    assert seen(first) > 0 and [seen(anew), seen(further)] == [seen(first), 2 * seen(first)]
 
 
 @pytest.mark.parametrize("cores, most", [(1, 4), (2, 4), (64, 64)])

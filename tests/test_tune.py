@@ -18,7 +18,7 @@ from dlops_mnist.parts.findings import confirmed, interval, trial_rows
 from dlops_mnist.parts.pruning import may_open, report
 from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.study import Study, begin, take
-from dlops_mnist.tune import find_study, open_study, read_search, report_page, seconds, show, tune
+from dlops_mnist.tune import find_study, main, open_study, read_search, report_page, seconds, show, tune
 
 ROOT = Path(__file__).parents[1]
 SEARCH = ["001", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "model.hidden=[4],[8]", "trainer.max_epochs=2", "trainer=cpu"]
@@ -303,3 +303,15 @@ def test_mistakes_and_help_import_no_torch(work):
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=100)
         assert said in done.stdout + done.stderr and "Traceback" not in done.stderr, done.stderr
         assert done.returncode == (0 if "--help" in words else 2)
+
+
+@pytest.mark.parametrize("words, said", [
+    (["study=../elsewhere"], "name a folder"), (["study=/elsewhere"], "name a folder"), (["study=."], "name a folder"),
+    (["timeout=-1"], "no duration"), (["timeout=nan"], "no duration"), (["confirm=-1"], "confirm: -1"),
+    (["monitor=test_acc"], "never at test"), (["monitor=[test_loss,val_acc]"], "never at test"),
+    (["optimizer.lr=interval(0.1,nan)"], "finite"), (["optimizer.lr=interval(0.1,inf)"], "finite"),
+    (["optimizer.lr=range(0.1,inf)"], "finite")])
+def test_a_mistake_leaves_no_study(work, words, said, capsys):
+    with pytest.raises(SystemExit) as ended: main(["001", "optimizer.lr=interval(0.1,0.2)", "trials=1", *words])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert not list(work.rglob("study.json"))

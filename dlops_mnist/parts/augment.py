@@ -6,6 +6,8 @@
 __all__ = ['drawn', 'turned', 'moved', 'recoloured', 'erased', 'changed_by', 'Augment']
 
 # %% ../../nbs/parts/augment.ipynb #f2bf8d3d
+from math import inf
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -94,9 +96,10 @@ class Augment(nn.Module):
     ):
         super().__init__()
         settings = {"flip": flip, "crop": crop, "rotate": rotate, "zoom": zoom, "colour": colour, "erase": erase}
+        most = {"flip": 1, "crop": inf, "rotate": 180, "zoom": 0.99, "colour": 0.99, "erase": 1, "random": len(settings)}
         for name, value in (settings | {"random": random}).items():
-            if value < 0 or (value > 1 and name in ("flip", "erase")) or (value >= 1 and name in ("zoom", "colour")):
-                raise UserError(f"`augment.{name}: {value}` is out of range.", key=f"augment.{name}")
+            if not 0 <= value <= most[name]:
+                raise UserError(f"`augment.{name}: {value}` is out of range: from 0 to {most[name]}.", key=f"augment.{name}")
         self.strength = {name: value for name, value in settings.items() if value}
         self.random, self.more = random, nn.Sequential(*more or ())
 

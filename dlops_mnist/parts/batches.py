@@ -9,6 +9,7 @@ __all__ = ['ImageDataset', 'whole_batch', 'mean_and_deviation', 'balanced', 'Epo
 # %% ../../nbs/parts/batches.ipynb #65999531
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from .core import UserError
 from .images import ImageArrays, image_table
+from .runfolder import is_helper
 from .sources import SOURCES
 
 if TYPE_CHECKING:
@@ -166,13 +168,13 @@ def make_loader(
     shuffle: bool = False,  # another order in each epoch; False: in order
     even: bool = False,  # equally many for each process, as training needs it
     num_workers: int = 0,  # processes that load
-    what: str = "images",  # what the dataset holds, for the message
+    what: str = "of these",  # which images, for the message
     balance: bool = False,  # each class equally often
 ) -> Loader:
     "Batches `(uint8 [B, ...], int64 [B])` of a dataset; raises `UserError` if there are more processes than images."
     sampler = EpochSampler(len(dataset), seed, shuffle, even, dataset.labels if balance else None)
     processes = sampler.process()[1]
-    if processes > len(dataset): raise UserError(f"{len(dataset)} {what} can't be shared among {processes} processes.")
+    if processes > len(dataset): raise UserError(f"{len(dataset)} {what} images can't be shared among {processes} processes.")
     if not shuffle and processes == 1: sampler = SequentialSampler(dataset)
     # a generator of its own: the loader would otherwise draw from PyTorch's global random numbers
     return Loader(dataset, batch_size, sampler=sampler, num_workers=num_workers, collate_fn=whole_batch,
@@ -187,8 +189,7 @@ def training_loader(
     "A loader over the training images that begins where a training that is continued had come to."
     # a trainer that has ended stays with us, and has no say any more
     trainer = data.trainer if data.trainer and data.trainer.state.status == "running" else None
-    overfit = getattr(trainer, "overfit_batches", 0)  # the same batches in each epoch
-    loader = data.loader("train", batch_size, shuffle and not overfit)
+    loader = data.loader("train", batch_size, shuffle and not getattr(trainer, "overfit_batches", 0))  # or the same batches again
     if trainer and data.reached: loader.sampler.resumed = data.reached["epoch"], data.reached["images"]
     return loader
 
@@ -204,8 +205,7 @@ class Batches(pl.LightningDataModule):
         "The images of `train`, `val` or `test`."
         if not self.datasets: self.setup()
         if split in self.datasets: return self.datasets[split]
-        raise UserError(f"`{self.path}` has no {split} images. Add a folder `{split}/`, or name another dataset: "
-                        "datamodule.path=DIR.", key="path")
+        raise UserError(f"`{self.path}` has no {split} images: add a folder `{split}/`, or datamodule.path=DIR.", key="path")
 
     train_df = property(lambda self: self.dataset("train").frame)
     val_df = property(lambda self: self.dataset("val").frame)
@@ -215,24 +215,26 @@ class Batches(pl.LightningDataModule):
         "A loader over one split: `(uint8 [B, ...], int64 [B])`; None: the data module's own batch size."
         size = self.batch_size if batch_size is None else batch_size
         balance = self.sampler == "balanced" and split == "train" and shuffle
-        return make_loader(self.dataset(split), size, self.seed, shuffle, split == "train", self.num_workers,
-                           f"{split} images", balance)
+        return make_loader(self.dataset(split), size, self.seed, shuffle, split == "train", self.num_workers, split, balance)
 
     def train_dataloader(self, batch_size: int | None = None, shuffle: bool = True) -> DataLoader:
         return training_loader(self, batch_size, shuffle)
 
     def val_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         return self.loader("val", batch_size, shuffle)
-
     def test_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         return self.loader("test", batch_size, shuffle)
 
     def state_dict(self) -> dict[str, int]:
-        "How far a training has come in its epoch; Lightning puts it into each checkpoint."
-        done, all_of_it = self.trainer.fit_loop.epoch_loop.batch_progress.current.processed, self.trainer.num_training_batches
-        return {"epoch": self.trainer.current_epoch, "images": done * self.batch_size if done < all_of_it else 0}
+        "How far a training is in its epoch, or what one saw that `max_steps` cut short; Lightning puts it into each checkpoint."
+        loop, all_of_it = self.trainer.fit_loop, self.trainer.num_training_batches
+        done, epoch = loop.epoch_loop.batch_progress.current.processed, loop.epoch_progress.current
+        images, within = done * self.batch_size if done < all_of_it else 0, epoch.ready > epoch.processed
+        return {"epoch": self.trainer.current_epoch, "images": images * within, "cut": images * (not within)}
 
-    def load_state_dict(self, state: dict[str, int]) -> None: self.reached = dict(state)
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.reached, cut = dict(state), not is_helper() and state.get("cut")
+        if cut: print(f"Epoch {state['epoch']} ended after {cut} images; training goes on with the next one.", file=sys.stderr)
 
 # %% ../../nbs/parts/batches.ipynb #6bc2123f
 # batches are cut from an array in memory: worker processes would only be slower
@@ -264,8 +266,7 @@ def check_arrays(
     "The classes in the order of their labels; raises `UserError` if the folder has others than wanted, or images of another shape."
     wanted = arrays.classes if classes is None else [str(name) for name in classes]
     if len(wanted) < 2:
-        raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; at least two are needed. "
-                        "If a table says what each image shows: datamodule.labels=FILE", key="path")
+        raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; two are needed (or datamodule.labels=FILE).", key="path")
     if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
         raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted)} are "
                         "expected (by the trained model, or by datamodule.classes).", key="classes")

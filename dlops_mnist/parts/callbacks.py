@@ -90,8 +90,7 @@ class PredictionsCallback(pl.Callback):
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
         if trainer.sanity_checking or dataloader_idx: return
         if not isinstance(outputs, Mapping) or not {"logits", "labels"} <= outputs.keys():
-            raise UserError(f"{type(self).__name__} needs a `validation_step` that returns 'logits' and 'labels', as "
-                            "that of MNISTModule does.")
+            raise UserError(f"{type(self).__name__} needs a `validation_step` that returns 'logits' and 'labels'.")
         self.batches.append((outputs["labels"], module.logits_to_probs(outputs["logits"].detach())))
 
     def on_validation_epoch_end(self, trainer, module):
@@ -207,8 +206,7 @@ def row_metrics(
     names = [*(name for name in METRICS if name in found), *(name for name in found if name not in METRICS)]
     # `loss_step` and `loss_epoch` are Lightning's own doubles of `loss`
     doubles = {f"{name}_{word}" for name in names for word in ("step", "epoch")}
-    return {name: float(found[name]) for name in names
-            if name not in doubles and (validated if name.startswith("val_") else trained)}
+    return {n: float(found[n]) for n in names if n not in doubles and (validated if n.startswith("val_") else trained)}
 
 
 def epoch_line(

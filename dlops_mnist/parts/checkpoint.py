@@ -103,14 +103,15 @@ def load_weights(
 ) -> str:
     "Let a network begin with a file's weights; returns a sentence that says what didn't fit. Raises `UserError`."
     state = read_weights(path)
-    fitting, own = fitting_weights(module, state), tensors_in(module.state_dict())
+    fitting, own = fitting_weights(module, state), module.state_dict()
     if not fitting:
         raise UserError(f"`weights: {path}`: none of its {len(state)} tensors fits this network, by name and shape. Its first is "
                         f"{next(iter(state), 'missing')}, the network's {next(iter(own), 'missing')}.", key="weights")
     module.load_state_dict(fitting, strict=False)
-    fresh = [f"{name} {list(own[name].shape)}" for name in own if name not in fitting]
+    # what a layer keeps besides tensors (`get_extra_state`) is its own training's
+    fresh = [f"{name} {list(getattr(part, 'shape', ()))}" for name, part in own.items() if name not in fitting]
     same = {id(tensor) for tensor in fitting.values()}
     left = [f"{name} {list(tensor.shape)}" for name, tensor in tensors_in(state).items() if id(tensor) not in same]
     rest = "".join(f"; these {what}: {', '.join(names[:6])}{' ...' * (len(names) > 6)}"
                    for what, names in {"begin afresh": fresh, "don't fit": left}.items() if names)
-    return f"weights     {len(fitting)} of {len(own)} tensors come from {path}{rest}"
+    return f"weights     {len(fitting)} of {len(tensors_in(own))} tensors come from {path}{rest}"

@@ -64,9 +64,8 @@ class Kept:
     def find(self, name: str) -> Path | None:
         "The picture of a name, wherever it lies."
         if not re.fullmatch("[0-9a-f]{20}", name): return None
-        return next((file for file in (self.waiting / f"{name}.png", *self.folder.glob(f"*/*/{name}.png"),
-                                       self.folder / f"unclear/{name}.png")
-                     if file.is_file()), None)
+        places = self.waiting / f"{name}.png", *self.folder.glob(f"*/*/{name}.png"), self.folder / f"unclear/{name}.png"
+        return next((file for file in places if file.is_file()), None)
 
 # %% ../../nbs/parts/collect.ipynb #c0110001
 def keep_some(

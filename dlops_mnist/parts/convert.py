@@ -14,8 +14,9 @@ from pathlib import Path
 
 from .command import say, show_table
 from .core import UserError, atomic
-from .folder import listing, scan, unused_notes
-from .pictures import BadImage, decode, encode_png
+from .folder import relative_paths, scan, unused_notes
+from .images import complain, measured_range
+from .pictures import BadImage, Look, decode, encode_png, look_of
 
 # %% ../../nbs/parts/convert.ipynb #1df9ac07
 def convert(
@@ -24,30 +25,34 @@ def convert(
     labels: str | None = None,  # a CSV or TSV file with the class of each image
     columns: Sequence[str] | None = None,  # of that file: image, label, and perhaps split and group
     png: bool = False,  # write each picture as a PNG file; false: the files as they are
+    range: str | list[float] | None = None,  # for 16 bits: [black, white], or auto: as measured
+    broken: str = "refuse",  # or skip: leave out what is not there or can't be read, and say which
 ) -> Path:
     "Write any folder of images as {train,test,val}/{class}/*; raises `UserError`."
-    found, rows, target, problems = scan(path, labels, columns), [], Path(to), []
+    found, rows, target, problems = scan(path, labels, columns, broken == "skip"), [], Path(to), {}
     if target.exists(): raise UserError(f"`{to}` is there already: choose another folder.", key="to")
+    look, every = look_of({"color": "auto", "range": range}), relative_paths(found)
+    if look.range == "auto": look = look._replace(range=measured_range(Path(path), every))
     with atomic(target) as part:
         for (split, name), files in found.files.items():
             if "/" in name or name in (".", ".."): raise UserError(f"The class `{name}` can't name a folder.", key="labels")
-            folder = part / ("" if found.whole else split) / name
-            folder.mkdir(parents=True, exist_ok=True)
+            os.makedirs(folder := part / ("" if found.whole else split) / name, exist_ok=True)
             common = os.path.commonpath([os.path.dirname(file) for file in files])
             for file in files:
-                try: _write(Path(path, file), folder, os.path.relpath(file, common or ".").replace(os.sep, "_"), png)
-                except BadImage as error: problems.append(f"{Path(path, file)} {error}")
-            rows.append([split if not found.whole else "-", name, len(files), files[0]])
-        if problems: raise UserError(listing(f"{len(problems):,} images can't be converted:", problems), key="path")
+                try: _write(Path(path, file), folder, os.path.relpath(file, common or ".").replace(os.sep, "_"), png and look)
+                except BadImage as error: problems[file] = str(error)
+            rows.append([split if not found.whole else "-", name, len({*files} - problems.keys()), files[0]])
+        if broken != "skip" or len(problems) == len(every): complain(Path(path), every, (0, 0), problems, "broken=skip")
     show_table(["split", "class", "images", "such as"], rows, f"{path} -> {to}")
     lost = ["folders can't say which images belong together: the column of groups is left behind"] * bool(found.groups)
     for note in [*found.notes, *unused_notes(found.unused), *lost]: say(f"note: {note}")
+    for file, what in problems.items(): say(f"left out: {file} {what}")
     return target
 
 
-def _write(file: Path, folder: Path, name: str, png: bool) -> None:
+def _write(file: Path, folder: Path, name: str, png: Look | bool) -> None:
     if png and not name.lower().endswith(".png"): name += ".png"
     while (folder / name).exists(): name = f"_{name}"  # a_b.png, and b.png in a/
-    if png: return (folder / name).write_bytes(encode_png(decode(file.read_bytes()))) and None
+    if png: return (folder / name).write_bytes(encode_png(decode(file.read_bytes(), png))) and None
     with suppress(OSError): return os.link(file.resolve(), folder / name)
     shutil.copy2(file, folder / name)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,7 @@ def _problems(session: Any, metadata: Mapping[str, Any]) -> Iterator[str]:
 def _json_values(texts: Mapping[str, str]) -> dict[str, Any]:
     found = {}
     for key, text in texts.items():
-        try: found[key] = json.loads(text)
-        except (ValueError, RecursionError): continue
+        with suppress(ValueError, RecursionError): found[key] = json.loads(text)
     return found
 
 # %% ../../nbs/parts/exported.ipynb #e7a10002

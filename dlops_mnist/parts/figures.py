@@ -122,16 +122,14 @@ def plot_confusion_matrix(
     size = min(max(3.6, 0.55 * len(classes) + 1.6), 12)
     picture = Picture(size + 0.6, size)
     axes = picture.subplots()
-    image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    picture.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+    picture.colorbar(axes.imshow(shares, cmap="cividis", vmin=0, vmax=1), ax=axes, shrink=0.8, label="share of the true class")
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_xticks(range(len(classes)), classes, rotation=45 if max(map(len, classes)) > 3 else 0)
     axes.set_yticks(range(len(classes)), classes)
     for row, column in np.ndindex(counts.shape) if len(classes) <= 20 else ():
         color = "black" if shares[row, column] > 0.5 else "white"
         axes.text(column, row, counts[row, column], ha="center", va="center", color=color)
-    accuracy = counts.trace() / max(counts.sum(), 1)
-    axes.set_title(f"{counts.sum():,} images, {accuracy:.1%} right")
+    axes.set_title(f"{counts.sum():,} images, {counts.trace() / max(counts.sum(), 1):.1%} right")
     return picture
 
 # %% ../../nbs/parts/figures.ipynb #369f20d5
@@ -282,5 +280,4 @@ def html_page(
     images = [(name, b64encode(png).decode(), int.from_bytes(png[16:20]) // 2) for name, png in pictures.items()]
     facts = {name: flatten(values) for name, values in facts.items()}
     page = files("dlops_mnist").joinpath("web/report.html").read_text("utf-8")
-    template = Environment(autoescape=True, finalize=as_text).from_string(page)
-    return template.render(pictures=images, facts=facts, **content)
+    return Environment(autoescape=True, finalize=as_text).from_string(page).render(pictures=images, facts=facts, **content)

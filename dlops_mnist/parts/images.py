@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PROBES', 'TICK', 'OURS', 'Decoded', 'decode_files', 'complain', 'different_sizes', 'processors', 'parallel',
            'progress', 'shared_array', 'write_splits', 'settle', 'measured_range', 'write_generation', 'check_room',
-           'Pictures', 'at_hand', 'ImageArrays', 'reading_notes', 'image_table', 'cache_folders', 'writable',
-           'open_images', 'generation_name']
+           'Pictures', 'at_hand', 'ImageArrays', 'several_pages', 'reading_notes', 'image_table', 'cache_folders',
+           'writable', 'open_images', 'generation_name']
 
 # %% ../../nbs/parts/images.ipynb #bf4d3cc5
 import gc
@@ -85,6 +85,7 @@ def complain(
     files: list[str],  # all files
     shape: tuple,  # the expected shape
     problems: dict[str, str | tuple],  # of all files
+    way: str = "datamodule.broken=skip",  # the setting that leaves them out
 ) -> None:
     "Raise one `UserError` that names every file that can't be used."
     if not problems: return
@@ -101,7 +102,7 @@ def complain(
         if len(some) > 3: lines.append(f"{len(some):,} files, such as {some[0]}: each {what}")
         else: lines += [f"{file} {what}" for file in some]
     hint = f"\nTo bring all to one size: datamodule.resize=[{usual[0]},{usual[1]}]" if len(sizes) > 1 else ""
-    if same and bad < len(files): hint += "\nTo go on without broken ones: datamodule.broken=skip"
+    if same and bad < len(files): hint += f"\nTo go on without broken ones: {way}"
     raise UserError(listing(f"{bad:,} of {len(files):,} images can't be used:", lines) + hint, key="path")
 
 
@@ -192,8 +193,7 @@ def write_splits(
     files, stop = relative_paths(found), 0
     paths = np.array([file.encode() for file in files])
     groups = [found.groups.get(file, file) for file in files] if found.groups else []
-    groups = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in groups],
-                      np.uint64)
+    groups = np.array([int.from_bytes(hashlib.blake2b(g.encode(), digest_size=8).digest(), "little") for g in groups], np.uint64)
     for split in dict.fromkeys(split for split, _ in found.files):
         counts = [len(found.files.get((split, name), [])) for name in found.classes]
         start, stop = stop, stop + sum(counts)
@@ -371,6 +371,16 @@ class ImageArrays:
         except (EOFError, LookupError, TypeError, AttributeError) as error: raise ValueError(f"{generation} is damaged") from error
 
 # %% ../../nbs/parts/images.ipynb #2e2b40f1
+def several_pages(path: Path, files: list[str]) -> list[str]:
+    "That of files with several pictures the first one is used, where that is so."
+    from PIL import Image
+
+    for file in filter(re.compile(r"\.(tiff?|gif|webp)$", re.IGNORECASE).search, files):
+        with suppress(Exception), Image.open(path / file) as picture:
+            if picture.n_frames > 1: return [f"`{file}` holds {picture.n_frames} pictures: of each file, the first is used"]
+    return []
+
+
 def reading_notes(
     arrays: ImageArrays,  # from `open_images`
 ) -> list[str]:
@@ -379,6 +389,7 @@ def reading_notes(
     files = f"{len(broken):,} broken file{'s were' if len(broken) > 1 else ' was'}"
     if broken: notes.append(f"{files} left out, such as `{next(iter(broken))}`")
     for split, data in arrays.splits.items():
+        notes += several_pages(arrays.path, [os.fsdecode(file) for file in data["paths"][:PROBES]])
         left = {arrays.classes[label] for label in np.unique(data["labels"])}
         lost = [name for part, name in arrays.found.files if part == split and name not in left]
         if lost: notes.append(f"no image of {quoted(lost)} is left in {split}: all are broken")
@@ -419,8 +430,7 @@ def writable(
             with tempfile.TemporaryFile(dir=folder): pass
             if not any(folder.iterdir()): (folder / ".gitignore").write_text("*\n")  # one that was there may be the user's
             return folder
-    raise UserError(f"No place for the decoded images: {', '.join(map(str, folders))} can't be written to. "
-                    "Name another folder: datamodule.cache=DIR, or set XDG_CACHE_HOME.", key="cache")
+    raise UserError(f"{', '.join(map(str, folders))} can't be written to. Set datamodule.cache=DIR or XDG_CACHE_HOME.", key="cache")
 
 # %% ../../nbs/parts/images.ipynb #8282dc1e
 def open_images(

@@ -75,8 +75,7 @@ def help_text(
         for name, o in options.items():
             place = {group: {name: o.values} if group in SEVERAL else o.values} if group in SETTINGS else o.values
             lines.append(_line(group, name, o.note))
-            lines += [f"      {key}={as_text(value)}" for key, value in flatten(place).items() if o.values
-                      and "_target_" not in key]
+            lines += [f"      {k}={as_text(value)}" for k, value in flatten(place).items() if o.values and "_target_" not in k]
         if group == "trainer": lines += _signature(group)
     lines += ["", "FLAGS"] + [f"  {flag:44} {note}" for flag, note in FLAG_NOTES.items()]
     return "\n".join(lines)
@@ -97,8 +96,8 @@ def _signature(section: str) -> Iterator[str]:
     source, ours = read_class(DEFAULT_CLASS[section]), base_config()[section]
     for name, parameter in source.parameters.items():
         if name in GIVEN.get(section, ()): continue
-        default = ours.get(name, parameter.usual)
-        yield _line(f"{section}.{name}", default, textwrap.shorten(source.notes[name], 100, placeholder=" ..."))
+        note = textwrap.shorten(source.notes[name], 100, placeholder=" ...")
+        yield _line(f"{section}.{name}", ours.get(name, parameter.usual), note)
 
 
 def _line(key: str, value: Any, note: str) -> str:
@@ -202,8 +201,7 @@ def check_hydras(words: list[str], several: bool) -> None:
     for word in words:
         key, _, value = word.partition("=")
         if key == "hydra.launcher.n_jobs" and as_count(value) > most:
-            raise UserError(f"`{word}` would train as many at once, and this machine has {usable_cores()} cores: at most {most} "
-                            "here.", key=key)
+            raise UserError(f"`{word}` would train as many at once: at most {most} on {usable_cores()} cores.", key=key)
         if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size=")):
             raise UserError(f"`{word}`: of Hydra's own settings, those of its launcher can be chosen. A run's folder is below "
                             "paths.runs, its log is train.log in there.", key=key)
@@ -217,13 +215,13 @@ def run_all(job: Job, hydras: list[str], after: Callable | None, again: bool = F
     from hydra.errors import HydraException
 
     folder, sweep = job.configs[0]["paths"]["runs"], f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    for one in job.configs: one |= {"weights": str(find_checkpoint(one["weights"])[0])} if one.get("weights") else {}  # as theirs
+    for config in job.configs:  # the file itself, as a run notes it
+        if config.get("weights"): config["weights"] = str(find_checkpoint(config["weights"])[0])
     if again: job.configs, sweep = still_to_do(job.configs, folder, sweep)
     if not job.configs: return after and after(folder, sweep, [])
     for config in job.configs: config["sweep"] = sweep
     quiet = [{f"override hydra/{name}": "none"} for name in ("job_logging", "hydra_logging")]
-    own = {"output_subdir": None, "sweep": {"dir": f"{folder}/.sweeps/{sweep}", "subdir": "."},
-           "job": {"name": "train", "chdir": False}}
+    own = dict(output_subdir=None, sweep=dict(dir=f"{folder}/.sweeps/{sweep}", subdir="."), job=dict(name="train", chdir=False))
     ConfigStore.instance().store("train_jobs", {"defaults": ["_self_", *quiet], "number": 0, "hydra": own})
     os.environ["HYDRA_FULL_ERROR"] = "1"  # a failing job raises here, where its message is made readable
     sys.argv = ["train", "--multirun", f"number=range({len(job.configs)})", *hydras]

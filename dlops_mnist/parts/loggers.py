@@ -30,8 +30,7 @@ def flat_settings(
     config: Mapping[str, Any],  # nested settings
 ) -> dict[str, bool | int | float | str]:
     "Settings by dotted names, as trackers take them: whatever is neither a number nor text becomes text."
-    return {name: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for name, value in flatten(config).items()}
+    return {name: value if isinstance(value, (bool, int, float, str)) else str(value) for name, value in flatten(config).items()}
 
 # %% ../../nbs/parts/loggers.ipynb #3ed009a5
 PATIENCE = 3  # failures after which a tracker is left alone
@@ -183,10 +182,8 @@ def better_defaults(
         "CSVLogger": files("csv"),
         "TensorBoardLogger": files("tensorboard") | {"default_hp_metric": False},
         "WandbLogger": {"name": name, "version": section.get("id") or token_hex(4)} | offline,
-        "MLFlowLogger": {
-            "experiment_name": experiment, "run_name": name, "log_model": True,
-            "tracking_uri": os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder, 'mlflow.db')}"} | artifacts,
-    }
+        "MLFlowLogger": {"experiment_name": experiment, "run_name": name, "log_model": True, "tracking_uri":
+                         os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder, 'mlflow.db')}"} | artifacts}
     return table.get(str(section.get("_target_")).rpartition(".")[2], {})
 
 # %% ../../nbs/parts/loggers.ipynb #500e767e

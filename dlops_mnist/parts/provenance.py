@@ -50,8 +50,7 @@ def lines(
     facts: Mapping[str, Any],  # as `origin` or `present` gives them
 ) -> dict[str, str]:
     "Facts as lines with a name and a short text each; what isn't known is left out."
-    packages, git, machine = (facts.get(name) if isinstance(facts.get(name), Mapping) else {}
-                              for name in ("packages", "git", "hardware"))
+    packages, git, machine = (x if isinstance(x := facts.get(what), Mapping) else {} for what in ("packages", "git", "hardware"))
     found = {**packages, "python": facts.get("python"), "commit": git.get("commit"), "processor": machine.get("cpu"),
              "threads": machine.get("threads"), "images": facts.get("fingerprint")}
     if git: found["uncommitted changes"] = "yes" if git.get("dirty") else "no"

@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, Pro
 
 from .callbacks import check_needs_tracker, epoch_line, progress_bar, row_metrics
 from .command import say
-from .core import UserError, nearest, quoted, read_checkpoint
+from .core import UserError, closest, nearest, quoted, read_checkpoint
 from .loggers import log_checkpoint
 from .provenance import made_by
 from .runfolder import Run, best_row, better, check_own, is_epoch_end, is_helper, mark_ended, mark_running
@@ -206,8 +206,9 @@ class RandomState:
 # %% ../../nbs/parts/recorder.ipynb #b360f8b4
 def unknown_metric(name: str, metrics: Mapping[str, Any]) -> UserError:
     "The mistake of choosing by a metric that nothing logs."
-    return UserError(f"`monitor: {name}` is no metric of this training.{nearest(name, metrics)} "
-                     f"The metrics are {', '.join(sorted(metrics))}.", key="monitor")
+    near = f" Did you mean `{close}`?" if (close := closest(name, metrics)) else ""
+    return UserError(f"`monitor: {name}` is no metric of this training.{near} The metrics are {', '.join(sorted(metrics))}.",
+                     key="monitor")
 
 # %% ../../nbs/parts/recorder.ipynb #e3ff8d26
 class Rows:
@@ -222,8 +223,7 @@ class Rows:
 
     def begin(self, epoch: int) -> None:
         "Take up the rows that were there before."
-        rows = self.run.rows
-        self.rows = [row for row in rows if row.get("epoch", 0) < epoch] if self.kept is None else rows[:self.kept]
+        self.rows = [r for r in self.run.rows if r.get("epoch", 0) < epoch] if self.kept is None else self.run.rows[:self.kept]
         self.ended, self.validated, self.kept = None, False, None
 
     def end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -57,15 +57,14 @@ def group_schema(name: str) -> dict[str, Any]:
     "An alternative by name, several where that is allowed, or a section."
     chosen = {"enum": [*GROUPS[name]]}
     several = [{"type": "array"}] if name in (*SEVERAL, "augment") else []  # the series lists callbacks in its own way
-    own = section_schema(name) if name in DEFAULT_CLASS else {"type": "object"}
+    own = section_schema(name) if name == "trainer" else {"type": "object"}
     return {"anyOf": [chosen, {"type": "null"}, *several, own]}
 
 
 def setting_schema(setting: Setting) -> dict[str, Any]:
     "The type of a setting that stands alone."
     found, limits = as_schema(setting.type), {"minimum": setting.lowest, "exclusiveMaximum": setting.below}
-    known = {key: limit for key, limit in limits.items() if abs(limit) < float("inf")}
-    return found | known | {"default": setting.default}
+    return found | {key: limit for key, limit in limits.items() if abs(limit) < float("inf")} | {"default": setting.default}
 
 # %% ../../nbs/parts/schema.ipynb #e5305637
 def schema() -> dict[str, Any]:

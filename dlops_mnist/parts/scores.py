@@ -63,21 +63,18 @@ def build_loss(
     if isinstance(weights, Mapping):
         weights = {str(name): value for name, value in weights.items()}
         if strange := next((name for name in weights if name not in classes), None):
-            raise UserError(f"`loss.weights` names a class `{strange}` that the images lack.{nearest(strange, classes)}",
-                            key="loss.weights")
+            raise UserError(f"`loss.weights`: there is no class `{strange}`.{nearest(strange, classes)}", key="loss.weights")
         section = {**section, "weights": [float(weights.get(name, 1)) for name in classes]}
     elif isinstance(weights, list) and len(weights) != len(classes):
         raise UserError(f"`loss.weights` has {len(weights)} numbers for {len(classes)} classes.", key="loss.weights")
     loss = build(section, "loss", "model", "dlops_mnist.parts.scores.CrossEntropy")
     if isinstance(loss, CrossEntropy) or "_target_" not in section: return loss
     if label_smoothing:
-        raise UserError("`label_smoothing` is a setting of the usual loss. Give it to yours: loss.label_smoothing=...",
-                        key="label_smoothing")
-    try: value = float(loss(torch.zeros(2, len(classes)), torch.tensor([0, 1])))
+        raise UserError("`label_smoothing` is the usual loss's. Give it to yours: loss.label_smoothing=...", key="label_smoothing")
+    try: (found := loss(torch.zeros(2, len(classes), requires_grad=True), torch.tensor([0, 1]))).backward()
     except Exception as error:
-        raise UserError(f"`loss` ({section['_target_']}) can't take logits [B, {len(classes)}] and labels [B]: {error}",
-                        key="loss") from error
-    if math.isfinite(value): return OwnLoss(loss)
+        raise UserError(f"`loss` fails on logits [B, {len(classes)}] and labels [B]: {error}", key="loss") from error
+    if math.isfinite(value := found.item()): return OwnLoss(loss)
     raise UserError(f"`loss` ({section['_target_']}) makes {value} of logits that are all 0.", key="loss")
 
 
@@ -97,6 +94,8 @@ def build_metrics(
 ) -> nn.ModuleDict:
     "The metrics that a section names, any of torchmetrics' kind; they are told `num_classes` and `task`. Raises `UserError`."
     known = {"num_classes": classes, "task": "binary" if classes == 2 else "multiclass"}
+    for name in {"loss", "acc"} & {name for name, settings in section.items() if settings}:
+        raise UserError(f"`metrics.{name}`: {name} is measured anyway. Give this one another name.", key=f"metrics.{name}")
     made = {name: build_told(settings, f"metrics.{name}", "metric", known) for name, settings in section.items() if settings}
     return nn.ModuleDict(made)
 
@@ -107,13 +106,12 @@ def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -
     for name, metric in metrics.items():
         try: metric.update(p[:, 1] if type(metric).__name__.startswith("Binary") else p, labels)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise UserError(f"`metrics.{name}` can't measure probabilities {list(p.shape)} and labels [B]: {error}",
-                            key=f"metrics.{name}") from error
+            raise UserError(f"`metrics.{name}` can't take probabilities {list(p.shape)}: {error}", key=f"metrics.{name}") from error
 
 
 def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Tensor]:
     "What each metric says of all that it has counted, which it then forgets; raises `UserError` if that is no number."
-    values = {name: metric.compute() for name, metric in metrics.items()}
+    values = {name: torch.tensor(x) if isinstance(x := metric.compute(), (int, float)) else x for name, metric in metrics.items()}
     for name, value in values.items():
         metrics[name].reset()
         if not isinstance(value, Tensor) or value.numel() != 1:

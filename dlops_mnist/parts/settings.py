@@ -66,7 +66,7 @@ SET_BY_PROGRAM = ("sweep", "resume", "repeats", "search")  # the last is a secti
 
 # %% ../../nbs/parts/settings.ipynb #40856586
 DEFAULT_CLASS = {"datamodule": "dlops_mnist.dataset.MNISTDataModule", "trainer": "pytorch_lightning.Trainer",
-                 "loss": "dlops_mnist.parts.scores.CrossEntropy"}
+                 "augment": "dlops_mnist.parts.augment.Augment", "loss": "dlops_mnist.parts.scores.CrossEntropy"}
 OWN_DEFAULTS = DECLARED["base"]  # where a config says something else than the signature
 
 # %% ../../nbs/parts/settings.ipynb #9d9bff0c
@@ -120,12 +120,13 @@ def check_config(
     check_name(config["experiment"])
     for where, section, kind in sections_of(config):
         if isinstance(section, Mapping) and "_partial_" in section:  # as other projects have it in their configs
-            raise UserError(f"`{where}._partial_`: leave it out. What is not known yet is added when this is built.",
-                            key=f"{where}._partial_")
+            raise UserError(f"`{where}._partial_`: leave it out; what isn't known yet is added.", key=f"{where}._partial_")
         check_section(section, where, kind, DEFAULT_CLASS.get(where), GIVEN.get(where, ()))
     for key, value in config["paths"].items():
         if key not in OWN_DEFAULTS["paths"]: raise unknown(f"paths.{key}", ["paths.runs"])
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
+    if config["monitor"] in ("loss", "val_loss") and config["monitor_mode"] == "max":
+        raise UserError("`monitor_mode: max` of a loss would keep the worst epoch. Set monitor_mode=min.", key="monitor_mode")
     check_checkpointing(config)
     check_effect(config)
     divides = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning would divide by them
@@ -150,16 +151,15 @@ def sections_of(
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
     if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
-        yield from ((f"{group}.{name}", _told(section, kind), kind) for name, section in config[group].items()
-                    if section is not None)
+        yield from ((f"{group}.{name}", _told(part, kind), kind) for name, part in config[group].items() if part is not None)
 
 
 def _told(section: Any, kind: str) -> Any:
     source = read_class(str(section.get("_target_"))) if kind in TOLD and isinstance(section, Mapping) else None
     if source is None: return section
     known = {key: value for key, value in TOLD[kind].items() if key in source.parameters}
-    asked = {*known, *GIVEN.get(kind, ())}  # by null
-    return known | {key: value for key, value in section.items() if value is not None or key not in asked}
+    # null asks for what is told
+    return known | {key: value for key, value in section.items() if value is not None or key not in {*known, *GIVEN.get(kind, ())}}
 
 # %% ../../nbs/parts/settings.ipynb #96ae0122
 def _elsewhere(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -199,8 +199,7 @@ def check_checkpointing(config: Mapping[str, Any]) -> None:
                             "python -m dlops_mnist.tune", key=f"callbacks.{name}")
         if "pytorch_lightning.callbacks.checkpoint.Checkpoint" in family and not config["trainer"].get("enable_checkpointing"):
             raise UserError(f"`callbacks.{name}` saves checkpoints, and `trainer.enable_checkpointing` is false. "
-                            "Set trainer.enable_checkpointing=true; the run's own best.ckpt and last.ckpt need neither.",
-                            key="trainer.enable_checkpointing")
+                            "Set that to true; the run's own best.ckpt needs neither.", key="trainer.enable_checkpointing")
 
 # %% ../../nbs/parts/settings.ipynb #3eeb4ecd
 class Config(dict):
@@ -233,6 +232,7 @@ def checked_config(
         section = config[group]
         if isinstance(section, Mapping) and "_target_" in section:  # a single one, without a name
             config[group] = {str(section["_target_"]).rpartition(".")[2]: section}
+    config["scheduler"] = full_target(config["scheduler"], "scheduler")
     if config.pop("steps_per_call", 1) not in (1, None):
         print("`steps_per_call` is left out: it made no training faster. The weights are the same without it.", file=sys.stderr)
     check_config(config)
@@ -247,7 +247,7 @@ def restored_settings(
     config: Mapping[str, Any],  # any sections
 ) -> dict[str, Any]:
     "The settings that a saved state knows better, by their dotted names, with the defaults of their classes."
-    sections = {name: with_defaults(config.get(name) or {}) for name in ("model", "optimizer", "scheduler")}
+    sections = {name: with_defaults(config[name]) for name in ("model", "optimizer", "scheduler") if config.get(name)}
     callbacks = {name: with_defaults(section) or {} for name, section in (config.get("callbacks") or {}).items()}
     patient = {name: {"patience": section["patience"]} for name, section in callbacks.items() if "patience" in section}
     return flatten({"seed": config.get("seed"), **sections, "callbacks": patient})

@@ -8,7 +8,7 @@ __all__ = ['Shelf', 'lines_of', 'history', 'add_line', 'writing', 'event', 'enth
 # %% ../../nbs/parts/shelf.ipynb #35b48ae6
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,7 @@ def lines_of(shelf: Shelf) -> list[dict[str, Any]]:
     "The lines of the history, without one that a full disk cut off."
     found = []
     for line in shelf.log.read_text("utf-8").splitlines() if shelf.log.is_file() else []:
-        try: found.append(json.loads(line))
-        except ValueError: continue
+        with suppress(ValueError): found.append(json.loads(line))
     return found
 
 

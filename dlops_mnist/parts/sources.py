@@ -112,8 +112,7 @@ def build_lock(path: Path) -> "FileLock":
     folder = user_cache() / "locks"
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"`{folder}` can't be made: {error.strerror}. "
-                        "Name another folder for caches: set XDG_CACHE_HOME.") from error
+        raise UserError(f"`{folder}` can't be made: {error.strerror}. Name a folder for caches: set XDG_CACHE_HOME.") from error
     return FileLock(folder / hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16])
 
 # %% ../../nbs/parts/sources.ipynb #638f2ee3
@@ -125,8 +124,7 @@ def write_dataset(
 ) -> Path:
     "Write a dataset; `path` appears only when it is complete."
     path = Path(path)
-    files = [(split, name, number)
-             for split, classes in plan.items() for name, numbers in classes.items() for number in numbers]
+    files = [(split, name, number) for split, classes in plan.items() for name, numbers in classes.items() for number in numbers]
     with build_lock(path):
         if is_built(path, source): return path
         for old in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}.part"): shutil.rmtree(old, ignore_errors=True)
@@ -149,9 +147,7 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
     except (OSError, ValueError, RecursionError): found = None  # there is none, or it is not ours
     if found == source: return True
     holds = f"was built from {_in_words(found)}" if found and isinstance(found, dict) else "holds something else"
-    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or take what is there as it is "
-                    "(datamodule.source=null).",
-                    key="path")
+    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or datamodule.source=null.", key="path")
 
 
 def _in_words(source: dict[str, Any]) -> str:
@@ -193,8 +189,7 @@ def read_idx(
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"`{file}` is not MNIST's: its content has another checksum. Other data of this form: source=idx",
-                        key="raw")
+        raise UserError(f"`{file}` is not MNIST's: it has another checksum. Other data of this form: source=idx", key="raw")
     if data[:2] == b"\0\0" and (kind := OTHER_KINDS.get(data[2:3])):
         raise UserError(f"`{file}` holds {kind} values. Here images and labels are bytes: bring them to uint8.", key="raw")
     try:
@@ -205,10 +200,7 @@ def read_idx(
         raise UserError(f"`{file}` is damaged ({error}).", key="raw") from error
 
 # %% ../../nbs/parts/sources.ipynb #b6b75e97
-MNIST_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+MNIST_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 
 
 def fetch(
@@ -250,7 +242,7 @@ def load_mnist(
 
 
 def _find_idx(folder: Path, name: str) -> Path:
-    for variant in (name, name + ".gz", name.replace("-idx", ".idx"), name.replace("-idx", ".idx") + ".gz"):
+    for variant in (name + ".gz", name, name.replace("-idx", ".idx") + ".gz", name.replace("-idx", ".idx")):
         if (folder / variant).is_file(): return folder / variant
     raise UserError(f"raw: there is no `{name}` (or `{name}.gz`) in `{folder}`.", key="raw")
 
@@ -272,6 +264,8 @@ def _write_all(path: str | os.PathLike, data: dict[str, tuple[np.ndarray, np.nda
     plan = {}
     for (split, (_, labels)), wanted in zip(data.items(), sizes(source["per_class"], ratio=1 / 6)):
         chosen = choose(labels, source["binary"], source["seed"])
+        if names and (odd := {*labels.tolist()} - names.keys()):
+            raise UserError(f"raw: {min(odd)} is no label of {source['source']}'s. Other data of this form: source=idx", key="raw")
         if names: chosen = {re.sub(r"\d+", lambda found: names[int(found[0])], name): some for name, some in chosen.items()}
         plan[split] = {name: take(numbers, wanted, f"{split}/{name}") for name, numbers in chosen.items()}
     return write_dataset(path, {split: images for split, (images, _) in data.items()}, plan, source)
@@ -293,8 +287,7 @@ def load_idx(
                             f"(...idx1-ubyte) for {split}; it holds {len(pair[0])} and {len(pair[1])}.", key="raw")
         images, labels = (read_idx(file) for [file] in pair)
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't belong together: {images.shape}, {labels.shape}.",
-                            key="raw")
+            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't fit: {images.shape}, {labels.shape}.", key="raw")
         data[split] = images.transpose(0, 2, 1) if turned else images, labels
     return data
 
@@ -315,17 +308,19 @@ def build_idx(
 class Known(NamedTuple):
     "A dataset in four IDX files that has a name."
     mirrors: tuple[str, ...]  # addresses to try
-    sums: tuple[str, ...]  # MD5 of the compressed files, in the order of `MNIST_FILES`
+    sums: tuple[str, ...]  # in the order of `MNIST_FILES`: MD5 of each compressed file, SHA256 of what it holds
     names: tuple[str, ...]  # of the classes
 
 
 KNOWN = {
     "fashion": Known(("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
                       "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"),
-                     ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
-                      "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310"),
+                     ("8d4fb7e6c68d591d4c3dfef9ec88bf0d c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+                      "25c81989df183df01b3e8a0aad5dffbe bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+                      "bef4ecab320f06d8554ea6380940ec79 5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+                      "bb300cfdad3c16e7a12a480ee83cd310 0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
                      tuple("t-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split())),
-    "kmnist": Known(("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+    "kmnist": Known(("http://codh.rois.ac.jp/kmnist/dataset/kmnist/", "https://storage.googleapis.com/kuzushiji-mnist/"),
                     ("bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344",
                      "5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134"),
                     tuple("o ki su tsu na ha ma ya re wo".split())),
@@ -333,13 +328,16 @@ KNOWN = {
 
 
 def _build_known(path: str | os.PathLike, raw: str | os.PathLike | None, source: dict[str, Any]) -> Path:
+    import pooch
+
     what = source["source"]
     if is_built(Path(path), source): return Path(path)
     arrays = []
-    for name, md5 in zip(MNIST_FILES, KNOWN[what].sums):
-        file = _find_idx(Path(raw), name) if raw else fetch(name, KNOWN[what].mirrors, md5=md5, what=what)
-        if file.suffix == ".gz" and hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != md5:
-            raise UserError(f"`{file}` is not {what}'s: it has another checksum. Other data of this form: source=idx", key="raw")
+    for name, sums in zip(MNIST_FILES, KNOWN[what].sums):
+        file = _find_idx(Path(raw), name) if raw else fetch(name, KNOWN[what].mirrors, md5=sums.split()[0], what=what)
+        if not {pooch.file_hash(file, "md5"), pooch.file_hash(file)} & {*sums.split()}:
+            why = "it has another checksum" if file.suffix == ".gz" or " " in sums else "checksums are known of .gz files alone"
+            raise UserError(f"`{file}` is not {what}'s: {why}. Other data of this form: source=idx", key="raw")
         arrays.append(read_idx(file))
     return _write_all(path, {"train": (*arrays[:2],), "test": (*arrays[2:],)}, source, dict(enumerate(KNOWN[what].names)))
 
@@ -364,8 +362,7 @@ build_kmnist = _builder("kmnist", "Make Kuzushiji-MNIST: ten Japanese letters, 6
 # %% ../../nbs/parts/sources.ipynb #27a8c990
 EMNIST = ("https://biometrics.nist.gov/cs_links/EMNIST/", "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/")
 EMNIST_MD5, _MERGED = "58c8d27c78d21e728a6bc7b3cc06412e", "abdefghnqrt"  # the other small letters count as large ones
-EMNIST_PARTS = {"balanced": _MERGED, "bymerge": _MERGED, "byclass": string.ascii_lowercase, "digits": None, "mnist": None,
-                "letters": None}
+EMNIST_PARTS = dict(balanced=_MERGED, bymerge=_MERGED, byclass=string.ascii_lowercase, digits=None, mnist=None, letters=None)
 
 
 def build_emnist(
@@ -383,8 +380,7 @@ def build_emnist(
     if raw is None:
         raw = user_cache() / "emnist/gzip"
         with zipfile.ZipFile(fetch("gzip", EMNIST, md5=EMNIST_MD5, what="emnist", end=".zip")) as archive:
-            for name in archive.namelist():
-                if f"emnist-{part}-" in name: archive.extract(name, raw.parent)
+            archive.extractall(raw.parent, [name for name in archive.namelist() if f"emnist-{part}-" in name])
     small = EMNIST_PARTS[part]
     names = [*string.digits, *(small and string.ascii_uppercase or ""), *(f"small_{letter}" for letter in small or "")]
     names = dict(enumerate(string.ascii_lowercase, start=1) if part == "letters" else enumerate(names))

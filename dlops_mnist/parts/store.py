@@ -134,11 +134,10 @@ def read_version(fingerprint: str, store: str | os.PathLike) -> Version:
     "A version by its whole name; raises `UserError` where its manifest was changed."
     file = Path(store, "manifests", f"{fingerprint}.sha256")
     known = {key: value for key, value in known_in(file.with_suffix(".json")).items() if key in ABOUT}
-    try:
+    with suppress(OSError, ValueError):
         lines = [line.split("  ", 1) for line in file.read_text("utf-8").splitlines()]
         version = Version({name: digest for digest, name in lines}, **known)
         if version.fingerprint == fingerprint: return version
-    except (OSError, ValueError): pass
     raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
 
 # %% ../../nbs/parts/store.ipynb #da7ce114
@@ -160,8 +159,7 @@ def files_of(path: str | os.PathLike, found: Scan) -> dict[str, str]:
     "The file of each picture by its name in a version; raises `UserError`."
     odd = next((name for name in found.classes if "/" in name), None)
     if odd: raise UserError(f"`{found.table}` has a class `{odd}`: no `/` may be in its name in a version.", key="labels")
-    return {f"{split}/{name}/{file}" if found.table else file: f"{path}/{file}"
-            for (split, name), files in found.files.items() for file in files}
+    return {f"{split}/{name}/{f}" if found.table else f: f"{path}/{f}" for (split, name), own in found.files.items() for f in own}
 
 
 def version_of(path: str | os.PathLike, found: Scan, add: Callable[[str], str], note: str = "") -> Version:
@@ -223,8 +221,7 @@ def as_trained(config: Any) -> Any:
     if config["datamodule"].get("version") != "as-trained": return config
     source = config["resume"] or config["repeats"]
     if not source:
-        raise UserError("`datamodule.version=as-trained` is for a run that is repeated: train RUN datamodule.version=as-trained",
-                        key="datamodule.version")
+        raise UserError("`as-trained` is for repeating a run: train RUN datamodule.version=as-trained", key="datamodule.version")
     name = origin(source).get("fingerprint")
     if name not in known_versions():
         raise UserError(f"The images of `{source}`, version {str(name)[:12]}, were not recorded in `.versions` (versions=true "

@@ -50,8 +50,7 @@ CONNECTS = re.compile(r"(host|url|uri|address|endpoint|server|proxy|proxies\.\w+
 RESOLVES = re.compile(r"\$\{.*:", re.DOTALL)  # text that is to be looked up, in the environment of this machine, say
 # files of parts that write into the run's own folder if they aren't told where, and a run of a tracker's that is to go on
 WRITES = re.compile(r"(callbacks|trainer\.profiler)\..*(dirpath|filename|_path)$|logger\..*(\bid|run_id|version|_from)$")
-READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on",
-             *(f"datamodule.{name}" for name in ("path", "raw", "labels", "classes"))}
+READ_ONLY = {"ckpt_path", "weights", "repeats", "builds_on", *map("datamodule.{}".format, ("path", "raw", "labels", "classes"))}
 
 
 def sift(

@@ -9,6 +9,7 @@ __all__ = ['MOST_CHECKS', 'SAMPLERS', 'PRUNERS', 'Parameter', 'read_parameter', 
 
 # %% ../../nbs/parts/study.ipynb #77a5267a
 import json
+import math
 import os
 import secrets
 import warnings
@@ -64,6 +65,7 @@ def read_parameter(
     sweep = parse_override(word).value()
     try:
         log = "log" in sweep.tags
+        if [n for n in vars(sweep).values() if isinstance(n, float) and not math.isfinite(n)]: raise ValueError("ends are finite")
         if hasattr(sweep, "list"):
             values = {v if v is None or isinstance(v, (bool, int, float, str)) else quote(v): v for v in plain(sweep.list)}
             return Parameter(word, CategoricalDistribution([*values]), values)

@@ -36,9 +36,9 @@ def source_file(
     if spec and spec.origin == "frozen":  # `os` and a few others are built into Python, and have a file all the same
         spec = importlib.machinery.PathFinder.find_spec(top)
     if spec is None: return None
-    folders = [Path(folder, *rest) for folder in spec.submodule_search_locations or ()] if rest else []
+    folders = [Path(folder, *rest) for folder in spec.submodule_search_locations or ()]
     files = [file for path in folders for file in (path / "__init__.py", path.parent / f"{path.name}.py")]
-    return next((file for file in files or [Path(spec.origin or "")] if file.suffix == ".py" and file.is_file()), None)
+    return next((file for file in (files if rest else [Path(spec.origin or "")]) if file.suffix == ".py" and file.is_file()), None)
 
 # %% ../../nbs/parts/targets.ipynb #89b5e391
 def present_name(
@@ -60,7 +60,7 @@ def names_in(
 @cache
 def _names_in_file(module: str, file: Path, changed: int) -> dict[str, ast.AST | str]:
     # read again when the file has changed: people edit their networks while a notebook runs
-    try: tree = ast.parse(file.read_bytes())
+    try: tree = ast.parse(file.read_bytes(), file.name)
     except (SyntaxError, ValueError) as error: raise UserError(f"{file.name} is not valid Python: {error}.") from error
     return dict(_defined(tree.body, module if file.name == "__init__.py" else module.rpartition(".")[0]))
 
@@ -329,8 +329,8 @@ def build(
     except UserError: raise
     except Exception as error:
         # hydra wraps the class's own error, which says best what was wrong
-        reason = str(error.__cause__ or error).strip().partition("\n")[0] or type(error).__name__  # PyTorch's go on for pages
-        raise UserError(f"`{where}` ({target}) can't be built: {reason}", key=where) from error
+        said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]  # PyTorch's go on for pages
+        raise UserError(f"`{where}` ({target}) can't be built: {' '.join(said[: 1 + said[0].endswith(':')])}", key=where) from error
 
 # %% ../../nbs/parts/targets.ipynb #b11d70ed
 def build_told(
