@@ -1,14 +1,14 @@
 """Do the intervals of `evaluate` hold what they promise? How often the 95% interval of each metric covers the truth.
 
-python benchmarks/coverage.py [REPETITIONS] [DRAWS] [PROCESSES]      200, 400 and 2, if none is given; 500 500 takes an hour
+python benchmarks/coverage.py [REPETITIONS] [DRAWS] [PROCESSES]      200, 400 and 2, if none is given; 500 400 takes half an hour
 python benchmarks/coverage.py shares [REPETITIONS]      4000: what is a share of images needs no draws, and a minute
 
 A world in which the truth is known: the model's scores are normal, the classes `distance` apart, so its accuracy is what we
 ask for. (It knows how frequent each class is, unless to name the commonest were then better than what we ask for.) The whole
 world has 400,000 images; a test set is drawn from it, again and again, and its intervals are compared with what the model does
 in the whole world. Printed is the share that covers, and in brackets, where it is more than a tenth of them, the share in
-which the table says that it can't tell. A row is a metric, a column the number of images. At 10,000 images there are at most
-200 draws. In the end stands the range of each row over all worlds, of cells in which the table tells at least fifty times.
+which the table says that it can't tell. A row is a metric, a column the number of images. At 10,000 images there are half as
+many test sets. In the end stands the range of each row over all worlds, of cells in which the table tells at least fifty times.
 `shares` says besides, of each cell beyond .93 to .99 (at 30 images .90), how near to the middle any interval of a share could
 come: the number of hits jumps.
 """
@@ -55,10 +55,9 @@ def cover(classes: int, rare: bool, sharp: float, accuracy: float, repetitions: 
     truth, rng, found = metric_table(labels, p, names, losses, draws=1)["value"], np.random.default_rng(1), []
     for images in SIZES:
         inside, none = [], []
-        for seed in range(repetitions):
+        for seed in range(repetitions // (1 + (images > 5000))):
             rows = rng.integers(0, len(labels), images)
-            table = metric_table(labels[rows], p[rows], names, losses[rows], draws=min(draws, 200) if images > 5000 else draws,
-                                 seed=seed)
+            table = metric_table(labels[rows], p[rows], names, losses[rows], draws=draws, seed=seed)
             inside.append((table["low"] <= truth) & (truth <= table["high"]))
             none.append(table["low"].isna())
         inside, none = np.array(inside), np.array(none)

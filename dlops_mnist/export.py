@@ -138,11 +138,10 @@ def helpful_temperature(
     val: Any,  # the evaluation of the validation images
 ) -> float:
     "What to divide the logits by so that the model is as sure as it is right; 1 where that doesn't help."
-    from dlops_mnist.evaluate import answer
     from dlops_mnist.parts.scores import fit_temperature
     from torch import as_tensor
 
-    logits, half = answer(trained, val.images), np.arange(len(val.labels)) % 2  # images are sorted by their hash
+    logits, half = trained.logits(val.images), np.arange(len(val.labels)) % 2  # images are sorted by their hash
     def fitted(rows: np.ndarray) -> float: return fit_temperature(as_tensor(logits[rows]), val.labels[rows])
 
     if min(np.bincount(half, minlength=2)) < 10: return 1.0  # so few tell nothing

@@ -450,6 +450,10 @@ class Trained:
 
     def __repr__(self) -> str: return f"Trained({self.name!r})"
 
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        "What the model says of uint8 images [N, ...]: float64 [N] or [N, K]."
+        return predict(self.module, images).double().numpy()
+
 # %% ../nbs/05_models.ipynb #edf2c149
 def best_device() -> torch.device:
     "The accelerator if there is one, else the CPU."

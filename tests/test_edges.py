@@ -69,9 +69,10 @@ def test_pixels_are_standardised_and_floats_pass():
 def test_weighed_metrics_with_equal_weights_are_the_usual_ones(classes):
     rng = np.random.default_rng(1)
     p, labels = rng.dirichlet(np.ones(classes), 60), np.arange(60) % classes
-    areas = np.stack([np.full(1, roc_auc_score(labels == k, p[:, k])) for k in range(classes)][-1 if classes == 2 else 0 :])
-    losses = -np.log(p[np.arange(60), labels])
-    loss, auc, brier, mcc = weighed_metrics(np.ones((1, 60)), np.zeros((1, classes)), labels, p, losses, areas)[:, 0]
+    areas = np.array([roc_auc_score(labels == k, p[:, k]) for k in range(classes)][-1 if classes == 2 else 0 :])
+    losses, weights = -np.log(p[np.arange(60), labels]), np.append(np.ones(60), np.zeros(classes))[:, None]
+    imagined = np.append(labels, range(classes)), np.vstack([p, np.eye(classes)]), np.append(losses, [9] * classes)
+    loss, auc, brier, mcc = weighed_metrics(weights, *imagined, imagined[1])[:, 0]
     squares = ((p - np.eye(classes)[labels]) ** 2).sum(1).mean()
     assert (loss, auc, brier) == pytest.approx((losses.mean(), areas.mean(), squares / (2 if classes == 2 else 1)))
     assert mcc == pytest.approx(matthews_corrcoef(labels, p.argmax(1)))

@@ -1,5 +1,6 @@
 """What a training may be told beyond network and optimizer: loss, metrics, augmentation, temperature, a network of timm."""
 
+import json
 import math
 import sys
 from importlib.util import find_spec
@@ -12,16 +13,20 @@ import torch
 import torchmetrics
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, f1_score
+from test_serve import ask, serving
 from torch import nn
 
 from dlops_mnist.config import load_config
 from dlops_mnist.dataset import open_dataset
+from dlops_mnist.evaluate import evaluate
+from dlops_mnist.export import export
 from dlops_mnist.models import MNISTModule, load, load_module
 from dlops_mnist.parts.augment import Augment
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.recorder import note_result
 from dlops_mnist.parts.runfolder import Run
 from dlops_mnist.parts.scores import balanced_weights, build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
+from dlops_mnist.predict import predict
 from dlops_mnist.train import train
 
 SHORT = ("trainer.accelerator=cpu", "model.hidden=[8]", "augment=random", "metrics=[f1,balanced_acc]", "loss.weights=balanced",
@@ -58,6 +63,21 @@ def test_resume_is_exact_with_augmentation_metrics_and_a_weighted_loss(go, tmp_p
     images = torch.randint(0, 256, (9, 28, 28), dtype=torch.uint8)
     assert calm.temperature == parts.provenance["temperature"] != 1 == plain.temperature
     assert torch.allclose(calm.eval()(images) * calm.temperature, plain.eval()(images), atol=1e-5)
+
+
+def test_a_calibrated_run_says_the_same_when_evaluated_asked_exported_and_served(go, tmp_path, monkeypatch):
+    go("trainer.accelerator=cpu", "model.hidden=[8]", "trainer.max_epochs=3", "label_smoothing=0.2", "calibrate=auto")
+    monkeypatch.chdir(tmp_path)
+    run = only_run(tmp_path, "runs")
+    evaluation, exported = evaluate(run, draws=40), export(run)
+    picture = f"dataset/{evaluation.paths[0]}"
+    with serving(exported.path, cwd=tmp_path) as service: served = ask(service.address, "predict", Path(picture).read_bytes())[2]
+    asked = [predict(model, picture, top=2).iloc[0] for model in (run, exported.path)]
+    said = [{row["class"]: row["probability"], row["class_2"]: row["probability_2"]} for row in asked]
+    said += [json.loads(served)["probabilities"], {"3": evaluate(exported.path, draws=40).probabilities[0]}]
+    for answer in said: assert answer["3"] == pytest.approx(evaluation.probabilities[0], abs=1e-5)
+    odds = evaluation.scores[0] * run.provenance["temperature"]
+    assert abs(1 / (1 + math.exp(-odds)) - evaluation.probabilities[0]) > 0.01, "as it was before"
 
 
 def test_after_an_epoch_that_max_steps_cut_short_the_next_one_is_whole(go, tmp_path):

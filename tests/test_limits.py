@@ -20,7 +20,7 @@ from scipy.stats import beta
 
 from dlops_mnist import runs
 from dlops_mnist.config import load_config
-from dlops_mnist.evaluate import habits, honesty, overall, with_own
+from dlops_mnist.evaluate import add_own, habits, honesty, overall
 from dlops_mnist.inspection import chance_note, oddities, plot_histogram, reading_settings, save_pictures, summary
 from dlops_mnist.models import check_memory
 from dlops_mnist.parts import (
@@ -708,7 +708,7 @@ def test_the_intervals_ends():
     low, high = share_interval([0, 1, 5, 10, 0], [10, 1, 10, 10, 0])
     assert (low[0], high[0]) == (0, pytest.approx(1 - 0.025 ** 0.1)) and (low[3], high[3]) == (pytest.approx(0.025 ** 0.1), 1)
     assert (low[1], high[1]) == (pytest.approx(0.025), 1) and np.isnan([low[4], high[4]]).all()
-    assert low[2] == pytest.approx(1 - high[2]) == pytest.approx(beta.ppf(0.025, 5.5, 5.5))
+    assert low[2] == pytest.approx(1 - high[2]) == pytest.approx(beta.ppf(0.025, 5.4, 5.6))
     images, sure, share = confidence_bins([0.0, 0.1, 0.11, 1.0, math.nan], [1, 0, 1, 1, 0])
     assert images.tolist() == [3, 1, 1] and share.tolist() == [pytest.approx(1 / 3), 1, 1] and sure[1:].tolist() == [0.11, 1]
     sure, images, hits = answered([0.9, 0.5], [0.5, 0.2])
@@ -899,10 +899,11 @@ def test_metrics_of_ones_own_stand_at_the_end_of_the_table():
     logits, labels = np.array([[3.0, 2, 1], [3, 1, 2], [1, 3, 2], [1, 2, 3]]), np.array([0, 1, 1, 2])
     own = build_metrics({"top2": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "top_k": 2, "average": "micro"},
                          "accuracy": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "average": "micro"}}, 3)
-    table = with_own(usual, SimpleNamespace(module=SimpleNamespace(metrics=own)), logits, labels)
+    add_own(table := usual.copy(), SimpleNamespace(module=SimpleNamespace(metrics=own)), logits, labels)
     assert [*table.index] == ["accuracy", "f1/a", "macro_f1", "top2", "metrics.accuracy"]
     assert table.loc["top2", "value"] == table.loc["metrics.accuracy", "value"] == 0.75 and table.loc["top2", "low"] < 0.75
-    assert with_own(usual, SimpleNamespace(module=SimpleNamespace(metrics={})), logits, labels) is usual
+    add_own(usual, SimpleNamespace(module=SimpleNamespace(metrics={})), logits, labels)
+    assert [*usual.index] == [*table.index][:3]
     names = overall(table)
     assert names["macro_f1"] == "macro F1" and "f1/a" not in names and [*names][-2:] == ["top2", "metrics.accuracy"]
 

@@ -22,9 +22,10 @@ from sklearn.metrics import (
 
 from dlops_mnist.parts.choices import class_costs, conformal_threshold, mean_cost
 from dlops_mnist.parts.compare import compare_recipes
-from dlops_mnist.parts.figures import area, plot_mistakes, plot_roc, roc_points
+from dlops_mnist.parts.figures import plot_mistakes, plot_roc
 from dlops_mnist.parts.intervals import calibration_error, confidence_bins, share_interval, weighted_auc
 from dlops_mnist.parts.metrics import (
+    FEW,
     OVERALL,
     Answers,
     best_guess,
@@ -92,10 +93,10 @@ def test_agrees_with_scikit_learn(case):
 @given(predictions())
 def test_weighted_area_agrees_with_scikit_learn(case):
     labels, probabilities, _ = case
-    weights = np.random.default_rng(0).exponential(size=(3, len(labels)))
+    weights = np.random.default_rng(0).exponential(size=(len(labels), 3))
     scores = class_columns(probabilities)[:, 0]
     if not 0 < (labels == 0).sum() < len(labels): return
-    expected = [roc_auc_score(labels == 0, scores, sample_weight=w) for w in weights]
+    expected = [roc_auc_score(labels == 0, scores, sample_weight=w) for w in weights.T]
     np.testing.assert_allclose(weighted_auc(weights, labels == 0, scores), expected, rtol=1e-6)
 
 
@@ -106,6 +107,17 @@ def test_the_interval_of_a_share_covers_the_truth_about_19_times_in_20(images, s
     low, high = share_interval(hits, images)
     covered = binom.pmf(hits, images, share)[(low <= share) & (share <= high)].sum()
     assert 0.93 <= covered <= 0.99  # exact: drawing with replacement covers in 0.06 of the cases at 30 images and 0.998
+
+
+@pytest.mark.parametrize("images, part", [(80, 1 / 2), (360, 1 / 2), (80, 1 / 10), (360, 1 / 10), (360, 1 / 21), (10_000, 1 / 21)])
+@pytest.mark.parametrize("share", [0.84, 0.95, 0.99, 0.998])
+def test_so_does_that_of_a_recall_of_a_class_with_as_many_images_as_it_happens_to_have(images, part, share):
+    sizes = np.arange(max(FEW, binom.ppf(1e-6, images, part)), binom.ppf(1 - 1e-6, images, part) + 1)
+    hits = np.arange(sizes[-1] + 1)[:, None]
+    low, high = share_interval(hits, np.where(hits <= sizes, sizes, 0))
+    covered = (binom.pmf(hits, sizes, share) * ((low <= share) & (share <= high))).sum(axis=0)
+    chance = binom.pmf(sizes, images, part)
+    assert 0.93 <= (covered * chance).sum() / chance.sum() <= 0.99  # by Jeffreys' interval 0.923 for 40 images or so at 0.998
 
 
 def test_the_interval_of_a_loss_covers_it_where_mistakes_are_rare():
@@ -173,7 +185,7 @@ def test_a_class_that_is_missing_gives_table_and_picture_the_same_area():
     labels = rng.integers(0, 3, 120)
     p = rng.dirichlet(np.ones(4), 120) + 0.5 * np.eye(4)[labels]
     value = metric_table(labels, p, list("abcd"), draws=40).loc["roc_auc", "value"]
-    areas = [area(*roc_points(labels == k, p[:, k])) for k in range(3)]
+    areas = [roc_auc_score(labels == k, p[:, k]) for k in range(3)]
     assert value == pytest.approx(np.mean(areas))
     assert f"({value:.3f})" in plot_roc(labels, p, list("abcd")).axes[0].get_legend().get_texts()[-1].get_text()
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .core import UserError, nearest
-from .intervals import choose_threshold, random_weights, share_interval, share_text
+from .intervals import choose_threshold, share_interval, share_text, weighed_interval
 from .metrics import Answers, class_columns
 
 # %% ../../nbs/parts/choices.ipynb #abd18f60
@@ -49,10 +49,8 @@ def mean_cost(
     draws: int = 1000,
 ) -> tuple[float, float, float]:
     "What an image costs in the mean, and its 95% interval, by the weights of `intervals`."
-    weights, imagined = random_weights(len(costs), len(by_class), draws, np.random.default_rng(0))
-    seen, total = weights @ costs, weights.sum(axis=1)
-    low = np.quantile(seen / total, 0.025)
-    return costs.mean(), low, np.quantile((seen + imagined @ by_class) / (total + imagined.sum(axis=1)), 0.975)
+    both, rng = np.append(costs, by_class), np.random.default_rng(0)
+    return (*weighed_interval(lambda weights: both @ weights / weights.sum(axis=0), len(costs), len(by_class), draws, rng),)
 
 # %% ../../nbs/parts/choices.ipynb #af230f3d
 CHOICES = ["asked for", "rule", "on these images"]  # the header of a table of them
@@ -80,7 +78,7 @@ def coverage_choice(val: Answers, test: Answers, coverage: float) -> list[str]:
             f"one class alone: {_share(named.sum(axis=1) == 1)}; {named.sum(axis=1).mean():.2f} classes in the mean"]
 
 
-def costs_choice(test: Answers, costs: Mapping[str, float]) -> list[str]:
+def costs_choice(val: Answers, test: Answers, costs: Mapping[str, float]) -> list[str]:
     "Make the cheaper mistake; raises `UserError`."
     by_class, p = class_costs(costs, test.classes), class_columns(test.probabilities)
     def cost(guesses): return mean_cost(np.where(guesses == test.labels, 0, by_class[test.labels]), by_class)

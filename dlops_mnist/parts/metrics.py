@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FEW', 'WEIGHED', 'OVERALL', 'BESIDE', 'class_columns', 'best_guess', 'confusion_counts', 'Answers', 'counted_metrics',
-           'class_means', 'one_against_rest', 'weighed_metrics', 'ranked', 'average_precision', 'image_losses',
-           'log_odds', 'metric_table', 'with_interval', 'size_note', 'mcnemar']
+           'class_means', 'weighed_metrics', 'ranked', 'average_precision', 'image_losses', 'log_odds', 'metric_table',
+           'with_interval', 'size_note', 'mcnemar']
 
 # %% ../../nbs/parts/metrics.ipynb #1fc34c34
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .intervals import calibration_error, random_weights, share_interval, weighted_auc
+from .intervals import calibration_error, share_interval, weighed_interval, weighted_auc
 
 # %% ../../nbs/parts/metrics.ipynb #ae741899
 def class_columns(
@@ -116,38 +116,25 @@ def class_means(
 WEIGHED = ("loss", "roc_auc", "brier", "mcc")
 
 
-def one_against_rest(
-    weights: np.ndarray,  # [B, N]
-    labels: np.ndarray,  # int [N]
-    scores: np.ndarray,  # [N, K], by which the images are ranked
-) -> np.ndarray:
-    "ROC AUC of each class against the rest, of two classes only of the second: [K or 1, B]; NaN for a class that is not there."
-    return np.stack([weighted_auc(weights, labels == k, scores[:, k]) for k in range(scores.shape[1]) if k or scores.shape[1] > 2])
-
-
 def weighed_metrics(
-    weights: np.ndarray,  # [B, N], of the images
-    imagined: np.ndarray,  # [B, K], of one more image of each class, about which the model is as wrong as can be
-    labels: np.ndarray,  # int [N]
-    probabilities: np.ndarray,  # [N, K]
-    losses: np.ndarray,  # [N], nats
-    areas: np.ndarray,  # from `one_against_rest`
+    weights: np.ndarray,  # [N + K, B], of the images and of one imagined image of each class
+    labels: np.ndarray,  # int [N + K]
+    probabilities: np.ndarray,  # [N + K, K]
+    losses: np.ndarray,  # [N + K], nats
+    scores: np.ndarray,  # [N + K, K], by which the images are ranked
 ) -> np.ndarray:
-    "Loss, ROC AUC, Brier score and Matthews coefficient for every row of weights: [4, B]."
-    classes, guesses, each = probabilities.shape[1], probabilities.argmax(axis=1), np.eye(probabilities.shape[1])
-    truth, scale = each[labels], 0.5 if classes == 2 else 1
-    worst = max(losses.max(), -np.log(max(1 - probabilities.max(), np.finfo(float).eps)))
-    columns = np.column_stack([losses, scale * ((probabilities - truth) ** 2).sum(axis=1), guesses == labels, truth, each[guesses]])
-    wrong = np.column_stack([np.tile([worst, 2 * scale, 0], (classes, 1)), each, np.roll(each, 1, axis=1)])
-    total = weights.sum(axis=1) + imagined.sum(axis=1)
-    means = (weights @ columns.astype(weights.dtype) + imagined @ wrong).T / total
-    (loss, brier, right), actual, guessed = means[:3], means[3:3 + classes], means[3 + classes:]
-    seen = (weights @ truth.astype(weights.dtype)).T / total  # without the imagined ones
+    "Loss, mean ROC AUC of each class against the rest, Brier score and Matthews coefficient for every column of weights: [4, B]."
+    classes = probabilities.shape[1]
+    truth, guess = np.eye(classes)[labels], np.eye(classes)[probabilities.argmax(axis=1)]
+    squares = ((probabilities - truth) ** 2).sum(axis=1) / (2 if classes == 2 else 1)
+    columns = np.column_stack([losses, squares, (truth * guess).sum(axis=1), truth, guess])
+    means = columns.T.astype(weights.dtype) @ weights / weights.sum(axis=0)
+    (loss, brier, right), actual, guessed = np.split(means, [3, 3 + classes])
     with np.errstate(invalid="ignore", divide="ignore"):
         mcc = (right - (actual * guessed).sum(axis=0)) / np.sqrt((1 - (actual**2).sum(axis=0)) * (1 - (guessed**2).sum(axis=0)))
-        thinned = areas * (seen / actual * (seen.sum(axis=0) - seen) / (1 - actual))[-len(areas):]
-    there = ~np.isnan(areas[:, 0])
-    return np.stack([loss, thinned[there].mean(axis=0) if there.any() else np.full(len(total), np.nan), brier, mcc])
+    there = np.unique(labels[:-classes])
+    areas = [weighted_auc(weights, labels == k, scores[:, k]) for k in there if k or classes > 2]
+    return np.stack([loss, np.mean(areas, axis=0) if len(there) > 1 else np.nan * loss, brier, mcc])
 
 # %% ../../nbs/parts/metrics.ipynb #9221f159
 def ranked(
@@ -187,31 +174,21 @@ def log_odds(
     logits: ArrayLike,  # [N] or [N, K]
 ) -> np.ndarray:
     "The logarithm of how much likelier each class is than all others together, [N] or [N, K]: no two round to the same 1."
-    from scipy.special import logsumexp
-
     logits = np.asarray(logits, dtype=float)
     if logits.ndim == 1: return logits
-    top, rows = logits.argmax(axis=1), np.arange(len(logits))
-    others = logits.copy()
-    others[rows, top] = -np.inf
-    shares = logits - logsumexp(logits, axis=1, keepdims=True)
-    # near 1 a share has no digits left: what the others have tells more
-    with np.errstate(divide="ignore"): odds = shares - np.log1p(-np.exp(shares))
-    odds[rows, top] = logits[rows, top] - logsumexp(others, axis=1)
-    return odds
+    none = np.full((len(logits), 1), -np.inf)
+    before = np.hstack([none, np.logaddexp.accumulate(logits[:, :-1], axis=1)])
+    after = np.hstack([np.logaddexp.accumulate(logits[:, :0:-1], axis=1)[:, ::-1], none])
+    return logits - np.logaddexp(before, after)
 
 # %% ../../nbs/parts/metrics.ipynb #88d34137
 def _with_draws(labels, p, losses, scores, draws, rng) -> dict[str, tuple[float, float, float]]:
     images, classes = p.shape
-    ones, step, drawn = np.ones((1, images)), max(1, 2_000_000 // images), []
-    value = weighed_metrics(ones, np.zeros((1, classes)), labels, p, losses, one_against_rest(ones, labels, scores))
-    for done in range(0, draws, step):
-        weights, imagined = random_weights(images, classes, min(step, draws - done), rng)
-        areas = one_against_rest(weights, labels, scores)
-        drawn.append([weighed_metrics(weights, ghosts, labels, p, losses, areas) for ghosts in (0 * imagined, imagined)])
-    ends = np.quantile(np.concatenate(drawn, axis=2), [0.025, 0.975], axis=2).reshape(4, -1)
-    ends = np.vstack([value.T, ends])
-    return dict(zip(WEIGHED, np.column_stack([value, ends.min(axis=0), ends.max(axis=0)])))
+    each, worst = np.eye(classes), max(losses.max(), -np.log(max(1 - p.max(), np.finfo(float).eps)))
+    # last come the imagined images, about which the model is as wrong as can be
+    world = (np.append(labels, range(classes)), np.vstack([p, np.roll(each, 1, axis=1)]), np.append(losses, [worst] * classes),
+             np.vstack([scores, np.where(each > 0, -np.inf, np.inf)]))
+    return dict(zip(WEIGHED, weighed_interval(lambda weights: weighed_metrics(weights, *world), images, classes, draws, rng).T))
 
 # %% ../../nbs/parts/metrics.ipynb #d39386b2
 def _average_precision(labels: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:

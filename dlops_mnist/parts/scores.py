@@ -131,7 +131,6 @@ def score_table(
         update_metrics(metrics, logits[rows], labels[rows])
         return [value.item() for value in read_metrics(metrics).values()]
 
-    if not metrics: return {}
     chance = torch.Generator().manual_seed(0)
     drawn = torch.tensor([measured(torch.randint(len(labels), (len(labels),), generator=chance)) for _ in range(draws)])
     low, high = drawn.nanquantile(torch.tensor([0.025, 0.975]), dim=0).tolist()
