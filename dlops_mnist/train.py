@@ -245,7 +245,8 @@ def print_result(run: Run) -> None:
         epoch = int(best["epoch"]) + 1
         say(f"best {monitor} {best[monitor]:.4f} in epoch {epoch} of {max(run.epochs, epoch)}{within}", "bold")
     if any(value != value for row in run.rows[-1:] for value in row.values()):
-        say("CAREFUL: the last epoch's metrics are not numbers (NaN): it went wrong. A smaller optimizer.lr may help.", "bold red")
+        say("CAREFUL: the last epoch's metrics are not numbers (NaN), so the training went wrong. "
+            "A smaller optimizer.lr may help.", "bold red")
     say(f"run         {run.path}")
     if isinstance(t := run.provenance.get("temperature"), float): say(f"calibrated  logits are divided by {t:.3g}, fitted on val")
     if not run.best_checkpoint.is_file(): return say("nothing was trained: there is no checkpoint that could be evaluated")

@@ -199,11 +199,13 @@ def check_growth(path: str, split: str, source: str | None, settings: Mapping[st
     if not source: raise UserError("Name the folder with the labelled pictures: from=DIR.", key="from")
     if split not in ("train", "val"):
         raise UserError(f"`split={split}`: pictures go into train or val. What a model found hard is no fair test.", key="split")
-    if not os.path.exists(source): raise UserError(f"There is no `{source}`: a service fills one (collect=DIR).", key="from")
+    if not os.path.exists(source): raise UserError(f"There is no `{source}`: a service with collect=DIR fills one.", key="from")
     if scan(path).table or not Path(path, split).is_dir():
-        raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR", key="path")
+        raise UserError(f"`{path}` has no folders {split}/CLASS: python -m dlops_mnist.dataset convert {path} to=DIR makes one "
+                        "that has.", key="path")
     if os.path.isdir(source) and not any(labelled(source)):
-        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service.", key="from")
+        raise UserError(f"`{source}` holds no labelled pictures: people label at /review of a service with collect=DIR.",
+                        key="from")
     return reading_settings(settings)
 
 # %% ../nbs/16_versions.ipynb #afe7cb6b

@@ -217,7 +217,6 @@ class Batches(pl.LightningDataModule):
 
     def train_dataloader(self, batch_size: int | None = None, shuffle: bool = True) -> DataLoader:
         return training_loader(self, batch_size, shuffle)
-
     def val_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
         return self.loader("val", batch_size, shuffle)
     def test_dataloader(self, batch_size: int | None = None, shuffle: bool = False) -> DataLoader:
@@ -232,8 +231,8 @@ class Batches(pl.LightningDataModule):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.reached = {key: int(state[key]) for key in ("epoch", "images")}
-        cut = not is_helper() and state.get("cut")
-        if cut: print(f"Epoch {state['epoch']} ended after {cut} images; training goes on with the next one.", file=sys.stderr)
+        if (cut := state.get("cut")) and not is_helper():
+            print(f"Epoch {state['epoch']} ended after {cut} images; training goes on with the next one.", file=sys.stderr)
 
 # %% ../../nbs/parts/batches.ipynb #6bc2123f
 # batches are cut from an array in memory: worker processes would only be slower

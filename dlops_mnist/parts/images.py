@@ -430,7 +430,8 @@ def writable(
             with tempfile.TemporaryFile(dir=folder): pass
             if not any(folder.iterdir()): (folder / ".gitignore").write_text("*\n")  # one that was there may be the user's
             return folder
-    raise UserError(f"{', '.join(map(str, folders))} can't be written to. Set datamodule.cache=DIR or XDG_CACHE_HOME.", key="cache")
+    raise UserError(f"No place for the decoded images: {', '.join(map(str, folders))} can't be written to. "
+                    "Name another folder: datamodule.cache=DIR, or set XDG_CACHE_HOME.", key="cache")
 
 # %% ../../nbs/parts/images.ipynb #8282dc1e
 def open_images(

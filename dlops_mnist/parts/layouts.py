@@ -211,7 +211,8 @@ def by_table(
         file, place = find(row[which["image"]]), _place(table, number, row, which)
         if file is None: missing.append(row[which["image"]])
         elif isinstance(where[file], tuple) and where[file] != place:
-            raise UserError(f"{table}, row {number}: `{file}` is {' '.join(place)}, {' '.join(where[file])} before.", key="labels")
+            raise UserError(f"`{table}`, row {number}: `{file}` is {' '.join(place)} here, and was {' '.join(where[file])} before.",
+                            key="labels")
         else:
             where[file] = place
             if "group" in which: groups[file] = row[which["group"]].strip()

@@ -147,7 +147,8 @@ def is_built(path: Path, source: dict[str, Any]) -> bool:
     except (OSError, ValueError, RecursionError): found = None  # there is none, or it is not ours
     if found == source: return True
     holds = f"was built from {_in_words(found)}" if found and isinstance(found, dict) else "holds something else"
-    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or datamodule.source=null.", key="path")
+    raise UserError(f"`{path}` {holds}, not {_in_words(source)}: choose another path, or take what is there as it is: "
+                    "datamodule.source=null", key="path")
 
 
 def _in_words(source: dict[str, Any]) -> str:
@@ -287,7 +288,8 @@ def load_idx(
                             f"(...idx1-ubyte) for {split}; it holds {len(pair[0])} and {len(pair[1])}.", key="raw")
         images, labels = (read_idx(file) for [file] in pair)
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
-            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't fit: {images.shape}, {labels.shape}.", key="raw")
+            raise UserError(f"`{pair[0][0]}` and `{pair[1][0].name}` don't belong together: {images.shape}, {labels.shape}.",
+                            key="raw")
         data[split] = images.transpose(0, 2, 1) if turned else images, labels
     return data
 
