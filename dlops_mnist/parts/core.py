@@ -81,7 +81,8 @@ def quoted(
 
 # %% ../../nbs/parts/core.ipynb #d0e6b605
 # where code lies that isn't the person's; a copy of this project is, also when it is installed
-INSTALLED = re.compile(rf"^<|{re.escape(os.path.dirname(os.__file__))}|(site|dist)-packages(?!.dlops_mnist)|dlops_mnist.parts")
+INSTALLED = re.compile(rf"^<|{re.escape(os.path.dirname(os.__file__))}|(site|dist)-packages(?!.dlops_mnist)|"
+                       r"dlops_mnist.(parts.\w+|networks|models|dataset)\.py$")
 
 
 def own_lines(
@@ -252,12 +253,10 @@ def offered(folder: Path) -> str:
 def go_to_root() -> Path:
     "Change to the repository's root from anywhere in it; elsewhere, unpack `dataset/` and `experiments/` right here."
     here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "settings.ini").is_file() and (folder / "nbs").is_dir():
-            os.chdir(folder)
-            return folder
-    for name in SHIPPED: unpack(name)
-    return here
+    root = next((f for f in (here, *here.parents) if (f / "settings.ini").is_file() and (f / "nbs").is_dir()), None)
+    for name in () if root else SHIPPED: unpack(name)
+    os.chdir(root or here)
+    return root or here
 
 # %% ../../nbs/parts/core.ipynb #81007c82
 def wait_briefly() -> None:

@@ -179,7 +179,7 @@ def record_of(run: Run) -> Iterator[None]:
 # %% ../../nbs/parts/signals.ipynb #9fcf164a
 def in_our_words(error: BaseException, run: Run) -> UserError | None:
     "What an exception of Lightning, of the system or of a person's own code means, if it is no fault of the program."
-    text, classes = str(error), {"", *re.findall(r"'_target_': '(?:\w+\.)+(\w+)'", str(run.config))}
+    text, classes = str(error), {".", *re.findall(r"'_target_': '(?:\w+\.)+(\w+)'", str(run.config))}
     if isinstance(error, RuntimeError) and ("by peer" in text or "NCCL" in text):
         return UserError(f"Another process of this run has died. What was saved is still good; go on with: {how_to_go_on(run)}")
     if isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory|size calculation overflowed", text):
