@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import forks
 import numpy as np
 import pytest
 
+from dlops_mnist.parts import findings
 from dlops_mnist.parts.core import UserError
 from dlops_mnist.parts.findings import confirmed, interval, trial_rows
 from dlops_mnist.parts.pruning import may_open, report
@@ -100,6 +102,15 @@ def test_twenty_kills(work, storage):
         finished("work", str(folder), "trials=5", cwd=work)
         same += table(folder) == whole and len(list(folder.parent.glob(f"{folder.name}-*"))) == 5
     assert same == 20
+
+
+@pytest.mark.parametrize("sign, said", [(-1, "none of it was luck"), (1, "0.0600 were luck")])
+def test_a_winner_that_does_better_again_was_not_lucky(monkeypatch, sign, said):
+    won = SimpleNamespace(number=0, values=[0.9], intermediate_values={})
+    monkeypatch.setattr(findings, "confirmed", lambda study: {0: {"seed1": 0.95, "seed2": 0.97}})
+    monkeypatch.setattr(findings, "best_trials", lambda study: [won])
+    assert said in findings.luck_rows(SimpleNamespace(trials=[won], about={"monitor": ["val_acc"]}, sign=sign))[1]
+
 
 
 @pytest.mark.slow

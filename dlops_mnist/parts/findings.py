@@ -26,8 +26,8 @@ def short(value: Any, digits: int = 3) -> str:
 def best_trials(study: Study) -> list[Any]:
     "The trials that were trained to their end, the best first; of several metrics, those that nothing beats come first."
     complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    front, sign = front_of(study), -1 if study.about["directions"][0] == "maximize" else 1
-    return sorted(complete, key=lambda trial: (trial.number not in front, sign * trial.values[0]))
+    front = front_of(study)
+    return sorted(complete, key=lambda trial: (trial.number not in front, study.sign * trial.values[0]))
 
 
 def front_of(study: Study) -> set[int]:
@@ -52,7 +52,7 @@ def plot_history(study: Study) -> Any:
     axes = picture.subplots()
     done = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     ended = [trial for trial in study.trials if trial.state.name == "PRUNED" and trial.intermediate_values]
-    best = np.maximum if study.about["directions"][0] == "maximize" else np.minimum
+    best = np.maximum if study.sign < 0 else np.minimum
     numbers, values = [t.number for t in done], [t.values[0] for t in done]
     last = [[*t.intermediate_values.values()][-1] for t in ended]
     axes.plot([t.number for t in ended], last, "x", color="0.6", label="ended early")
@@ -145,8 +145,7 @@ def confirmed(study: Study) -> dict[int, dict[str, float]]:
         runs = [Run(path) for path in sorted(study.folder.parent.glob(f"{study.run(trial.number).path.name}-seed*"))]
         values = {run.path.name.rpartition("-")[2]: run.best[monitor] for run in runs if run.status == "finished" and run.best}
         if len(values) > 1: found[trial.number] = values
-    best = max if study.about["directions"][0] == "maximize" else min
-    return dict(sorted(found.items(), key=lambda item: np.mean([*item[1].values()]), reverse=best is max))
+    return dict(sorted(found.items(), key=lambda item: study.sign * np.mean([*item[1].values()])))
 
 # %% ../../nbs/parts/findings.ipynb #c5648b91
 def luck_rows(study: Study) -> tuple[list[list[Any]], str]:
@@ -159,8 +158,9 @@ def luck_rows(study: Study) -> tuple[list[list[Any]], str]:
         [number, f"{values[number]:.4f}", f"{mean:.4f}", f"{half:.4f}", len(found[number])]
         for number, (mean, half) in again.items()]
     won = next(trial.number for trial in best_trials(study) if trial.number in found)
+    luck = study.sign * (again[won][0] - values[won])
     text = (f"Trial {won} won against {len(study.trials) - 1} others with {monitor} {values[won]:.4f}, and reaches "
-            f"{again[won][0]:.4f} with new seeds: {abs(values[won] - again[won][0]):.4f} were luck.")
+            f"{again[won][0]:.4f} with new seeds: {f'{luck:.4f} were' if luck > 0 else 'none of it was'} luck.")
     first, *others = found
     for other in others:
         pairs = [found[first][seed] - found[other][seed] for seed in found[first].keys() & found[other].keys()]
