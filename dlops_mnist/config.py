@@ -23,8 +23,7 @@ def load_config(
 ) -> Config:
     "The complete, checked config of an experiment, as the command line would use it; raises `UserError`."
     words = chain.from_iterable([word] if isinstance(word, str) else word for word in overrides)
-    [config] = compose_jobs(experiment, [*words])
-    return config
+    return compose_jobs(experiment, [*words])[0]
 
 # %% ../nbs/06_config.ipynb #159e430c
 class Difference(dict):

@@ -153,8 +153,7 @@ def add_own(table: Any, trained: Any, logits: np.ndarray, labels: np.ndarray) ->
 
 def overall(metrics: Any) -> dict[str, str]:
     "The metrics of all classes together in a table, and what people call them; one's own come last."
-    beside = {name: BESIDE.get(name, name) for name in metrics.index if name not in OVERALL and "/" not in name}
-    return OVERALL | beside
+    return OVERALL | {name: BESIDE.get(name, name) for name in metrics.index if name not in OVERALL and "/" not in name}
 
 # %% ../nbs/09_evaluate.ipynb #7ad7e54c
 def measure(

@@ -291,8 +291,9 @@ class MNISTModule(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."
+        if not isinstance(images, Tensor): raise UserError(f"Images must be a tensor; `augment` returned {type(images).__name__}.")
         images = fitting_images(to_input(images, self.dtype, self.mean, self.std), self.image_shape)
-        logits = fitting_logits(to_logits(self.model(images)), self)
+        logits = fitting_logits(self.model(images), self)
         return logits if self.training or self.temperature == 1 else logits / self.temperature
 
     def setup(self, stage: str) -> None: self.criterion = criterion_of(self) or self.criterion
@@ -307,9 +308,11 @@ def fitting_images(images: Tensor, expected: tuple[int, ...]) -> Tensor:
                     " height, width). `datamodule.image_shape` must be theirs when the model is trained.")
 
 
-def fitting_logits(logits: Tensor, module: MNISTModule) -> Tensor:
+def fitting_logits(outputs: Tensor, module: MNISTModule) -> Tensor:
     "The logits, if there are as many as the classes need; one of two that are given for two classes. Raises `UserError`."
     count = module.class_count
+    if not isinstance(outputs, Tensor): raise UserError(f"`forward` returned {type(outputs).__name__}, not a tensor.", "model")
+    logits = to_logits(outputs)
     if count == 2 and logits.shape[1:] == (2,): return logits[:, 1] - logits[:, 0]  # the same probabilities
     if logits.shape[1:] == (() if count == 2 else (count,)): return logits
     shape = f"[B{''.join(f', {size}' for size in logits.shape[1:])}]"
@@ -419,8 +422,7 @@ def _module_of(checkpoint: Mapping[str, Any], path: str | os.PathLike, trust: bo
     settings, weights = checkpoint.get("hyper_parameters"), checkpoint.get("state_dict")
     if not (isinstance(settings, Mapping) and isinstance(weights, Mapping)):
         raise UserError(f"`{path}` is no checkpoint of MNISTModule: settings or weights are missing.")
-    used = {name: settings[name] for name in _DEFAULTS if name in settings}
-    settings = {**settings, **strangers_settings(used, path, trust)}
+    settings = {**settings, **strangers_settings({name: settings[name] for name in _DEFAULTS if name in settings}, path, trust)}
     try:
         check_size(settings, path)
         module = MNISTModule(settings)

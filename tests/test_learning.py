@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -108,6 +109,68 @@ def test_one_run_of_several_goes_on_alone(go, tmp_path):
 def test_mistakes_are_one_sentence(go, word, message):
     words = [word] if "{" in word else word.split()
     assert message in go("trainer.max_epochs=1", *words, status=2)
+
+
+OWN = """import pytorch_lightning as pl, torch, torchmetrics
+from torch import nn
+class Good(nn.Module):
+    def __init__(self, num_classes: int = 2): super().__init__(); self.last = nn.Linear(784, num_classes)
+    def forward(self, x): return self.last(x.flatten(1))
+class Shape(Good):
+    def forward(self, x): return self.last(x)
+class Nothing(Good):
+    def forward(self, x): self.last(x.flatten(1))
+class Two(Good):
+    def forward(self, x, y): return self.last(x.flatten(1))
+class Frozen(Good):
+    def forward(self, x): return self.last(x.flatten(1)).detach()
+class Later(Good):
+    seen = 0
+    def forward(self, x):
+        Later.seen += len(x)
+        return super().forward({}["late"] if Later.seen > 400 else x)
+class Step(torch.optim.Optimizer):
+    def __init__(self, params, lr: float = 0.1): super().__init__(params, {"lr": lr})
+    def step(self): pass
+class Loss(nn.Module):
+    def __init__(self, weight: float): super().__init__(); self.weight = weight
+    def forward(self, logits, labels): return ((logits - labels[:, None].expand(-1, 3)) ** 2 * self.weight).mean()
+class Metric(torchmetrics.Metric):
+    def update(self, p, y): self.seen = self.unknown + len(y)
+    def compute(self): return self.seen
+class Hook(pl.Callback):
+    def on_train_batch_end(self, trainer, module): pass
+class Logs(pl.Callback):
+    def on_train_epoch_end(self, trainer, module): module.log("x", torch.zeros(3))
+class Lost(nn.Module):
+    def forward(self, x): x.clamp(9)
+class Built(Good):
+    def __init__(self): super().__init__(); self.size = self.width
+class Rate(torch.optim.lr_scheduler.LRScheduler):
+    def get_lr(self): return [lr / (3 - self.last_epoch) for lr in self.base_lrs]
+"""
+
+
+@pytest.mark.parametrize("words, told", [
+    ("model._target_=own.Shape", r"RuntimeError: mat1.* own.py, line 7, in forward\(x \[25, 1, 28, 28\]\): def forward"),
+    ("model._target_=own.Nothing", "`forward` returned NoneType, not a tensor."),
+    ("model._target_=own.Two", r"TypeError: Two.forward\(\) missing 1 .*'y'. It is called as .* with images."),
+    ("model._target_=own.Frozen", "Nothing is learnt: the loss hangs on no weight"),
+    ("model._target_=own.Later", r"KeyError: 'late' own.py, line 18, in forward\(x \[25, 1, 28, 28\]\): return super"),
+    ("model._target_=own.Built", "can't be built: 'Built' object has no attribute 'width' own.py, line 35, in __init__"),
+    ("optimizer._target_=own.Step", "Step.step.. got an unexpected keyword argument 'closure'. It is called as its base class"),
+    ("loss._target_=own.Loss", "`loss` lacks `weight`, which own.Loss needs."),
+    ("loss._target_=own.Loss loss.weight=2", r"`loss` fails on .* own.py, line 24, in forward\(logits \[2, 2\], labels \[2\]\): "),
+    ("metrics.m._target_=own.Metric", "`metrics.m` can't take .* own.py, line 26, in update"),
+    ("callbacks.c._target_=own.Hook", "Hook.on_train_batch_end.. takes 3 positional arguments but 6 were given. It is called as"),
+    ("callbacks.c._target_=own.Logs", "ValueError: .* own.py, line 31, in on_train_epoch_end"),
+    ("augment._target_=own.Lost", "Images must be a tensor; `augment` returned NoneType."),
+    ("scheduler._target_=own.Rate", "ZeroDivisionError: .* own.py, line 37, in get_lr"),
+])
+def test_a_mistake_in_code_of_ones_own_is_told_with_its_line_and_shapes(go, tmp_path, words, told):
+    (tmp_path / "own.py").write_text(OWN)
+    said = go("trainer.accelerator=cpu", "trainer.max_epochs=4", "trainer.num_sanity_val_steps=0", *words.split(), status=2)
+    assert re.search(f"error: .*{told}", said) and len(said.partition("error: ")[2]) < 600, said
 
 
 @pytest.mark.parametrize("classes", [2, 5])

@@ -206,6 +206,6 @@ def test_from_a_copy_to_a_release(tmp_path):
     told = python("train", "first", status=2, **away)
     assert told.endswith(f"To unpack what comes with the package: python -m {NAME} unpack\n")
     run("-m", NAME, "unpack", **away)
-    assert [path.name for path in (empty / "experiments").iterdir()] == ["first.yml"]
+    assert sorted(path.name for path in (empty / "experiments").iterdir()) == ["first.yml", "schema.json"]
     short = python("train", "first", f"datamodule.path={project / 'images'}", "trainer.max_epochs=2", **away)
     assert "val_margin" in short and (empty / "runs/first").is_dir()

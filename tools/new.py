@@ -22,7 +22,7 @@ from readme import write_readme
 LEFT = ("tests/data/old/", "tests/test_old_files.py", "tests/test_house.py")
 # of the files beside the package, all that a project without lessons takes along
 KEPT = (".gitattributes", ".gitignore", "LICENSE", "MANIFEST.in", "Makefile", "constraints.txt", "pyproject.toml", "settings.ini",
-        "setup.py", "tests/conftest.py", "tests/forks.py", "tests/preloaded.py", "tools/")
+        "setup.py", "experiments/schema.json", "tests/conftest.py", "tests/forks.py", "tests/preloaded.py", "tools/")
 DROPPED = ("tools/circle.py", "tools/docs.py", "tools/templates/")  # of those, what is about the lessons, or has been copied
 TEMPLATES = Path(__file__).parent / "templates"  # what a project of one's own begins with
 

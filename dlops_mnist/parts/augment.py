@@ -42,8 +42,7 @@ def moved(
     (height, width), number = images.shape[-2:], torch.arange(len(images), device=images.device)
     down, right = torch.randint(2 * pixels + 1, (2, len(images))).to(images.device)
     # a view of all places that an image can be moved to; only the chosen ones are copied
-    places = F.pad(images, [pixels] * 4, mode="reflect").unfold(-2, height, 1).unfold(-2, width, 1)
-    return places[number, :, down, right]
+    return F.pad(images, [pixels] * 4, mode="reflect").unfold(-2, height, 1).unfold(-2, width, 1)[number, :, down, right]
 
 # %% ../../nbs/parts/augment.ipynb #909c9d04
 def recoloured(images: Tensor, saturation: Tensor, contrast: Tensor, light: Tensor) -> Tensor:

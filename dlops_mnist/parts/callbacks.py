@@ -146,8 +146,7 @@ def _log_charts(logger: WandbLogger, results: Results, step: int) -> None:
     from dlops_mnist.parts.figures import class_columns
 
     p, labels = class_columns(results.probabilities), results.labels.tolist()
-    matrix = plot.confusion_matrix(y_true=labels, preds=p.argmax(1).tolist(), class_names=results.classes)
-    charts = {"confusion_matrix": matrix}
+    charts = {"confusion_matrix": plot.confusion_matrix(y_true=labels, preds=p.argmax(1).tolist(), class_names=results.classes)}
     if len(set(labels)) > 1: charts["roc_curve"] = plot.roc_curve(labels, p, labels=results.classes)
     logger.log_metrics(charts, step)
 

@@ -363,8 +363,7 @@ class ImageArrays:
             splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
                               for what in kinds} for split in meta.pop("splits")}
             for arrays in splits.values():
-                pictures = Pictures(path, arrays["paths"], look_of(meta["look"]), meta["image_shape"])
-                arrays.setdefault("images", pictures)
+                            arrays.setdefault("images", Pictures(path, arrays["paths"], look_of(meta["look"]), meta["image_shape"]))
             if any(len(arrays[what]) != len(arrays["images"]) for arrays in splits.values() for what in arrays):
                 raise ValueError("cut")
             return cls(path, splits=splits, found=found, **meta)

@@ -91,8 +91,7 @@ def counted_metrics(
     hits, images = np.array([*found.values()], dtype=float).T
     values = np.vstack([hits / np.where(images > 0, images, np.nan), share_interval(hits, images)])
     values[1:, 1:][:, images[1:] < FEW] = np.nan
-    f1 = np.char.startswith([*found], "f1/")
-    return dict(zip(found, np.where(f1, 2 * values / (1 + values), values).T))
+    return dict(zip(found, np.where(np.char.startswith([*found], "f1/"), 2 * values / (1 + values), values).T))
 
 # %% ../../nbs/parts/metrics.ipynb #d7f11295
 def class_means(

@@ -43,8 +43,7 @@ def encode_png(
     raw = rows.tobytes()
     # zlib's "stored" blocks, by hand: what zlib itself writes changes with its version (RFC 1950 and 1951)
     blocks = [raw[start:start + 65535] for start in range(0, len(raw), 65535)]
-    last = len(blocks) - 1
-    stored = b"".join(struct.pack("<BHH", i == last, len(b), len(b) ^ 0xFFFF) + b for i, b in enumerate(blocks))
+    stored = b"".join(struct.pack("<BHH", i == len(blocks) - 1, len(b), len(b) ^ 0xFFFF) + b for i, b in enumerate(blocks))
     header = struct.pack(">IIBBBBB", width, height, 8, 0 if image.ndim == 2 else 2, 0, 0, 0)
     body = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(raw))
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
@@ -261,8 +260,7 @@ def _redrawn(pixels: np.ndarray, look: Look) -> np.ndarray:
     if look.resize and look.resize_mode == "stretch": picture = picture.resize(look.resize[::-1], method)
     elif look.resize and look.resize_mode == "crop": picture = ImageOps.fit(picture, look.resize[::-1], method)
     elif look.resize:
-        edge = ImageColor.getcolor(look.background, picture.mode)
-        picture = ImageOps.pad(picture, look.resize[::-1], method, edge)
+        picture = ImageOps.pad(picture, look.resize[::-1], method, ImageColor.getcolor(look.background, picture.mode))
     return np.asarray(picture)
 
 # %% ../../nbs/parts/pictures.ipynb #96c372c3

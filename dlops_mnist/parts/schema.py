@@ -57,8 +57,7 @@ def group_schema(name: str) -> dict[str, Any]:
     "An alternative by name, several where that is allowed, or a section."
     chosen = {"enum": [*GROUPS[name]]}
     several = [{"type": "array"}] if name in (*SEVERAL, "augment") else []  # the series lists callbacks in its own way
-    own = section_schema(name) if name == "trainer" else {"type": "object"}
-    return {"anyOf": [chosen, {"type": "null"}, *several, own]}
+    return {"anyOf": [chosen, {"type": "null"}, *several, section_schema(name) if name == "trainer" else {"type": "object"}]}
 
 
 def setting_schema(setting: Setting) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .core import UserError, nearest
+from .core import UserError, nearest, own_lines
 from .targets import build, build_told
 
 # %% ../../nbs/parts/scores.ipynb #096fdc6a
@@ -72,8 +72,8 @@ def build_loss(
     if label_smoothing:
         raise UserError("`label_smoothing` is the usual loss's. Give it to yours: loss.label_smoothing=...", key="label_smoothing")
     try: (found := loss(torch.zeros(2, len(classes), requires_grad=True), torch.tensor([0, 1]))).backward()
-    except Exception as error:
-        raise UserError(f"`loss` fails on logits [B, {len(classes)}] and labels [B]: {error}", key="loss") from error
+    except Exception as e:
+        raise UserError(f"`loss` fails on logits [B, {len(classes)}] and labels [B]: {e}{own_lines(e)}", key="loss") from e
     if math.isfinite(value := found.item()): return OwnLoss(loss)
     raise UserError(f"`loss` ({section['_target_']}) makes {value} of logits that are all 0.", key="loss")
 
@@ -105,8 +105,8 @@ def update_metrics(metrics: Mapping[str, Any], logits: Tensor, labels: Tensor) -
     p = logit_columns(logits.detach()).softmax(dim=1)
     for name, metric in metrics.items():
         try: metric.update(p[:, 1] if type(metric).__name__.startswith("Binary") else p, labels)
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            raise UserError(f"`metrics.{name}` can't take probabilities {list(p.shape)}: {error}", key=f"metrics.{name}") from error
+        except Exception as e:
+            raise UserError(f"`metrics.{name}` can't take probabilities {[*p.shape]}: {e}{own_lines(e)}", f"metrics.{name}") from e
 
 
 def read_metrics(metrics: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .command import as_typed, as_word
-from .core import UserError, end_with_parent
+from .core import UserError, end_with_parent, own_lines
 from .runfolder import Run, discard_run, is_helper, mark_ended
 from .strangers import sift
 
@@ -168,21 +168,26 @@ def record_of(run: Run) -> Iterator[None]:
             # Lightning leaves Ctrl-C switched off, and makes an exit status of it that says nothing
             if in_main_thread(): signal.signal(signal.SIGINT, on_ctrl_c)
             raise what_is_left(run, signal_of(error)) from None
+        ours = None if isinstance(error, UserError) else in_our_words(error, run)
         if not has_begun(run): discard_run(run)
         elif run.status == "running":
             with suppress(OSError): mark_ended(run, "failed", error)  # the disk may be what is wrong
-        if ours := in_our_words(error, run): raise ours from error
+        if ours: raise ours from error
         raise
 
 
 # %% ../../nbs/parts/signals.ipynb #9fcf164a
 def in_our_words(error: BaseException, run: Run) -> UserError | None:
-    "What an exception of Lightning or of the system means, if it is no fault of the program."
-    text = str(error)
+    "What an exception of Lightning, of the system or of a person's own code means, if it is no fault of the program."
+    text, classes = str(error), {".", *re.findall(r"'_target_': '(?:\w+\.)+(\w+)'", str(run.config))}
     if isinstance(error, RuntimeError) and ("by peer" in text or "NCCL" in text):
         return UserError(f"Another process of this run has died. What was saved is still good; go on with: {how_to_go_on(run)}")
     if isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory|size calculation overflowed", text):
         return UserError(f"There is not enough memory: {text.partition(chr(10))[0]} Smaller: `model`, or datamodule.batch_size.")
+    if "does not require grad" in text:
+        return UserError("Nothing is learnt: the loss hangs on no weight that may change. Look for `detach` and `requires_grad`.")
+    hint = ". It is called as its base class is; a network or an augmentation, with images." * (text.partition(".")[0] in classes)
+    if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text}{told}")
     mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
     if not mistake and re.search("checkpoint_connector.*in _?(restore|resume)", "".join(traceback.format_tb(error.__traceback__))):
         return UserError(f"The checkpoint's state is damaged: it can't be taken up ({text[:200]}). To begin anew: weights=FILE")

@@ -245,8 +245,7 @@ def keep_images(config: Mapping[str, Any], datamodule: Any) -> Any:
     if not reading or not fingerprint:
         raise UserError("`versions=true` records a folder of images; this data module doesn't say which.", key="versions")
     if fingerprint in known_versions(): return datamodule
-    found = scan(path, reading["labels"], reading["columns"], reading["broken"] == "skip")
-    version, new, _ = keep(path, found)
+    version, new, _ = keep(path, scan(path, reading["labels"], reading["columns"], reading["broken"] == "skip"))
     if version.fingerprint != fingerprint:
         raise UserError(f"`{path}` is being changed: the images differ from those that were just read.", key="versions")
     say(f"version     {fingerprint[:12]} recorded: {len(version.files):,} images, {new:,} new contents")

@@ -31,8 +31,7 @@ def brought(
     "The packages that a module's source imports, some of them only when a class is built."
     text = file.read_text("utf-8", "replace") if (file := source_file(module)) else ""
     names = {a or b for a, b in re.findall(r"^ *(?:import (\w[\w.]*)|from (\w[\w.]*) import\b)", text, re.MULTILINE)}
-    inside = [brought(name, False) for name in names if deep and "." in name]
-    return {name.partition(".")[0] for name in names}.union(*inside)
+    return {name.partition(".")[0] for name in names}.union(*(brought(name, False) for name in names if deep and "." in name))
 
 
 def imports_of(target: str) -> Iterator[str]:

@@ -116,8 +116,7 @@ def make_sampler(
         with warnings.catch_warnings(action="ignore"):  # Optuna calls it experimental, since version 2.4
             return samplers.PartialFixedSampler(fixed, samplers.RandomSampler(seed=seed))
     if name == "tpe": return samplers.TPESampler(seed=seed, constant_liar=True, multivariate=True, n_startup_trials=8)
-    if name == "cmaes": return samplers.CmaEsSampler(seed=seed)
-    return samplers.RandomSampler(seed=seed)
+    return samplers.CmaEsSampler(seed=seed) if name == "cmaes" else samplers.RandomSampler(seed=seed)
 
 
 def make_pruner(

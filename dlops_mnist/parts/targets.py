@@ -23,7 +23,7 @@ from typing import Any
 
 from .. import MOVED
 from .command import fits, in_words, mistyped, parameter_notes
-from .core import UserError, closest, nearest, plain
+from .core import UserError, closest, nearest, own_lines, plain
 
 # %% ../../nbs/parts/targets.ipynb #93b1c2e7
 def source_file(
@@ -325,10 +325,11 @@ def build(
         waiting = instantiate({**section, "_target_": target, "_partial_": True, "_convert_": "all"})
         return waiting if section.get("_partial_") else waiting(*args, **given)
     except UserError: raise
-    except Exception as error:
+    except Exception as e:
         # hydra wraps the class's own error, which says best what was wrong
-        said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]  # PyTorch's go on for pages
-        raise UserError(f"`{where}` ({target}) can't be built: {' '.join(said[: 1 + said[0].endswith(':')])}", key=where) from error
+        said = str(e.__cause__ or e).strip().splitlines() or [type(e).__name__]  # PyTorch's go on for pages
+        told = " ".join(said[: 1 + said[0].endswith(":")]) + own_lines(e)
+        raise UserError(f"`{where}` ({target}) can't be built: {told}", key=where) from e
 
 # %% ../../nbs/parts/targets.ipynb #b11d70ed
 def build_told(
