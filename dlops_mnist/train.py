@@ -164,7 +164,7 @@ def check_there(config: Config) -> None:
     data = config["datamodule"]
     own = data.get("_target_", DEFAULT_CLASS["datamodule"]) != DEFAULT_CLASS["datamodule"] or data.get("version")
     if not (own or data.get("source") or config["repeats"] and data["path"] in SHIPPED): glance(data["path"], data.get("labels"))
-    for path in filter(None, (config["ckpt_path"], config["weights"])): find_checkpoint(path)
+    for path in {config["ckpt_path"], config["weights"]} - {None}: find_checkpoint(path)
 
 # %% ../nbs/07_train.ipynb #2e9bf997
 def prepare(

@@ -96,7 +96,8 @@ def test_an_argument_without_effect_is_refused_with_the_reason(name):
 
 
 @pytest.mark.parametrize("words", [{"gradient_clip_algorithm": "norm"}, {"sync_batchnorm": True, "devices": 1},
-                                   {"min_epochs": 9, "max_epochs": 8}, {"min_steps": 9, "max_steps": 8}])
+                                   {"min_epochs": 9, "max_epochs": 8}, {"min_steps": 9, "max_steps": 8},
+                                   *({f"limit_{x}_batches": 5, "overfit_batches": 2} for x in ("train", "val"))])
 def test_an_argument_that_another_one_leaves_without_effect_is_refused(words):
     with pytest.raises(UserError, match=f"`trainer.{next(iter(words))}.*would have no effect: ."): load_config({"trainer": words})
 

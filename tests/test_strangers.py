@@ -727,10 +727,11 @@ def test_a_secret_of_the_environment_is_used_and_never_written_down(trained, mon
 
 @pytest.mark.parametrize("key", ["monitor", "paths.runs", "datamodule.path", "optimizer.foreach", "experiment"])
 def test_a_secret_is_refused_where_it_would_be_written_down(work, monkeypatch, key):
-    monkeypatch.setenv("MY_API_KEY", "hush")
     monkeypatch.setenv("PLACE", "here")
-    with pytest.raises(UserError, match=rf"`{key}`: the value of \$MY_API_KEY sounds like a secret"):
-        load_config({key: "${oc.env:MY_API_KEY}", "optimizer": "adam"})
+    for name in ("MY_API_KEY", "DB_PASS"):
+        monkeypatch.setenv(name, "hush")
+        with pytest.raises(UserError, match=rf"`{key}`: the value of \${name} sounds like a secret"):
+            load_config({key: f"${{oc.env:{name}}}", "optimizer": "adam"})
     assert load_config({"paths.runs": "${oc.env:PLACE}/runs"}).paths.runs == "here/runs"
 
 

@@ -152,6 +152,10 @@ def test_a_folder_that_cant_be_written(work, monkeypatch):
     (["monitor=val_accuracy", "trainer.max_epochs=1"], "val_acc"),
     (["callbacks.early_stopping.monitor=val_los", "trainer.max_epochs=1"], "val_loss"),
     (["datamodule.classes=[a,b]"], "no3"),
+    (["datamodule.classes=[]"], "none are expected"),
+    (["ckpt_path=''"], "`.` is not a run's folder"),
+    (["weights=''"], "`.` is not a run's folder"),
+    (["model.dropout=nan"], "`model.dropout` must be float, not nan"),
 ])
 def test_mistakes_that_show_only_now(work, capsys, words, part):
     import torch

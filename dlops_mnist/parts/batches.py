@@ -263,11 +263,11 @@ def check_arrays(
 ) -> list[str]:
     "The classes in the order of their labels; raises `UserError` if the folder has others than wanted, or images of another shape."
     wanted = arrays.classes if classes is None else [str(name) for name in classes]
+    if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
+        raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted) or 'none'} "
+                        "are expected (by the trained model, or by datamodule.classes; null takes any).", key="classes")
     if len(wanted) < 2:
         raise UserError(f"`{arrays.path}` has one class, `{wanted[0]}`; two are needed (or datamodule.labels=FILE).", key="path")
-    if not set(arrays.classes) <= set(wanted):  # a class that the folder lacks is said elsewhere
-        raise UserError(f"`{arrays.path}` has the classes {', '.join(sorted(arrays.classes))}, but {', '.join(wanted)} are "
-                        "expected (by the trained model, or by datamodule.classes).", key="classes")
     if image_shape is not None and list(image_shape) != arrays.image_shape:
         hint = f": datamodule.resize={list(image_shape[-2:])} makes them so"
         if len(image_shape) != len(arrays.image_shape): hint = ": datamodule.color=true reads three channels, color=grey one"

@@ -69,7 +69,8 @@ def fits(
     lookup: Callable[[str], Any] = no_alias,  # as for `alternatives`
 ) -> bool:
     "Whether `value` fits `annotation`; in doubt, where only an import could tell, it does."
-    return annotation is None or any(_is_one(value, node, known) for node, known in alternatives(annotation, lookup))
+    # what is not a number (NaN) fits nothing
+    return annotation is None or value == value and any(_is_one(value, *one) for one in alternatives(annotation, lookup))
 
 
 def _is_one(value: Any, node: ast.expr, lookup: Callable) -> bool:

@@ -200,7 +200,7 @@ def _switched_on(group: str, now: list[str], paths: list[list[str]]) -> dict[str
     return {group: names} if names else {}
 
 # %% ../../nbs/parts/compose.ipynb #dad28718
-SECRET = re.compile(r"key|token|secret|passw|pwd|credential|auth|login", re.IGNORECASE)
+SECRET = re.compile(r"key|token|secret|pass|pwd|credential|auth|login", re.IGNORECASE)
 FILLED_IN_LATER = ("logger", "callbacks")  # sections whose objects may need a secret
 
 

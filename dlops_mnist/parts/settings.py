@@ -179,6 +179,7 @@ def check_effect(config: Mapping[str, Any]) -> None:
                  "gradient_clip_algorithm": trainer.get("gradient_clip_val"), "sync_batchnorm": trainer.get("devices") != 1}
     after_all |= {f"min_{x}": not 0 < (trainer.get(f"max_{x}") or 0) < (trainer.get(f"min_{x}") or 0) for x in ("epochs", "steps")}
     after_all |= dict.fromkeys(("checkpoint_name", "add_file_policy", "log_model=all"), saves)
+    after_all |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), not trainer.get("overfit_batches"))
     for where, section in {"trainer": {"_target_": DEFAULT_CLASS["trainer"]} | trainer, **sections}.items():
         usual = read_class(section["_target_"]).parameters
         for key, reason in WITHOUT_EFFECT.get(section["_target_"].rpartition(".")[2], {}).items():
@@ -320,8 +321,7 @@ def experiment_files(
     if str(file) in found: return found
     if isinstance(experiment, Config): settings = literal(experiment)  # it is the complete config of something
     else: settings = dict(experiment) if given else read_experiment(file, trust, typed, chain)
-    bases = settings.pop("base", None) or []
-    if isinstance(bases, str): bases = [bases]
+    bases = [bases] if isinstance(bases := settings.pop("base", None) or [], str) else bases
     if not fits(bases, "list[str]"): raise mistyped("base", "the name of an experiment, or a list of names", bases)
     for base in bases: experiment_files(base, trust, typed, (*chain, file), found)
     if bases: settings["builds_on"] = list(found)
