@@ -104,12 +104,13 @@ def test_twenty_kills(work, storage):
     assert same == 20
 
 
-@pytest.mark.parametrize("sign, said", [(-1, "none of it was luck"), (1, "0.0600 were luck")])
-def test_a_winner_that_does_better_again_was_not_lucky(monkeypatch, sign, said):
+@pytest.mark.parametrize("direction, said", [("maximize", "none of it was luck"), ("minimize", "0.0600 were luck")])
+def test_a_winner_that_does_better_again_was_not_lucky(monkeypatch, direction, said):
     won = SimpleNamespace(number=0, values=[0.9], intermediate_values={})
     monkeypatch.setattr(findings, "confirmed", lambda study: {0: {"seed1": 0.95, "seed2": 0.97}})
     monkeypatch.setattr(findings, "best_trials", lambda study: [won])
-    assert said in findings.luck_rows(SimpleNamespace(trials=[won], about={"monitor": ["val_acc"]}, sign=sign))[1]
+    study = SimpleNamespace(trials=[won], about={"monitor": ["val_acc"], "directions": [direction]})
+    assert said in findings.luck_rows(study)[1]
 
 
 

@@ -194,9 +194,6 @@ class Study:
         "What is searched, by setting."
         return {key: read_parameter(word) for key, word in self.about["space"].items()}
 
-    # what the first metric is multiplied by, so that less is better
-    sign = property(lambda self: -1 if self.about["directions"][0] == "maximize" else 1)
-
     @property
     def record(self) -> Any:
         "Optuna's study, with its pruner."
