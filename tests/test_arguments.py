@@ -295,7 +295,7 @@ def test_what_starts_jobs_needs_several_and_a_machine_for_them():
     check_hydras([*STARTS], True)
     for word in STARTS:
         with pytest.raises(UserError, match="needs --multirun"): check_hydras([word], False)
-    for many in ("1000000", "1_000_000", "+1000000"):
+    for many in ("1000000", "1_000_000", "+1000000", "'1000000'"):
         with pytest.raises(UserError, match="would train as many at once"): check_hydras([f"hydra.launcher.n_jobs={many}"], True)
 
 

@@ -222,6 +222,19 @@ def test_a_state_of_another_type_is_one_message(work, capsys, trained, place, va
     assert exit.value.code == 2 and "is damaged" in said and "Traceback" not in said and not list(find_runs()), said
 
 
+def test_of_odd_facts_in_a_checkpoint_none_is_needed(work, capsys, trained):
+    import torch
+
+    checkpoint = torch.load(trained.last_checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"]["callbacks"] = "x"
+    checkpoint["dlops_mnist"]["packages"] = {"torch": torch.zeros(3), "numpy": [1]}
+    torch.save(checkpoint, "odd.ckpt")
+    assert [row["epoch"] for row in train("ckpt_path=odd.ckpt", "trainer.max_epochs=2").rows] == [1]
+    checkpoint["hyper_parameters"].pop("callbacks"), torch.save(checkpoint, "odd.ckpt")
+    train("odd.ckpt", "trainer.max_epochs=1")
+    assert "Traceback" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word, count", [("trainer.max_steps=1", 7), ("trainer.max_steps=7", 7), ("trainer.max_epochs=0", 1)])
 def test_a_limit_that_is_reached_trains_nothing_and_says_so(work, capsys, trained, word, count):
     before = trained.config_file.read_bytes()

@@ -250,7 +250,7 @@ def _percent(count: int, whole: list) -> str:
 
 
 BUDGET, LARGEST, SCRIPT = 4700, 300, 150  # code lines by the design: of all modules, of one, of train.py
-CEILING = 7190  # what they weigh: it may fall, and never rise
+CEILING = 7184  # what they weigh: it may fall, and never rise
 
 
 def weight(source: str) -> int:

@@ -202,7 +202,7 @@ def check_hydras(words: list[str], several: bool) -> None:
     most = max(FEW_PROCESSES, usable_cores())
     for word in words:
         key, _, value = word.partition("=")
-        if key == "hydra.launcher.n_jobs" and as_count(value) > most:
+        if key == "hydra.launcher.n_jobs" and as_count(value.strip("'\"")) > most:
             raise UserError(f"`{word}` would train as many at once: at most {most} on {usable_cores()} cores.", key=key)
         if not word.startswith(("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.max_batch_size=")):
             raise UserError(f"`{word}`: of Hydra's own settings, those of its launcher can be chosen. A run's folder is below "

@@ -54,7 +54,8 @@ def lines(
     found = {**packages, "python": facts.get("python"), "commit": git.get("commit"), "processor": machine.get("cpu"),
              "threads": machine.get("threads"), "images": facts.get("fingerprint")}
     if git: found["uncommitted changes"] = "yes" if git.get("dirty") else "no"
-    return {name: str(text)[:12] if name in ("commit", "images") else str(text) for name, text in found.items() if text}
+    told = {name: str(text) for name, text in found.items() if isinstance(text, str | int) and text}
+    return {name: text[:12] if name in ("commit", "images") else text for name, text in told.items()}
 
 # %% ../../nbs/parts/provenance.ipynb #3176464c
 def what_differs(

@@ -246,7 +246,8 @@ def restored_settings(
 ) -> dict[str, Any]:
     "The settings that a saved state knows better, by their dotted names, with the defaults of their classes."
     sections = {name: with_defaults(config[name]) for name in ("model", "optimizer", "scheduler") if config.get(name)}
-    callbacks = {name: with_defaults(section) or {} for name, section in (config.get("callbacks") or {}).items()}
+    known = x if isinstance(x := config.get("callbacks"), Mapping) else {}
+    callbacks = {name: with_defaults(section) or {} for name, section in known.items()}
     patient = {name: {"patience": section["patience"]} for name, section in callbacks.items() if "patience" in section}
     return flatten({"seed": config.get("seed"), **sections, "callbacks": patient})
 
