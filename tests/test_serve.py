@@ -313,11 +313,11 @@ def test_the_end_answers_what_was_taken(tmp_path, stop):
 
 
 def children(pid: int) -> list[int]:
-    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if f"PPid:\t{pid}\n" in _status(p)]
+    return [int(p.name) for p in Path("/proc").glob("[0-9]*") if f"PPid:\t{pid}\n" in _told(p / "status")]
 
 
-def _status(process: Path) -> str:
-    try: return (process / "status").read_text()
+def _told(file: Path) -> str:  # a process may end meanwhile
+    try: return file.read_text()
     except OSError: return ""
 
 
@@ -330,7 +330,7 @@ def wait_until(condition, seconds: float = 10):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_several_workers_share_and_end_with_their_parent(model):
     with serving(model, "workers=2") as process:
-        def workers(): return [pid for pid in children(process.pid) if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        def workers(): return [pid for pid in children(process.pid) if "spawn_main" in _told(Path(f"/proc/{pid}/cmdline"))]
 
         def count(): return int(float(re.search(rb"serve_images_total{.*} (\S+)", ask(process.address, "metrics")[2])[1]))
 

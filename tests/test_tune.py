@@ -319,7 +319,7 @@ def test_mistakes_and_help_import_no_torch(work):
 
 @pytest.mark.parametrize("words, said", [
     (["study=../elsewhere"], "name a folder"), (["study=/elsewhere"], "name a folder"), (["study=."], "name a folder"),
-    (["timeout=-1"], "no duration"), (["timeout=nan"], "no duration"), (["confirm=-1"], "confirm: -1"),
+    (["timeout=-1"], "no duration"), (["timeout=nan"], "not nan"), (["confirm=-1"], "confirm: -1"),
     (["monitor=test_acc"], "never at test"), (["monitor=[test_loss,val_acc]"], "never at test"),
     (["optimizer.lr=interval(0.1,nan)"], "finite"), (["optimizer.lr=interval(0.1,inf)"], "finite"),
     (["optimizer.lr=range(0.1,inf)"], "finite")])
