@@ -67,8 +67,8 @@ def near(acc, images, errors=1.0):
 
 RULES = {
     "last epoch": lambda acc, loss, n: len(acc) - 1,
-    "val_acc, first of equals (today)": lambda acc, loss, n: first(acc),
-    "val_acc, last of equals": lambda acc, loss, n: last(acc),
+    "val_acc, first of equals": lambda acc, loss, n: first(acc),
+    "val_acc, last of equals (the rule)": lambda acc, loss, n: last(acc),
     "val_acc, least loss of equals": lambda acc, loss, n: int(np.lexsort((loss, -acc))[0]),
     "val_loss": lambda acc, loss, n: first(-loss),
     "val_acc over 3 epochs": lambda acc, loss, n: last(smooth(acc)),
