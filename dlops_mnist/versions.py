@@ -145,7 +145,7 @@ def gc(
     with one_at_a_time(kept.path, key="store"):
         needed = {kept.object(digest) for version in versions for digest in version.contents.values()}
         rest = [file for file in kept.path.glob("objects/*/*") if str(file) not in needed]
-        rest += kept.path.glob("manifests/.*.part")
+        rest += kept.path.glob("*/.*part")
         size = sum(file.stat().st_size for file in rest)
         for file in rest: file.unlink(missing_ok=True)
     say(f"{len(rest):,} files removed, {size / 1e6:.1f} MB")

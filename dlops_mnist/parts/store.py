@@ -101,7 +101,9 @@ class Store:
         digest = hashlib.sha256(content).hexdigest()
         place = self.object(digest)
         if os.path.exists(place) and read(place) == content: return digest
-        write(place, content)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with open(f"{self.objects}/.part", "wb") as part: part.write(content)  # one name: who adds holds the store's lock
+        os.replace(part.name, place)
         self.new += 1
         return digest
 
@@ -135,8 +137,7 @@ def read_version(fingerprint: str, store: str | os.PathLike) -> Version:
     file = Path(store, "manifests", f"{fingerprint}.sha256")
     known = {key: value for key, value in known_in(file.with_suffix(".json")).items() if key in ABOUT}
     with suppress(OSError, ValueError):
-        lines = [line.split("  ", 1) for line in file.read_bytes().decode().split("\n")[:-1]]
-        version = Version({name: digest for digest, name in lines}, **known)
+        version = Version({line[66:]: line[:64] for line in file.read_bytes().decode().split("\n")[:-1]}, **known)
         if version.fingerprint == fingerprint: return version
     raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
 
@@ -189,8 +190,7 @@ def keep(
         version = version_of(path, found, kept.add, note)
         manifest = kept.path / "manifests" / f"{version.fingerprint}.sha256"
         known = manifest.is_file()
-        about = {key: value for key in ABOUT if (value := getattr(version, key))}
-        if note or not known: write(manifest.with_suffix(".json"), as_json(about))
+        if note or not known: write(manifest.with_suffix(".json"), as_json({k: v for k in ABOUT if (v := getattr(version, k))}))
         write(manifest, version.manifest.encode())
     return version, kept.new, known
 
