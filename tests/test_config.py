@@ -226,6 +226,14 @@ def test_the_series_spelling_means_the_same_typed():
         "_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}
 
 
+def test_what_another_class_has_no_use_for_is_named_where_it_stands(tmp_path):
+    (tmp_path / "sgd.yml").write_text("optimizer: {name: SGD, lr: 0.1, momentum: 0.9}")
+    (tmp_path / "nadam.yml").write_text("base: sgd\noptimizer: {name: NAdam, lr: 0.01}")
+    for words in ([tmp_path / "nadam.yml"], [tmp_path / "sgd.yml", "optimizer={name: NAdam, lr: 0.01}"]):
+        with pytest.raises(UserError, match=r"sgd\.yml: `optimizer\.momentum` is not a setting of NAdam"): load_config(*words)
+    with pytest.raises(UserError, match="^`optimizer.lrr` is"): load_config(tmp_path / "sgd.yml", "optimizer={name: SGD, lrr: 1}")
+
+
 def test_a_length_that_is_left_open_needs_no_value(tmp_path, monkeypatch):
     (tmp_path / "own_rates.py").write_text("from torch.optim.lr_scheduler import LambdaLR\nclass Rates(LambdaLR):\n"
                                            "    def __init__(self, optimizer, max_steps: int, T_max: int = 3): ...\n")
