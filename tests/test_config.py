@@ -222,6 +222,9 @@ def test_the_series_spelling_means_the_same_typed():
     both = load_config({"callbacks": ["early_stopping", "lr_monitor"]}), load_config(None, "callbacks=[early_stopping,lr_monitor]")
     assert list(both[0].callbacks) == ["early_stopping", "lr_monitor"] and both[0].callbacks == both[1].callbacks
     with pytest.raises(UserError, match="names no class.*Did you mean `NAdam`"): load_config(None, "optimizer={name: NAdm}")
+    # the base's own class goes, with its settings
+    assert load_config(None, "model={_target_: dlops_mnist.networks.CNN}").model == {"_target_": "dlops_mnist.networks.CNN"}
+    assert load_config(None, "optimizer={name: SGD}").optimizer == {"_target_": "torch.optim.SGD"}
     assert load_config(None, "scheduler.name=StepLR", "scheduler.step_size=2").scheduler == {
         "_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}
 
