@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'load_checked', 'measure', 'end_batch', 'end_validation', 'temperature_in',
-           'save_running', 'load_running', 'first_look', 'Classifier', 'build_model', 'build_optimizer',
-           'build_scheduler', 'complete', 'to_probabilities', 'predict', 'criterion_of', 'optimizers_of',
-           'check_training', 'build_parts', 'MNISTModule', 'fitting_images', 'fitting_logits', 'Endless', 'described',
-           'bytes_of', 'tensors_of', 'states_of', 'least_memory', 'check_memory', 'load_module', 'Trained',
-           'best_device', 'load', 'calibrate']
+           'save_running', 'load_running', 'Classifier', 'build_model', 'build_optimizer', 'build_scheduler',
+           'complete', 'to_probabilities', 'predict', 'criterion_of', 'optimizers_of', 'check_training', 'build_parts',
+           'MNISTModule', 'fitting_images', 'fitting_logits', 'Endless', 'described', 'bytes_of', 'tensors_of',
+           'states_of', 'least_memory', 'check_memory', 'load_module', 'Trained', 'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import ctypes
@@ -31,7 +30,7 @@ from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import MEAN, STD, EpochMetrics, classification_loss, predicted_labels, to_input, to_logits
 from .parts.checkpoint import keepable
 from .parts.runfolder import find_checkpoint
-from .parts.command import mistyped, say
+from .parts.command import mistyped
 from .parts.core import UserError, atomic, memory, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
@@ -118,7 +117,8 @@ def temperature_in(checkpoint: Mapping[str, Any]) -> float:
 # %% ../nbs/05_models.ipynb #e899e60f
 def save_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     "Keep the sums of an epoch at hand, those of several processes added up; and all of it in types that can be read back."
-    if epoch := module.running.epochs.get(""): checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
+    if epoch := module.running.epochs.get(""):
+        checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
     checkpoint["state_dict"] |= keepable(checkpoint["state_dict"], "the weights")  # in place: it knows its layers' versions
     checkpoint |= keepable({name: part for name, part in checkpoint.items() if name != "state_dict"})
 
@@ -128,16 +128,6 @@ def load_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None
     module.temperature = temperature_in(checkpoint)
     if "running" in checkpoint and module.global_rank == 0:
         module.running.epochs[""] = EpochMetrics(torch.as_tensor(checkpoint["running"]).reshape(3))
-
-# %% ../nbs/05_models.ipynb #5bb3851d
-def first_look(module: pl.LightningModule, images: Tensor, changed: Tensor, logits: Tensor) -> None:
-    "Say what the first batch shows of a network or an augmentation with which training would go wrong in silence."
-    # standardised images have negative pixels, unless their mean is 0
-    floats = changed.is_floating_point() > images.is_floating_point()
-    if floats and changed.min() >= 0 and getattr(module, "mean", images).any():
-        say("CAREFUL: `augment` turns whole pixels into floats, which nothing scales: return them as they came, from 0 to 255.")
-    if logits.ndim == 2 and logits.min() >= 0 and ((logits.sum(1) - 1).abs() < 0.005).all():
-        say("CAREFUL: the outputs of each image sum to 1, and the loss takes logits: leave out the softmax at the end.")
 
 # %% ../nbs/05_models.ipynb #c89c83b4
 class Classifier(pl.LightningModule):
@@ -152,9 +142,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch, batch_idx: int) -> Tensor:
         own, weight = own_share(self.trainer, batch_idx, len(batch[1]))
         images, labels = (part[:max(own, 1)] for part in batch)  # at least a filler, which weighs nothing
-        changed = self.augment(images) if self.augment else images
-        logits = self(changed)
-        if batch_idx == 0 == self.global_step: first_look(self, images, changed, logits)
+        logits = self(self.augment(images) if self.augment else images)
         loss = self.criterion(logits, labels)
         self.running.count("", batch_idx, loss, logits[:own], labels[:own])
         if self.label_smoothing: loss = self.criterion(logits, labels, self.label_smoothing)
@@ -262,10 +250,11 @@ def criterion_of(module: "MNISTModule") -> Any:
 
 def optimizers_of(module: "MNISTModule") -> Any:
     "The optimizer of a config, with its schedule, as Lightning wants them."
+    settings = module.hparams
     parameters = module.model.groups() if hasattr(module.model, "groups") else module.parameters()
-    optimizer = build_optimizer(module.hparams["optimizer"], parameters)
-    if not module.hparams["scheduler"]: return optimizer
-    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(module.hparams["scheduler"], optimizer, module.trainer)}
+    optimizer = build_optimizer(settings["optimizer"], parameters)
+    if not settings["scheduler"]: return optimizer
+    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
 
 # %% ../nbs/05_models.ipynb #d7216651
 def check_training(module: "MNISTModule") -> None:
@@ -343,6 +332,7 @@ def described(
     def stop() -> None: ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Endless))
 
     thread, clock = ctypes.c_ulong(threading.get_ident()), threading.Timer(seconds, stop)
+    clock.daemon = True
     clock.start()
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield

@@ -229,6 +229,12 @@ def test_the_series_spelling_means_the_same_typed():
         "_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}
 
 
+def test_a_setting_of_older_runs_is_told_where_it_would_have_meant_something(capsys):
+    for settings, told in (({}, 0), ({"steps_per_call": 1}, 0), ({"steps_per_call": 4}, 1)):
+        load_config(settings)
+        assert capsys.readouterr().err.count("`steps_per_call` is left out") == told
+
+
 def test_what_another_class_has_no_use_for_is_named_where_it_stands(tmp_path):
     (tmp_path / "sgd.yml").write_text("optimizer: {name: SGD, lr: 0.1, momentum: 0.9}")
     (tmp_path / "nadam.yml").write_text("base: sgd\noptimizer: {name: NAdam, lr: 0.01}")
