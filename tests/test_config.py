@@ -230,8 +230,8 @@ def test_the_series_spelling_means_the_same_typed():
 
 
 def test_a_setting_of_older_runs_is_told_where_it_would_have_meant_something(capsys):
-    for settings, told in (({}, 0), ({"steps_per_call": 1}, 0), ({"steps_per_call": 4}, 1)):
-        load_config(settings)
+    for written, told in (({}, 0), ({"steps_per_call": 1}, 0), ({"steps_per_call": 4}, 1)):
+        load_config(written)
         assert capsys.readouterr().err.count("`steps_per_call` is left out") == told
 
 
