@@ -115,9 +115,8 @@ def read_runs(
 ) -> list[dict[str, Any]]:
     "One row for each run below a folder, by experiment and name; raises `UserError` if there is no such folder."
     folder = Path(dir)
-    if not folder.is_dir():
-        if str(dir) == "runs": return []  # nothing has run yet
-        raise UserError(f"There is no folder {folder}. Name the one that holds the runs.", key="dir")
+    if not folder.is_dir() and str(dir) == "runs": return []  # nothing has run yet
+    if not folder.is_dir(): raise UserError(f"There is no folder {folder}. Name the one that holds the runs.", key="dir")
     runs = list(find_runs(folder)) or [Run(file.parent) for file in sorted(folder.glob("*/provenance.json"))]
     # a folder may have gone since it was listed
     return [make_row(run) for run in runs if run.provenance_file.exists()]
@@ -147,9 +146,8 @@ def is_equal(
     if value is None: return text in ("", "null")
     if isinstance(value, bool): return text.lower() == str(value).lower()
     if is_number(value): return value == as_number(text)
-    value = str(value)
-    if column in ("commit", "fingerprint"): return text != "" and value.startswith(text.rstrip("+"))
-    return fnmatch.fnmatchcase(value, text) or value.rpartition(".")[2] == text
+    if column in ("commit", "fingerprint"): return text != "" and str(value).startswith(text.rstrip("+"))
+    return fnmatch.fnmatchcase(str(value), text) or str(value).rpartition(".")[2] == text
 
 # %% ../nbs/10_runs.ipynb #e834c679
 def is_number(value: Any) -> bool:
@@ -222,8 +220,7 @@ def short_names(
     "A short name for each setting that differs in some row: its last part, where only one has it."
     keys = dict.fromkeys(key for row in rows for key in row["differs"])
     short = {key: key.removesuffix("._target_").rpartition(".")[2] for key in keys}
-    found = list(short.values())
-    return {key: name if found.count(name) == 1 else key for key, name in short.items()}
+    return {key: name if [*short.values()].count(name) == 1 else key for key, name in short.items()}
 
 # %% ../nbs/10_runs.ipynb #7ff37ee5
 def differences(
@@ -344,8 +341,7 @@ def plot_runs(
     found = {name: [row for row in rows[name] if {"epoch", metric} <= row.keys() and row[metric] == row[metric]] for name in rows}
     sign = -1 if high_is_best(metric) else 1
     order = sorted(filter(found.get, found), key=lambda name: min(sign * row[metric] for row in found[name]))
-    if not order:
-        raise UserError(f"None of these runs has a metric `{metric}`.{nearest(metric, {*chain(*chain(*rows.values()))})}")
+    if not order: raise UserError(f"None of these runs has a metric `{metric}`.{nearest(metric, {*chain(*chain(*rows.values()))})}")
     curves = {name: {key: [row[key] for row in found[name]] for key in ("epoch", metric)} for name in order}
     picture = plot_curves(curves, [metric], width=8)
     picture.axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -412,8 +408,7 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     from io import StringIO
 
     short, text = short_names(rows), StringIO()
-    columns = dict.fromkeys(["path", *make_cells(rows)[0], *chain.from_iterable(rows)])
-    writer = DictWriter(text, columns, lineterminator="\n")
+    writer = DictWriter(text, dict.fromkeys(["path", *make_cells(rows)[0], *chain.from_iterable(rows)]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(row | {"differs": differences(row, short)} for row in rows)
     found = text.getvalue().encode("utf-8", "replace").decode()  # a folder's name may hold half of a character

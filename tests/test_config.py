@@ -222,8 +222,25 @@ def test_the_series_spelling_means_the_same_typed():
     both = load_config({"callbacks": ["early_stopping", "lr_monitor"]}), load_config(None, "callbacks=[early_stopping,lr_monitor]")
     assert list(both[0].callbacks) == ["early_stopping", "lr_monitor"] and both[0].callbacks == both[1].callbacks
     with pytest.raises(UserError, match="names no class.*Did you mean `NAdam`"): load_config(None, "optimizer={name: NAdm}")
+    # the base's own class goes, with its settings
+    assert load_config(None, "model={_target_: dlops_mnist.networks.CNN}").model == {"_target_": "dlops_mnist.networks.CNN"}
+    assert load_config(None, "optimizer={name: SGD}").optimizer == {"_target_": "torch.optim.SGD"}
     assert load_config(None, "scheduler.name=StepLR", "scheduler.step_size=2").scheduler == {
         "_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2}
+
+
+def test_a_setting_of_older_runs_is_told_where_it_would_have_meant_something(capsys):
+    for written, told in (({}, 0), ({"steps_per_call": 1}, 0), ({"steps_per_call": 4}, 1)):
+        load_config(written)
+        assert capsys.readouterr().err.count("`steps_per_call` is left out") == told
+
+
+def test_what_another_class_has_no_use_for_is_named_where_it_stands(tmp_path):
+    (tmp_path / "sgd.yml").write_text("optimizer: {name: SGD, lr: 0.1, momentum: 0.9}")
+    (tmp_path / "nadam.yml").write_text("base: sgd\noptimizer: {name: NAdam, lr: 0.01}")
+    for words in ([tmp_path / "nadam.yml"], [tmp_path / "sgd.yml", "optimizer={name: NAdam, lr: 0.01}"]):
+        with pytest.raises(UserError, match=r"sgd\.yml: `optimizer\.momentum` is not a setting of NAdam"): load_config(*words)
+    with pytest.raises(UserError, match="^`optimizer.lrr` is"): load_config(tmp_path / "sgd.yml", "optimizer={name: SGD, lrr: 1}")
 
 
 def test_a_length_that_is_left_open_needs_no_value(tmp_path, monkeypatch):

@@ -351,6 +351,30 @@ def test_a_cell_that_would_break_the_module_is_refused(project, source, sentence
     assert sentence in make(project, "notebooks.py", "check").stdout
 
 
+def test_a_module_has_one_source(project):
+    again, module = project / "nbs/01_again.ipynb", "dlops_mnist/double.py"
+    shutil.copy(project / "nbs/00_double.ipynb", again)
+    refused = make(project, "notebooks.py", "export")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        f"error: nbs/01_again.ipynb would write over `{module}`, which nbs/00_double.ipynb exports: another name")
+    again.unlink()
+    with (project / "settings.ini").open("a") as file: file.write("\nby_hand = True\n")
+    assert not problems(project)
+    (project / module).write_text("def double(x): return x + x\n")
+    assert f"nbs/00_double.ipynb would write over `{module}`, which is written by hand" in problems(project)
+
+
+def test_a_quick_check_says_what_a_merge_has_left(project):
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    (project / "dlops_mnist/double.py").write_text(MERGED)
+    told = make(project, "check.py")
+    assert told.returncode == 2 and "error: dlops_mnist/double.py, line 1: invalid syntax. Where a notebook" in told.stderr
+    edit(project, lambda notebook: notebook.cells[1].update(source=MERGED))
+    told = make(project, "check.py")
+    assert told.returncode == 2 and told.stderr.startswith("error: nbs/00_double.ipynb, cell 2, holds a conflict marker")
+    assert not told.stdout
+
+
 def test_what_prepare_cannot_do_is_one_sentence(project):
     edit(project, lambda notebook: notebook.cells[3].update(source="y + z"))
     failed = make(project, "notebooks.py", "prepare")

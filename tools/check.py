@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imports import graph, imported, importers
-from notebooks import check_exports, environment, settings
+from notebooks import check_cells, check_exports, environment, mistake, settings
 from run_tests import cores
 
 SECONDS = 40
@@ -71,6 +71,7 @@ def main() -> int:
     root, start = Path.cwd(), time.monotonic()
     changed = uncommitted(root)
     if not changed: return print("Nothing has changed since the last commit.") or 0
+    if problems := check_cells(root): mistake("\n".join(problems))  # nothing else can be told from these
     scripts, end = Path(sysconfig.get_path("scripts")), start + SECONDS - 3
     notebooks = [path for path in changed if path.suffix == ".ipynb"]
     answers = {}

@@ -4,14 +4,16 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from notebooks import settings
+from notebooks import mistake, settings
 
 
 def modules(root: Path) -> dict[str, ast.Module]:
     "The syntax tree of each module, by its name within the package: `config`, `parts.core`."
     library = root / settings(root)["lib_path"]
     paths = {".".join(path.relative_to(library).with_suffix("").parts): path for path in sorted(library.rglob("*.py"))}
-    return {name: ast.parse(path.read_text("utf-8")) for name, path in paths.items()}
+    try: return {name: ast.parse(path.read_text("utf-8"), path.relative_to(root)) for name, path in paths.items()}
+    except SyntaxError as error:
+        mistake(f"{error.filename}, line {error.lineno}: {error.msg}. Where a notebook exports it, `make export` writes it anew.")
 
 
 def imported(

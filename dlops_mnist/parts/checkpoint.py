@@ -32,8 +32,8 @@ def keepable(
 
     if isinstance(value, AS_IT_IS) or type(value) in PLAIN: return value
     if isinstance(value, Enum): return inside(value.value, value.name)
-    if isinstance(value, np.generic): return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc": return torch.from_numpy(value.copy())
+    if isinstance(value, np.generic) and type(value.item()) in PLAIN: return value.item()
+    if isinstance(value, np.ndarray) and (t := value.dtype.char) in "?bhilqBHILQefdFD": return torch.from_numpy(value.astype(t))
     if isinstance(value, PurePath): return str(value)
     if isinstance(value, Mapping): return {keepable(key, where): inside(part, repr(key)) for key, part in value.items()}
     if isinstance(value, tuple): return tuple(inside(part, "an item") for part in value)

@@ -112,8 +112,9 @@ def located(
 ) -> UserError:
     "The same mistake; if the setting stands in a file, and was not typed, the message begins with the file's name."
     key = re.sub(r"\[\d+\]", "", error.key or "")  # `callbacks[0]` stands under `callbacks`
-    where = next((layer.where for layer in reversed(layers) if key and layer.names(key)), "")
-    return UserError(f"{where}: {error}", key=error.key) if where else error
+    # a layer that names another class has left settings of the former one where they stand
+    said = [layer.where for layer in layers if key in dict(layer.values)] or [la.where for la in layers if key and la.names(key)]
+    return UserError(f"{said[-1]}: {error}", key=error.key) if said and said[-1] else error
 
 # %% ../../nbs/parts/compose.ipynb #1919f09a
 MOST_SETTINGS = 500  # a stranger's file could name millions
