@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_message_and_what_was_recorded_is_good(work, capfd):
                                  capture_output=True, text=True)
         assert process.returncode == 2 and "No space left" in process.stderr and process.stderr.count("\n") == 1, process.stderr
         check(store=str(disk / "store"))
-        assert [file.name for file in disk.rglob("*.part")] in ([], [".part"]), "one file at most, which the next content takes over"
+        assert [file.name for file in disk.rglob("*.part")] in ([], [".part"]), "one at most, for the next content to take over"
 
 
 def test_what_a_model_has_seen_is_told_by_the_version_it_was_trained_on(work):
