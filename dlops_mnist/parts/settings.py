@@ -104,7 +104,7 @@ def full_target(
     return {"_target_": f"{LIBRARY[where]}.{section['name']}"} | {k: v for k, v in section.items() if k != "name"}
 
 # %% ../../nbs/parts/settings.ipynb #3d2fade2
-SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
+SCHEDULE_KEYS = {name: Setting(**row) for name, row in DECLARED["schedule"].items()}  # Lightning's own
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",), "model": ("image_shape", "classes")}
 # what a class is told where no value stands in the config; to check it, any will do
 TOLD = {"model": {"num_classes": 2, "in_channels": 1}, "metric": {"num_classes": 2, "task": "binary"}}
@@ -127,6 +127,7 @@ def check_config(
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
     if config["monitor"] in ("loss", "val_loss") and config["monitor_mode"] == "max":
         raise UserError("`monitor_mode: max` of a loss would keep the worst epoch. Set monitor_mode=min.", key="monitor_mode")
+    for key, setting in SCHEDULE_KEYS.items(): setting.check(f"scheduler.{key}", config["scheduler"].get(key, setting.default))
     check_checkpointing(config)
     check_effect(config)
     divides = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning would divide by them
@@ -176,6 +177,7 @@ def check_effect(config: Mapping[str, Any]) -> None:
     trainer, sections = config["trainer"], {f"logger.{name}": section for name, section in config["logger"].items() if section}
     saves = trainer.get("enable_checkpointing")
     after_all = {"default_root_dir": saves or trainer.get("logger"), "use_distributed_sampler": "_target_" in config["datamodule"],
+                 "log_every_n_steps": sections or trainer.get("logger"),
                  "gradient_clip_algorithm": trainer.get("gradient_clip_val"), "sync_batchnorm": trainer.get("devices") != 1}
     after_all |= {f"min_{x}": not 0 < (trainer.get(f"max_{x}") or 0) < (trainer.get(f"min_{x}") or 0) for x in ("epochs", "steps")}
     after_all |= dict.fromkeys(("checkpoint_name", "add_file_policy", "log_model=all"), saves)
@@ -185,7 +187,8 @@ def check_effect(config: Mapping[str, Any]) -> None:
         for key, reason in WITHOUT_EFFECT.get(section["_target_"].rpartition(".")[2], {}).items():
             name, _, what = key.partition("=")
             value = section.get(name)
-            unchanged = value != what if what else name in usual and value == usual[name].usual
+            ours = (usual[name].usual, OWN_DEFAULTS["trainer"].get(name)) if name in usual else ()
+            unchanged = value != what if what else value in ours
             if after_all.get(key) or value is None or unchanged: continue
             raise UserError(f"`{where}.{name}: {value}` would have no effect: {reason}.", key=f"{where}.{name}")
 
@@ -247,7 +250,7 @@ def restored_settings(
     "The settings that a saved state knows better, by their dotted names, with the defaults of their classes."
     sections = {name: with_defaults(config[name]) for name in ("model", "optimizer", "scheduler") if config.get(name)}
     known = x if isinstance(x := config.get("callbacks"), Mapping) else {}
-    callbacks = {name: with_defaults(section) or {} for name, section in known.items()}
+    callbacks = {name: with_defaults(section) for name, section in known.items() if isinstance(section, Mapping)}
     patient = {name: {"patience": section["patience"]} for name, section in callbacks.items() if "patience" in section}
     return flatten({"seed": config.get("seed"), **sections, "callbacks": patient})
 
@@ -296,7 +299,8 @@ def read_experiment(
     settings = read_checkpoint(file).get("hyper_parameters") if checkpoint else read_yaml(file)
     if not isinstance(settings, Mapping) or checkpoint and "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
-    settings = {key: plain(value) for key, value in settings.items() if key not in SET_BY_PROGRAM and str(key)[:2] != "x-"}
+    named = {key: value for key, value in settings.items() if key not in SET_BY_PROGRAM and str(key)[:2] != "x-"}
+    settings = plain(named, f"{file}: settings")
     if recorded: settings["repeats"] = str(file)
     if recorded and isinstance(data := settings.get("datamodule"), dict) and "_target_" not in data:
         settings["datamodule"] = OLDER_RUNS | data

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'signal_of', 'agree', 'StopSignals', 'Interrupted',
-           'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops',
-           'signals_wait', 'children_repeat']
+           'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'blamed', 'state_at_fault',
+           'in_our_words', 'sigterm_stops', 'signals_wait', 'children_repeat']
 
 # %% ../../nbs/parts/signals.ipynb #e87c937a
 import importlib.util
@@ -176,6 +176,27 @@ def record_of(run: Run) -> Iterator[None]:
         raise
 
 
+# %% ../../nbs/parts/signals.ipynb #4b9013f0
+def blamed(
+    error: BaseException,
+    classes: tuple[str, ...],  # names, such as those in a config
+) -> str:
+    "The class in whose method an error arose, also if it was made by one of that name; empty for what our module does."
+    name = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        own = type(frame.f_locals.get("self")).__name__
+        name = own if own.endswith(classes) else "" if own == "MNISTModule" else name
+    return name
+
+
+def state_at_fault(error: BaseException, run: Run, name: str) -> str:
+    "The part of a checkpoint's state for which an error arose, or the class that went on with it, by `blamed`; else empty."
+    trace = traceback.format_tb(error.__traceback__)
+    found = re.findall(r"checkpoint_connector.*in _?(?:restore|resume)_?(\w*)", "".join(trace))
+    loops = "loops" * bool(re.search(r"lightning.(loops|trainer)|parts.(recorder|batches)", trace[-1]))
+    return found[-1] if found else (name or loops) * bool(run.config.get("ckpt_path") or run.provenance.get("resumed"))
+
+
 # %% ../../nbs/parts/signals.ipynb #9fcf164a
 def in_our_words(error: BaseException, run: Run) -> UserError | None:
     "What an exception of Lightning, of the system or of a person's own code means, if it is no fault of the program."
@@ -189,9 +210,11 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     hint = ". It is called as its base class is; a network or an augmentation, with images." * (text.partition(".")[0] in classes)
     if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text}{told}")
     mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
-    if not mistake and re.search("checkpoint_connector.*in _?(restore|resume)", "".join(traceback.format_tb(error.__traceback__))):
-        return UserError(f"The checkpoint's state is damaged: it can't be taken up ({text[:200]}). To begin anew: weights=FILE")
-    return UserError(text) if mistake or isinstance(error, OSError) else None
+    if mistake or isinstance(error, OSError): return UserError(text)
+    said, name = f"{type(error).__name__}: {' '.join(text.split())[:200].rstrip('.')}", blamed(error, tuple(classes))
+    if part := state_at_fault(error, run, name):
+        return UserError(f"The checkpoint's state is damaged: its {part} can't be taken up ({said}). To begin anew: weights=FILE")
+    return UserError(f"`{name}` can't go on: {said}. Look at its settings.") if name else None
 
 # %% ../../nbs/parts/signals.ipynb #8307a799
 @contextmanager
