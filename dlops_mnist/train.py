@@ -118,14 +118,14 @@ def check_restored(config: Config) -> None:
 
     path = config["ckpt_path"]
     if config["weights"]: raise UserError("`ckpt_path` goes on with a state, `weights` begins anew: name one.", key="weights")
-    check_whole(checkpoint := read_checkpoint(path), path, config["scheduler"])
-    then = plain(x, f"{path}: settings") if isinstance(x := checkpoint.get("hyper_parameters"), Mapping) else {}
+    then = plain(x, f"{path}: settings") if isinstance(x := (state := read_checkpoint(path)).get("hyper_parameters"), Mapping) else {}
     before, now = restored_settings(then), restored_settings(config)
     for key in dict.fromkeys([*now, *before]):
         was, wanted = before.get(key), now.get(key)
         if was == wanted or key.startswith("callbacks") and None in (was, wanted): continue  # a callback that is new, or gone
         raise UserError(f"`{key}: {as_text(wanted)}` would have no effect: the state of `{path}` goes on, which has "
                         f"{as_text(was)}. Leave it as it was, or begin anew: {as_typed('weights', path)}", key=key)
+    check_whole(state, path, config["scheduler"])
     check_length(diff(then, config), config)
 
 # %% ../nbs/07_train.ipynb #85013c2f
