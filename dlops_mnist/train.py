@@ -26,7 +26,7 @@ from .parts.launch import asked, launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
-from .parts.settings import (DEFAULT_CLASS, LENGTH, OLDER_RUNS, base_config, deep_update,
+from .parts.settings import (DECLARED, DEFAULT_CLASS, LENGTH, OLDER_RUNS, base_config, deep_update,
                                         restored_settings)
 from .parts.store import as_trained, keep_images
 from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
@@ -72,11 +72,7 @@ def make_trainer(
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 
 # %% ../nbs/07_train.ipynb #b518b88a
-MAY_CHANGE = {"resume", "repeats", "builds_on", "calibrate", "checkpoint_every_n_steps", "paths.runs",
-              "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar",
-              "datamodule.path", "datamodule.cache", "datamodule.source", "datamodule.raw", "datamodule.num_workers",
-              "datamodule.version", "datamodule.labels", "versions", "sweep", "trainer.log_every_n_steps",
-              "steps_per_call"}  # 1 in the config of an older run
+MAY_CHANGE = set(DECLARED["may_change"])
 
 
 def begin_anew(run: Run, change: str = "") -> str:
@@ -118,7 +114,8 @@ def check_restored(config: Config) -> None:
 
     path = config["ckpt_path"]
     if config["weights"]: raise UserError("`ckpt_path` goes on with a state, `weights` begins anew: name one.", key="weights")
-    then = plain(x, f"{path}: settings") if isinstance(x := (state := read_checkpoint(path)).get("hyper_parameters"), Mapping) else {}
+    then = (state := read_checkpoint(path)).get("hyper_parameters")
+    then = plain(then, f"{path}: settings") if isinstance(then, Mapping) else {}
     before, now = restored_settings(then), restored_settings(config)
     for key in dict.fromkeys([*now, *before]):
         was, wanted = before.get(key), now.get(key)

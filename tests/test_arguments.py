@@ -106,7 +106,8 @@ def test_an_argument_that_another_one_leaves_without_effect_is_refused(words):
 
 @pytest.mark.parametrize("name", ["accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"])
 def test_an_argument_below_nothing_is_refused(name):
-    with pytest.raises(UserError, match=f"`trainer.{name}: -1` must be more"): load_config({"trainer": {name: -1, "logger": True}})
+    given = {"trainer": {name: -1, "logger": True}}
+    with pytest.raises(UserError, match=f"`trainer.{name}: -1` must be at least"): load_config(given)
 
 
 def test_half_precision_that_a_processor_has_not_is_refused():
