@@ -1,6 +1,5 @@
 "From a folder of images to a trained, tracked, evaluated model: the package that the notebooks in `nbs/` export."
 
-import importlib.abc
 import importlib.util
 import sys
 
@@ -34,10 +33,13 @@ MOVED = {name: f"parts.{name}" for name in (
         "picture": "parts.figures", "parts.picture": "parts.figures"}
 
 
-class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Moved:  # a finder and a loader; their base classes take longer to import than the package
     def find_spec(self, name, path=None, target=None):
         package, _, module = name.partition(".")
         return importlib.util.spec_from_loader(name, self) if package == __name__ and module in MOVED else None
+
+    def create_module(self, spec):
+        return None
 
     def exec_module(self, module):
         old = module.__name__

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import Config, load_config
-from .parts.command import as_word, parse_override, quote, run_command, say, show_table
+from .parts.command import as_word, clean_exit, parse_override, quote, run_command, say, show_table
 from .parts.compose import read_words
 from .parts.core import UserError, atomic, check_name, flatten, nearest, read_checkpoint, usable_cores
 from .parts.findings import best_trials, confirmed, make_tables, report_page, short
@@ -244,22 +244,21 @@ def open_study(
 # %% ../nbs/12_tune.ipynb #ffd81117
 def helper(settings: Mapping[str, Any]) -> None:
     "A worker that a search has started, on this machine or another; the search itself says what stopped it."
-    os.environ.setdefault("OMP_NUM_THREADS", str(settings["threads"]))
     sys.argv = ["tune", "work", settings["work"]["study"]]  # what its runs note as the command that made them
-    with suppress(UserError, KeyboardInterrupt): work(**settings["work"])
+    with clean_exit(), suppress(UserError, KeyboardInterrupt): work(**settings["work"])
 
 
-def start_workers(count: int, settings: Mapping[str, Any]) -> list[subprocess.Popen]:
+def start_workers(count: int, job: Mapping[str, Any]) -> list[subprocess.Popen]:
     "Start helpers as processes that end with this one; Ctrl-C reaches them through it."
     code = ("from dlops_mnist.parts.core import end_with_parent; end_with_parent(); "
-            f"from dlops_mnist.tune import helper; helper({settings})")
+            f"from dlops_mnist.tune import helper; helper({{'work': {job}}})")
     return [subprocess.Popen([sys.executable, "-c", code], start_new_session=True) for _ in range(count)]
 
 
-def launch_workers(count: int, settings: Mapping[str, Any], launcher: Sequence[str]) -> None:
+def launch_workers(count: int, job: Mapping[str, Any], launcher: Sequence[str]) -> None:
     "Start helpers with one of Hydra's launchers, and wait for them."
-    before, folder = sys.argv, Path(settings["work"]["study"]).parent.parent
-    try: run_all(Job(helper, [{**settings, "paths": {"runs": str(folder)}} for _ in range(count)], []), [*launcher], None)
+    before, folder = sys.argv, Path(job["study"]).parent.parent
+    try: run_all(Job(helper, [{"work": job, "paths": {"runs": str(folder)}} for _ in range(count)], []), [*launcher], None)
     finally: sys.argv = before
 
 # %% ../nbs/12_tune.ipynb #6d659c02
@@ -290,11 +289,13 @@ def search(
     "Train trials until there are enough; raises `UserError`, and `Interrupted` for Ctrl-C."
     before, until = len(study.trials), time.monotonic() + seconds(timeout)
     job = {"study": str(study.folder), "trials": trials, "timeout": timeout, "confirm": confirm, "trust": True}
-    settings = {"work": job, "threads": max(usable_cores() // workers, 1)}
-    if launcher: launch_workers(workers, settings, launcher)
+    if workers > 1: os.environ.setdefault("OMP_NUM_THREADS", str(max(usable_cores() // workers, 1)))  # of each, ours too
+    if launcher: launch_workers(workers, job, launcher)
     elif workers > 1:
-        helpers = start_workers(workers, settings)
-        with goes_on(study, helpers): [process.wait() for process in helpers]
+        helpers = start_workers(workers - 1, job)  # this process is a worker, too
+        with goes_on(study, helpers):
+            with suppress(UserError): work(**job)
+            for process in helpers: process.wait()
     check_failures(study.trials[before:])
     # all of it, or what a worker left that died
     work(**job | {"timeout": None if timeout is None else max(until - time.monotonic(), 0)})
@@ -323,9 +324,9 @@ def write_winner(study: Study) -> Path | None:
     return study.folder / "best.yml"
 
 # %% ../nbs/12_tune.ipynb #eb6c9e5f
-def find_study(name: str) -> Study:
+def find_study(name: str, trust: bool = False) -> Study:
     "The study that is meant: its folder, here or below runs/; raises `UserError`."
-    found = next((Study(folder) for folder in (Path(name), Path("runs", name)) if Study(folder).file.is_file()), None)
+    found = next((Study(folder, trust) for folder in (Path(name), Path("runs", name)) if Study(folder).file.is_file()), None)
     if found: return found
     there = [str(file.parent.relative_to("runs")) for file in Path("runs").glob("*/*/study.json")]
     raise UserError(f"There is no study `{name}`.{nearest(name, there)}", key="study")
@@ -337,8 +338,7 @@ def show(
     trust: bool = False,  # the study is yours, or read: open its database, too
 ) -> None:
     "Print a study's tables, and write report.html and best.yml into its folder; at any time."
-    found = find_study(study)
-    found.trust = trust
+    found = find_study(study, trust)
     check_study(found)
     tables, note = make_tables(found)
     numbers = [*found.about["monitor"], *found.space]

@@ -41,16 +41,14 @@ def record(
 def compare(a: Version, b: Version) -> Iterator[tuple[str, str, str]]:
     "What differs: `added`, `removed`, `changed`, `relabelled`, `moved` or `renamed`, with the path before and the path now."
     came, old, new = {}, a.places, b.places  # a content may have come more than once
-    for path, digest in sorted(b.files.items()):
-        if path not in a.files: came.setdefault(digest, []).append(path)
-        elif a.files[path] != digest: yield "changed", path, path
-    for path, digest in sorted(a.files.items()):
-        if path in b.files: continue
-        if not came.get(digest):
-            yield "removed", path, ""
-            continue
-        now = came[digest].pop(0)
-        yield "relabelled" if old[path][1] != new[now][1] else "moved" if old[path] != new[now] else "renamed", path, now
+    for path, digest in sorted(b.files.items() - a.files.items()):
+        if path in a.files: yield "changed", path, path
+        else: came.setdefault(digest, []).append(path)
+    for path in sorted(a.files.keys() - b.files.keys()):
+        if not (others := came.get(a.files[path])): yield "removed", path, ""
+        else:
+            now = others.pop(0)
+            yield "relabelled" if old[path][1] != new[now][1] else "moved" if old[path] != new[now] else "renamed", path, now
     yield from (("added", "", path) for paths in came.values() for path in paths)
 
 # %% ../nbs/16_versions.ipynb #f4934ebe

@@ -150,17 +150,21 @@ def test_a_trial_that_was_left_is_taken_by_one_worker_only(work):
 
 @pytest.mark.slow
 def test_ctrl_c_stops_all_workers_and_the_same_command_goes_on(work):
-    words = [*SEARCH, "trainer.max_epochs=40", "trials=2", "workers=2", "pruner=none"]
-    process = start(*words, cwd=work)
-    while len(list(work.glob("runs/001/*/checkpoints/last.ckpt"))) < 2: time.sleep(0.05)
+    words = [*SEARCH, "trainer.max_epochs=60", "workers=2", "pruner=none"]
+    process = start(*words, "trials=200", cwd=work)
+
+    def runs(status): return [run for run in map(Run, work.glob("runs/001/search-*")) if run.status == status]
+
+    while len([run for run in runs("running") if run.last_checkpoint.is_file()]) < 2: time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
     process.join(100)
     said = (work / "out.log").read_text()
     assert process.exitcode == 130 and said.count("the same command goes on") == 1 and "tune show runs/001/search" in said, said
-    runs = [Run(path) for path in work.glob("runs/001/search-*")]
-    assert [run.status for run in runs] == ["interrupted"] * 2
-    finished(*words, cwd=work)
-    assert [row[1] for row in table("runs/001/search")] == ["COMPLETE"] * 2 and all(run.epochs == 40 for run in runs)
+    stopped, trials = runs("interrupted"), len(table("runs/001/search"))
+    assert len({run.provenance["process"]["pid"] for run in stopped}) == len(stopped) == 2
+    finished(*words, f"trials={trials}", cwd=work)
+    assert [row[1] for row in table("runs/001/search")] == ["COMPLETE"] * trials
+    assert all(run.epochs == 60 for run in runs("finished")) and len(runs("finished")) == trials
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ __all__ = ['BUILTIN', 'RICH', 'no_alias', 'alternatives', 'fits', 'in_words', 'm
 
 # %% ../../nbs/parts/command.ipynb #d4dac12e
 import ast
+import atexit
+import gc
 import inspect
 import os
 import re
@@ -319,6 +321,8 @@ def section_settings(
 @contextmanager
 def clean_exit() -> Iterator[None]:
     "Turn a person's mistake into its message on stderr and exit status 2, and Ctrl-C into status 130."
+    gc.set_threshold(100_000)  # looking for garbage is a third of what PyTorch and Lightning take to be imported, and to end
+    atexit.register(gc.freeze)
     for stream in (sys.stdout, sys.stderr):  # a terminal that can't write `±` shows a question mark
         if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
     try: yield

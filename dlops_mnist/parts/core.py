@@ -9,11 +9,9 @@ __all__ = ['MOST_NAMES', 'INSTALLED', 'MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', '
            'as_count', 'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
-import ctypes
 import difflib
 import json
 import linecache
-import logging
 import os
 import re
 import secrets
@@ -26,7 +24,6 @@ import zipfile
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib.resources import files
 from itertools import count
 from numbers import Integral, Real
 from pathlib import Path
@@ -233,6 +230,8 @@ def unpack(
     name: str,  # one of `SHIPPED`; for any other name nothing is done
 ) -> None:
     "Copy a folder that comes with the package into this one, unless there is one of that name."
+    from importlib.resources import files  # slow to import, and needed in new folders only
+
     package = Path(str(files("dlops_mnist")))
     # a wheel carries them inside the package; an editable install has them beside it
     source = (package / "shipped" if (package / "shipped").is_dir() else package.parent) / name
@@ -267,6 +266,8 @@ def wait_briefly() -> None:
 # %% ../../nbs/parts/core.ipynb #e7d00001
 def end_with_parent() -> None:
     "Let Linux kill this process when the one that started it has died; elsewhere nothing happens."
+    import ctypes
+
     with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 
 # %% ../../nbs/parts/core.ipynb #3d3e6ab7
@@ -329,6 +330,8 @@ def check_hardware(
 # %% ../../nbs/parts/core.ipynb #d2b7e90f
 def keep_freed_memory() -> None:
     "Let glibc keep what is freed instead of asking the system again in each step; elsewhere nothing happens."
+    import ctypes
+
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no mappings of their own for large blocks
@@ -337,6 +340,8 @@ def keep_freed_memory() -> None:
 # %% ../../nbs/parts/core.ipynb #ed13315f
 def quiet_lightning() -> None:
     "Keep Lightning's hints, hardware it did not find and deprecations in its own code off the screen."
+    import logging
+
     import pytorch_lightning  # it brings its own handler along
 
     for handler in logging.getLogger(pytorch_lightning.__name__).handlers: handler.setLevel(logging.WARNING)
