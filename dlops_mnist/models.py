@@ -35,7 +35,7 @@ from .parts.core import UserError, atomic, memory, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
 from .parts.scores import build_loss, build_metrics, fit_temperature, read_metrics, update_metrics
-from .parts.settings import DEFAULT_CLASS, GIVEN, full_target
+from .parts.settings import DEFAULT_CLASS, GIVEN, LIMITS, full_target
 from .parts.targets import build, build_told, open_lengths
 
 # %% ../nbs/05_models.ipynb #c105db37
@@ -193,10 +193,7 @@ def build_scheduler(
 ) -> dict[str, Any]:
     "The learning-rate schedule that a section describes, in the form that Lightning takes."
     section = full_target(section, "scheduler")
-    when = {"interval": "epoch", "frequency": 1, "monitor": "val_loss", "strict": True}
-    when |= {key: section.pop(key) for key in when if key in section}
-    if when["interval"] not in ("step", "epoch"):
-        raise UserError(f"`scheduler.interval: {when['interval']}` must be step or epoch.", key="scheduler.interval")
+    when = {key: section.pop(key, setting.default) for key, setting in LIMITS["scheduler"].items()}
     for name in open_lengths(section):
         length = trainer.estimated_stepping_batches if when["interval"] == "step" else trainer.max_epochs
         if not 0 < (length or 0) < math.inf:

@@ -19,14 +19,14 @@ from typing import Any
 
 from .config import Config, diff, load_config
 from .parts.command import as_text, as_typed, say, show_table
-from .parts.core import SHIPPED, UserError, check_hardware, flatten, keep_freed_memory, quiet_lightning
+from .parts.core import SHIPPED, UserError, check_hardware, flatten, keep_freed_memory, plain, quiet_lightning
 from .parts.core import read_checkpoint, unpack, wait_briefly
 from .parts.folder import glance
 from .parts.launch import asked, launch
 from .parts.provenance import say_what_differs
 from .parts.runfolder import Run, find_checkpoint, find_runs, is_epoch_end, is_helper, new_run, reopen_run
 from .parts.runfolder import update_provenance, write_config
-from .parts.settings import (DEFAULT_CLASS, LENGTH, OLDER_RUNS, base_config, deep_update,
+from .parts.settings import (DECLARED, DEFAULT_CLASS, LENGTH, OLDER_RUNS, base_config, deep_update,
                                         restored_settings)
 from .parts.store import as_trained, keep_images
 from .parts.signals import children_repeat, needs_trust, record_of, signals_wait, sigterm_stops
@@ -72,10 +72,7 @@ def make_trainer(
     return build(settings, "trainer", "trainer", DEFAULT_CLASS["trainer"], **given)
 
 # %% ../nbs/07_train.ipynb #b518b88a
-MAY_CHANGE = {"resume", "repeats", "builds_on", "calibrate", "checkpoint_every_n_steps", "paths.runs",
-              "trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.enable_progress_bar",
-              "datamodule.path", "datamodule.cache", "datamodule.source", "datamodule.raw", "datamodule.num_workers",
-              "datamodule.version", "datamodule.labels", "versions", "sweep", "steps_per_call"}  # 1 in the config of an older run
+MAY_CHANGE = set(DECLARED["may_change"])
 
 
 def begin_anew(run: Run, change: str = "") -> str:
@@ -113,16 +110,19 @@ def check_changes(
 # %% ../nbs/07_train.ipynb #8ce200a1
 def check_restored(config: Config) -> None:
     "Refuse settings that the state in `ckpt_path` would overrule; raises `UserError`."
+    from dlops_mnist.parts.checkpoint import check_whole
+
     path = config["ckpt_path"]
-    then = read_checkpoint(path).get("hyper_parameters")
     if config["weights"]: raise UserError("`ckpt_path` goes on with a state, `weights` begins anew: name one.", key="weights")
-    then = then if isinstance(then, Mapping) else {}
+    then = (state := read_checkpoint(path)).get("hyper_parameters")
+    then = plain(then, f"{path}: settings") if isinstance(then, Mapping) else {}
     before, now = restored_settings(then), restored_settings(config)
     for key in dict.fromkeys([*now, *before]):
         was, wanted = before.get(key), now.get(key)
         if was == wanted or key.startswith("callbacks") and None in (was, wanted): continue  # a callback that is new, or gone
         raise UserError(f"`{key}: {as_text(wanted)}` would have no effect: the state of `{path}` goes on, which has "
                         f"{as_text(was)}. Leave it as it was, or begin anew: {as_typed('weights', path)}", key=key)
+    check_whole(state, path, config["scheduler"])
     check_length(diff(then, config), config)
 
 # %% ../nbs/07_train.ipynb #85013c2f
@@ -133,7 +133,7 @@ def begin_with(module: Any, config: Config) -> None:
     if config["model"].get("pretrained") and not config["ckpt_path"]: getattr(module.model, "load_pretrained", lambda: None)()
     if config["weights"]: say(load_weights(module, config["weights"]))
     if path := config["ckpt_path"]:
-        known, own = map(tensors_in, (read_checkpoint(path).get("state_dict") or {}, module.state_dict()))
+        known, own = map(tensors_in, (read_checkpoint(path).get("state_dict"), module.state_dict()))
         fitting = fitting_weights(module, known)
         if len(fitting) < len(own) or len(known) > len(own):
             odd = min(own.keys() - fitting.keys() or known.keys() - own.keys())
@@ -146,6 +146,8 @@ def reopen(
     datamodule: Any,  # after its `setup`
 ) -> Run:
     "The run that `resume` names, ready to go on; raises `UserError` if it can't, or would become another one."
+    from dlops_mnist.parts.checkpoint import check_whole
+
     run = Run(config["resume"])
     if is_helper(): return run
     check_changes(run, config)
@@ -153,7 +155,7 @@ def reopen(
     if known and known != found:
         raise UserError(f"The images are not those that this run began with: the fingerprint was {known[:12]}, and is "
                         f"{str(found)[:12]}. If they lie elsewhere: datamodule.path=... {begin_anew(run)}", key="datamodule.path")
-    if run.last_checkpoint.is_file(): read_checkpoint(run.last_checkpoint)
+    if run.last_checkpoint.is_file(): check_whole(read_checkpoint(run.last_checkpoint), run.last_checkpoint, config["scheduler"])
     run = reopen_run(run.path)
     write_config(run, config | {"resume": None} | {key: run.config.get(key) for key in ("repeats", "sweep")})
     return run

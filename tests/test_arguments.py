@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from dlops_mnist.config import load_config
-from dlops_mnist.parts.core import UserError, check_hardware
+from dlops_mnist.parts.core import FEW_PROCESSES, UserError, check_hardware, usable_cores
 from dlops_mnist.parts.launch import check_hydras, launch
 from dlops_mnist.parts.loggers import better_defaults, make_loggers
 from dlops_mnist.parts.runfolder import Run, new_run
@@ -81,7 +81,8 @@ def test_an_argument_of_the_trainer_reaches_it(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     deterministic, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     value, has_come = DOES[name]
-    beside = {"sync_batchnorm": {"strategy": "ddp", "devices": 2}, "gradient_clip_algorithm": {"gradient_clip_val": 1.0}}
+    beside = {"log_every_n_steps": {"logger": True}, "sync_batchnorm": {"strategy": "ddp", "devices": 2},
+              "gradient_clip_algorithm": {"gradient_clip_val": 1.0}}
     config = load_config({"trainer": {"accelerator": "cpu", name: value, **beside.get(name, {})}})
     try: assert has_come(make_trainer(config, new_run(config)))
     finally:
@@ -96,6 +97,7 @@ def test_an_argument_without_effect_is_refused_with_the_reason(name):
 
 
 @pytest.mark.parametrize("words", [{"gradient_clip_algorithm": "norm"}, {"sync_batchnorm": True, "devices": 1},
+                                   {"log_every_n_steps": 5}, {"log_every_n_steps": 0, "logger": False},
                                    {"min_epochs": 9, "max_epochs": 8}, {"min_steps": 9, "max_steps": 8},
                                    *({f"limit_{x}_batches": 5, "overfit_batches": 2} for x in ("train", "val"))])
 def test_an_argument_that_another_one_leaves_without_effect_is_refused(words):
@@ -104,7 +106,8 @@ def test_an_argument_that_another_one_leaves_without_effect_is_refused(words):
 
 @pytest.mark.parametrize("name", ["accumulate_grad_batches", "gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"])
 def test_an_argument_below_nothing_is_refused(name):
-    with pytest.raises(UserError, match=f"`trainer.{name}: -1` must be more"): load_config({"trainer": {name: -1}})
+    given = {"trainer": {name: -1, "logger": True}}
+    with pytest.raises(UserError, match=f"`trainer.{name}: -1` must be at least"): load_config(given)
 
 
 def test_half_precision_that_a_processor_has_not_is_refused():
@@ -297,6 +300,18 @@ def test_what_starts_jobs_needs_several_and_a_machine_for_them():
         with pytest.raises(UserError, match="needs --multirun"): check_hydras([word], False)
     for many in ("1000000", "1_000_000", "+1000000", "'1000000'"):
         with pytest.raises(UserError, match="would train as many at once"): check_hydras([f"hydra.launcher.n_jobs={many}"], True)
+
+
+def test_what_starts_all_jobs_at_once_starts_few(monkeypatch):
+    most = max(FEW_PROCESSES, usable_cores())
+    for word in ("hydra.launcher.tasks_per_node=1000000", "hydra.sweeper.max_batch_size=1000000", "hydra.launcher.n_jobs=1000000"):
+        with pytest.raises(UserError, match="as many at once"): check_hydras(["hydra/launcher=submitit_local", word], True)
+        check_hydras(["hydra/launcher=submitit_slurm", word], True)  # a cluster has limits of its own
+    check_hydras(["hydra/launcher=joblib", "hydra.sweeper.max_batch_size=1000000"], True)  # n_jobs says how many at once
+    started = []
+    monkeypatch.setattr("hydra.main", lambda **more: lambda job: lambda: started.append(sys.argv))
+    for kind in ("submitit_local", "submitit_slurm"): launch(print, ["-m", "seed=range(40)", f"hydra/launcher={kind}"])
+    assert f"hydra.sweeper.max_batch_size={most}" in started[0] and "max_batch_size" not in str(started[1])
 
 
 @pytest.mark.parametrize("word, told", [("hydra/launcher=nonsense", "joblib"), ("hydra.launcher.n_jobs=2", "n_jobs"),

@@ -194,7 +194,8 @@ def test_settings_that_a_restored_state_overrules_are_refused(work, capsys, trai
     assert f"`{key}" in message and "weights=" in message and "Traceback" not in message and not list(find_runs())
 
 
-@pytest.mark.parametrize("gone, told", [("hyper_parameters", "would have no effect"), ("optimizer_states", "can't be taken up"),
+@pytest.mark.parametrize("gone, told", [("hyper_parameters", "would have no effect"), ("loops", "its `loops` can't"),
+                                        ("optimizer_states", "its `optimizer_states` can't"),
                                         ("pytorch-lightning_version", "can't be taken up")])
 def test_a_state_that_is_not_whole_is_refused(work, capsys, trained, gone, told):
     import torch
@@ -222,6 +223,80 @@ def test_a_state_of_another_type_is_one_message(work, capsys, trained, place, va
     assert exit.value.code == 2 and "is damaged" in said and "Traceback" not in said and not list(find_runs()), said
 
 
+FIT = ("loops", "fit_loop")
+DAMAGED = {("optimizer_states",): {}, ("optimizer_states", 0): "x", ("optimizer_states", 0, "state", 0, "exp_avg"): [],
+           ("optimizer_states", 0, "param_groups", 0, "betas"): None, ("lr_schedulers",): [], ("lr_schedulers", 0): [1],
+           ("lr_schedulers", 0, "best"): [], ("loops",): None, FIT: {}, (*FIT, "epoch_progress", "current", "ready"): [1],
+           (*FIT, "epoch_loop.batch_progress", "total", "ready"): None, ("callbacks",): [1], ("MNISTDataModule", "images"): "x",
+           ("callbacks", "EarlyStopping{'monitor': 'val_acc', 'mode': 'max'}", "wait_count"): "x",
+           ("callbacks", "EarlyStopping{'monitor': 'val_acc', 'mode': 'max'}", "stopped_epoch"): [],
+           ("state_dict",): "x", ("hyper_parameters", "seed"): "tensor"}
+
+
+@pytest.fixture(scope="module")
+def slowing(tmp_path_factory, trained):
+    "A run with a schedule, which was stopped after its first epoch."
+    from dlops_mnist.parts.runfolder import update_provenance
+    from dlops_mnist.train import train
+
+    run = train(trained.config | {"paths": {"runs": str(tmp_path_factory.mktemp("slowing"))}, "repeats": None, "scheduler": {
+        "_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "monitor": "val_loss"}})
+    update_provenance(run, status="interrupted")
+    return run
+
+
+@pytest.mark.parametrize("path, how", [(path, how) for path in DAMAGED for how in ("ckpt_path", "resume")
+                                       if how == "ckpt_path" or path[0] != "hyper_parameters"])
+def test_a_damaged_state_is_one_sentence_that_names_its_part(work, capsys, slowing, path, how):
+    import torch
+
+    shutil.copytree(slowing.path, "runs/mine/theirs")
+    file, value = Path("runs/mine/theirs/checkpoints/last.ckpt"), DAMAGED[path]
+    checkpoint = inside = torch.load(file, weights_only=True)
+    for key in path[:-1]: inside = inside[key]
+    assert path[-1] == 0 or path[-1] in inside
+    inside[path[-1]] = torch.zeros(3) if value == "tensor" else value
+    torch.save(checkpoint, file)
+    words = ["callbacks=early_stopping", "scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, monitor: val_loss}",
+             f"ckpt_path={file}"] if how == "ckpt_path" else ["resume=runs/mine/theirs"]
+    with pytest.raises(SystemExit) as exit: train(*words, "trainer.max_epochs=2")
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1, said
+    part = {"loops": "loops", "optimizer_states": "optim|Adam", "lr_schedulers": "lr_sched|ReduceLR", "state_dict": "network|model",
+            "callbacks": "callbacks|EarlyStopping|loops", "MNISTDataModule": "datamodule|loops", "hyper_parameters": "seed"}
+    assert re.search(part[path[0]], said), said
+
+
+@pytest.mark.parametrize("state", [None, [], "x", 7, {1: 2}, [0.5]])
+def test_weights_of_another_type_fit_nothing(work, capsys, state):
+    import torch
+
+    torch.save({"state_dict": torch.tensor(state) if state == [0.5] else state}, "odd.ckpt")
+    with pytest.raises(SystemExit): train("weights=odd.ckpt", "trainer.max_epochs=1")
+    assert "none of its 0 tensors fits this network" in capsys.readouterr().err and not list(find_runs())
+
+
+@pytest.mark.parametrize("words, told", [
+    (["optimizer.lr=1e300"], "`Adam` can't go on: RuntimeError: value cannot be converted"),
+    (["scheduler=cosine", "scheduler.T_max=0"], "`CosineAnnealingLR` can't go on: ZeroDivisionError"),
+    (["augment={more: [{_target_: torch.nn.Linear, in_features: 3, out_features: 2}]}"], "`Linear` can't go on: RuntimeError"),
+    (["metrics=auroc", "metrics.auroc.max_fpr=9223372036854775807"], "`BinaryAUROC` can't go on: "),
+    (["scheduler=cosine", "scheduler.frequency=text"], "`scheduler.frequency` must be int, not 'text'"),
+    (["scheduler=cosine", "scheduler.frequency=0"], "`scheduler.frequency: 0` must be at least 1"),
+    (["scheduler=plateau", "scheduler.monitor=[1]"], "`scheduler.monitor` must be str"),
+    (["scheduler=plateau", "scheduler.interval=often"], "`scheduler.interval` must be 'step' or 'epoch'"),
+    (["loss.weights={no3: x}"], "`loss.weights` must be a list of float, dict[str, float], str or null"),
+    (["loss.weights=[-1,1]"], "`loss.weights: [-1, 1]`: numbers from 0 on"),
+    (["loss.weights=[inf,1]"], "`loss.weights: [inf, 1]`: numbers from 0 on"),
+    (["callbacks={x: {_target_: pytorch_lightning.callbacks.ModelCheckpoint, train_time_interval: 7}}",
+      "trainer.enable_checkpointing=true"], "`callbacks.x.train_time_interval` must be timedelta or null"),
+])
+def test_what_a_class_only_trips_over_later_is_one_sentence(work, capsys, words, told):
+    with pytest.raises(SystemExit) as exit: train("trainer.max_epochs=1", *words)
+    said = capsys.readouterr().err
+    assert exit.value.code == 2 and told in said and said.count("\n") == 1, said
+
+
 def test_of_odd_facts_in_a_checkpoint_none_is_needed(work, capsys, trained):
     import torch
 
@@ -230,6 +305,10 @@ def test_of_odd_facts_in_a_checkpoint_none_is_needed(work, capsys, trained):
     checkpoint["dlops_mnist"]["packages"] = {"torch": torch.zeros(3), "numpy": [1]}
     torch.save(checkpoint, "odd.ckpt")
     assert [row["epoch"] for row in train("ckpt_path=odd.ckpt", "trainer.max_epochs=2").rows] == [1]
+    for key, value in {"callbacks": {1: 2}, "trainer": {"max_epochs": 1}}.items():
+        checkpoint["hyper_parameters"][key] = value
+        torch.save(checkpoint, "odd.ckpt")
+        assert [row["epoch"] for row in train("ckpt_path=odd.ckpt", "trainer.max_epochs=2").rows] == [1]
     checkpoint["hyper_parameters"].pop("callbacks"), torch.save(checkpoint, "odd.ckpt")
     train("odd.ckpt", "trainer.max_epochs=1")
     assert "Traceback" not in capsys.readouterr().err

@@ -60,7 +60,7 @@ def _arguments(node: ast.expr) -> list[ast.expr]:
 
 # %% ../../nbs/parts/command.ipynb #a51ec170
 BUILTIN = {"int": int, "float": (int, float), "complex": (int, float, complex), "str": str, "bool": bool,
-           "Path": (str, os.PathLike), "PathLike": (str, os.PathLike), "Any": object, "object": object,
+           "Path": (str, os.PathLike), "PathLike": (str, os.PathLike), "Any": object, "object": object, "timedelta": (),
            **dict.fromkeys("list List tuple Tuple set Sequence Iterable Collection".split(), (list, tuple)),
            **dict.fromkeys("dict Dict Mapping MutableMapping".split(), Mapping)}
 
@@ -81,6 +81,7 @@ def _is_one(value: Any, node: ast.expr, lookup: Callable) -> bool:
     if outer not in BUILTIN:  # any other capitalised name is a class, which a config describes by a section
         return bool(inner) or not (outer[:1].isupper() and isinstance(value, (str, int, float, list, tuple, NoneType)))
     if not isinstance(value, BUILTIN[outer]) or isinstance(value, bool) and outer in ("int", "float", "complex"): return False
+    if isinstance(value, Mapping): value, inner = [*value.values()], inner[1:]  # dict[str, int]: each value is to fit
     if not inner or not isinstance(value, (list, tuple)): return True
     if _is_fixed(outer, inner) and len(value) != len(inner): return False
     return all(map(fits, value, inner if _is_fixed(outer, inner) else inner[:1] * len(value), [lookup] * len(value)))

@@ -44,8 +44,8 @@ class CrossEntropy(nn.Module):
         weights: list[float] | dict[str, float] | str | None = None,  # by class, or `balanced`; null: all count the same
     ):
         super().__init__()
-        if isinstance(weights, str):
-            raise UserError(f"`loss.weights: {weights}` is filled in by `train`, if it is balanced.", key="loss.weights")
+        if isinstance(weights, str) or weights and not 0 <= min(weights) <= max(weights) < math.inf:
+            raise UserError(f"`loss.weights: {weights}`: numbers from 0 on, or balanced, which is `train`'s.", key="loss.weights")
         self.register_buffer("weights", weights and torch.tensor(weights), persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

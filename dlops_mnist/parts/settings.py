@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DECLARED', 'SETTINGS', 'MONITOR', 'MONITOR_MODE', 'OLDER_RUNS', 'SET_BY_PROGRAM', 'DEFAULT_CLASS', 'OWN_DEFAULTS',
-           'GROUPS', 'DEFAULTS', 'SEVERAL', 'LIBRARY', 'SCHEDULE_KEYS', 'GIVEN', 'TOLD', 'WITHOUT_EFFECT', 'LENGTH',
-           'deep_update', 'Setting', 'base_config', 'Option', 'full_target', 'check_config', 'sections_of',
-           'check_effect', 'check_checkpointing', 'Config', 'checked_config', 'restored_settings', 'find_experiment',
-           'literal', 'is_recorded', 'is_strangers', 'read_experiment', 'experiment_files', 'resumed']
+           'GROUPS', 'DEFAULTS', 'SEVERAL', 'LIBRARY', 'LIMITS', 'GIVEN', 'TOLD', 'LENGTH', 'deep_update', 'Setting',
+           'base_config', 'Option', 'full_target', 'check_config', 'sections_of', 'check_effect', 'check_checkpointing',
+           'Config', 'checked_config', 'restored_settings', 'find_experiment', 'literal', 'is_recorded', 'is_strangers',
+           'read_experiment', 'experiment_files', 'resumed']
 
 # %% ../../nbs/parts/settings.ipynb #1ae56800
 import copy
@@ -104,7 +104,7 @@ def full_target(
     return {"_target_": f"{LIBRARY[where]}.{section['name']}"} | {k: v for k, v in section.items() if k != "name"}
 
 # %% ../../nbs/parts/settings.ipynb #3d2fade2
-SCHEDULE_KEYS = {"interval", "frequency", "monitor", "strict"}  # Lightning's own, beside the scheduler's arguments
+LIMITS = {section: {name: Setting(**row) for name, row in rows.items()} for section, rows in DECLARED["limits"].items()}
 GIVEN = {"optimizer": ("params",), "scheduler": ("optimizer",), "trainer": ("callbacks",), "model": ("image_shape", "classes")}
 # what a class is told where no value stands in the config; to check it, any will do
 TOLD = {"model": {"num_classes": 2, "in_channels": 1}, "metric": {"num_classes": 2, "task": "binary"}}
@@ -127,13 +127,10 @@ def check_config(
         if not isinstance(value, str): raise mistyped(f"paths.{key}", "str", value)
     if config["monitor"] in ("loss", "val_loss") and config["monitor_mode"] == "max":
         raise UserError("`monitor_mode: max` of a loss would keep the worst epoch. Set monitor_mode=min.", key="monitor_mode")
+    for section, limits in LIMITS.items():
+        for key, limit in limits.items(): limit.check(f"{section}.{key}", config[section].get(key, limit.default))
     check_checkpointing(config)
     check_effect(config)
-    divides = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning would divide by them
-    for key in (*divides, "gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps"):
-        value = config["trainer"].get(key)
-        if isinstance(value, (int, float)) and (value < 0 or key in divides and value == 0):
-            raise UserError(f"`trainer.{key}: {value}` must be more than that.", key=f"trainer.{key}")
     workers, most = config["datamodule"].get("num_workers"), max(16, 4 * usable_cores())
     if isinstance(workers, int) and workers > most:
         raise UserError(f"`datamodule.num_workers: {workers}` would start as many processes, and this machine has {usable_cores()} "
@@ -149,7 +146,7 @@ def sections_of(
         if config[name]: yield name, config[name], "model"
     # the length of the training, where it is left open, is filled in when it is known
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
-    if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in SCHEDULE_KEYS}, "scheduler"
+    if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in LIMITS["scheduler"]}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
         yield from ((f"{group}.{name}", _told(part, kind), kind) for name, part in config[group].items() if part is not None)
 
@@ -168,24 +165,22 @@ def _elsewhere(config: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     yield {name: f"trainer.{name}" for name in read_class(DEFAULT_CLASS["trainer"]).parameters}
 
 
-WITHOUT_EFFECT = DECLARED["without_effect"]
-
-
 def check_effect(config: Mapping[str, Any]) -> None:
     "Refuse what Lightning would accept and nothing would come of; raises `UserError`."
     trainer, sections = config["trainer"], {f"logger.{name}": section for name, section in config["logger"].items() if section}
     saves = trainer.get("enable_checkpointing")
     after_all = {"default_root_dir": saves or trainer.get("logger"), "use_distributed_sampler": "_target_" in config["datamodule"],
+                 "log_every_n_steps": sections or trainer.get("logger"),
                  "gradient_clip_algorithm": trainer.get("gradient_clip_val"), "sync_batchnorm": trainer.get("devices") != 1}
     after_all |= {f"min_{x}": not 0 < (trainer.get(f"max_{x}") or 0) < (trainer.get(f"min_{x}") or 0) for x in ("epochs", "steps")}
     after_all |= dict.fromkeys(("checkpoint_name", "add_file_policy", "log_model=all"), saves)
     after_all |= dict.fromkeys(("limit_train_batches", "limit_val_batches"), not trainer.get("overfit_batches"))
     for where, section in {"trainer": {"_target_": DEFAULT_CLASS["trainer"]} | trainer, **sections}.items():
         usual = read_class(section["_target_"]).parameters
-        for key, reason in WITHOUT_EFFECT.get(section["_target_"].rpartition(".")[2], {}).items():
+        for key, reason in DECLARED["without_effect"].get(section["_target_"].rpartition(".")[2], {}).items():
             name, _, what = key.partition("=")
             value = section.get(name)
-            unchanged = value != what if what else name in usual and value == usual[name].usual
+            unchanged = value != what if what else name in usual and value in (usual[name].usual, OWN_DEFAULTS["trainer"].get(name))
             if after_all.get(key) or value is None or unchanged: continue
             raise UserError(f"`{where}.{name}: {value}` would have no effect: {reason}.", key=f"{where}.{name}")
 
@@ -247,7 +242,7 @@ def restored_settings(
     "The settings that a saved state knows better, by their dotted names, with the defaults of their classes."
     sections = {name: with_defaults(config[name]) for name in ("model", "optimizer", "scheduler") if config.get(name)}
     known = x if isinstance(x := config.get("callbacks"), Mapping) else {}
-    callbacks = {name: with_defaults(section) or {} for name, section in known.items()}
+    callbacks = {name: with_defaults(section) for name, section in known.items() if isinstance(section, Mapping)}
     patient = {name: {"patience": section["patience"]} for name, section in callbacks.items() if "patience" in section}
     return flatten({"seed": config.get("seed"), **sections, "callbacks": patient})
 
@@ -296,7 +291,7 @@ def read_experiment(
     settings = read_checkpoint(file).get("hyper_parameters") if checkpoint else read_yaml(file)
     if not isinstance(settings, Mapping) or checkpoint and "datamodule" not in settings:
         raise UserError(f"{file} is a checkpoint, but it holds no config of this project.")
-    settings = {key: plain(value) for key, value in settings.items() if key not in SET_BY_PROGRAM and str(key)[:2] != "x-"}
+    settings = plain({k: v for k, v in settings.items() if k not in SET_BY_PROGRAM and str(k)[:2] != "x-"}, f"{file}: settings")
     if recorded: settings["repeats"] = str(file)
     if recorded and isinstance(data := settings.get("datamodule"), dict) and "_target_" not in data:
         settings["datamodule"] = OLDER_RUNS | data

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STOPPING', 'catch', 'in_main_thread', 'is_sigterm', 'give_way', 'signal_of', 'agree', 'StopSignals', 'Interrupted',
-           'needs_trust', 'how_to_go_on', 'has_begun', 'what_is_left', 'record_of', 'in_our_words', 'sigterm_stops',
-           'signals_wait', 'children_repeat']
+           'needs_trust', 'how_to_go_on', 'what_is_left', 'record_of', 'blamed', 'state_at_fault', 'in_our_words',
+           'sigterm_stops', 'signals_wait', 'children_repeat']
 
 # %% ../../nbs/parts/signals.ipynb #e87c937a
 import importlib.util
@@ -137,18 +137,13 @@ def how_to_go_on(run: Run) -> str:
     return f"python -m dlops_mnist.train {as_typed('resume', str(run.path))}" + " trust=true" * needs_trust(run)
 
 
-def has_begun(run: Run) -> bool:
-    "Whether there is anything of a training in a run's folder."
-    return run.last_checkpoint.is_file() or bool(run.rows)
-
-
 def what_is_left(
     run: Run,  # that was stopped
     number: int,  # of the signal
 ) -> Interrupted:
     "How to go on with a run; one that never began to train leaves nothing behind."
     if run.status == "finished": return Interrupted(f"interrupted, when {run.path} had finished", number)
-    if has_begun(run):
+    if run.last_checkpoint.is_file() or run.rows:
         if run.status == "running":
             with suppress(OSError): mark_ended(run, "interrupted")
         return Interrupted(f"interrupted; go on with: {how_to_go_on(run)}", number)
@@ -169,11 +164,30 @@ def record_of(run: Run) -> Iterator[None]:
             if in_main_thread(): signal.signal(signal.SIGINT, on_ctrl_c)
             raise what_is_left(run, signal_of(error)) from None
         ours = None if isinstance(error, UserError) else in_our_words(error, run)
-        if not has_begun(run): discard_run(run)
+        if not (run.last_checkpoint.is_file() or run.rows): discard_run(run)
         elif run.status == "running":
             with suppress(OSError): mark_ended(run, "failed", error)  # the disk may be what is wrong
         if ours: raise ours from error
         raise
+
+
+# %% ../../nbs/parts/signals.ipynb #4b9013f0
+def blamed(
+    error: BaseException,
+    classes: tuple[str, ...],  # names, such as those in a config
+) -> str:
+    "The class in whose method an error arose, also if it was made by one of that name; empty for what our module does."
+    names = [type(frame.f_locals.get("self")).__name__ for frame, _ in traceback.walk_tb(error.__traceback__)]
+    ours = "MNISTModule"
+    return next((name for name in reversed(names) if name.endswith((ours, *classes))), "").replace(ours, "")
+
+
+def state_at_fault(error: BaseException, run: Run, name: str) -> str:
+    "The part of a checkpoint's state for which an error arose, or the class that went on with it, by `blamed`; else empty."
+    trace = traceback.format_tb(error.__traceback__)
+    found = re.findall(r"checkpoint_connector.*in _?(?:restore|resume)_?(\w*)", "".join(trace))
+    loops = "loops" * bool(re.search(r"lightning.(loops|trainer)|parts.(recorder|batches)", "".join(trace[-1:])))
+    return found[-1] if found else (name or loops) * bool(run.config.get("ckpt_path") or run.provenance.get("resumed"))
 
 
 # %% ../../nbs/parts/signals.ipynb #9fcf164a
@@ -189,9 +203,11 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     hint = ". It is called as its base class is; a network or an augmentation, with images." * (text.partition(".")[0] in classes)
     if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text}{told}")
     mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
-    if not mistake and re.search("checkpoint_connector.*in _?(restore|resume)", "".join(traceback.format_tb(error.__traceback__))):
-        return UserError(f"The checkpoint's state is damaged: it can't be taken up ({text[:200]}). To begin anew: weights=FILE")
-    return UserError(text) if mistake or isinstance(error, OSError) else None
+    if mistake or isinstance(error, OSError): return UserError(text)
+    said, name = f"{type(error).__name__}: {' '.join(text.split())[:200].rstrip('.')}", blamed(error, tuple(classes))
+    if part := state_at_fault(error, run, name):
+        return UserError(f"The checkpoint's state is damaged: its {part} can't be taken up ({said}). To begin anew: weights=FILE")
+    return UserError(f"`{name}` can't go on: {said}. Look at its settings.") if name else None
 
 # %% ../../nbs/parts/signals.ipynb #8307a799
 @contextmanager
