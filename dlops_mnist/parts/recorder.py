@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, ProgressBar
 
 from .callbacks import check_needs_tracker, epoch_line, progress_bar, row_metrics
 from .command import say
@@ -380,6 +380,9 @@ def make_callbacks(
     for name, section in (config.get("callbacks") or {}).items():
         if not section: continue
         callback = build(section, f"callbacks.{name}", "callback")
+        if isinstance(callback, Checkpoint) and trainer.get("enable_checkpointing") is False:
+            raise UserError(f"`callbacks.{name}` saves checkpoints of its own, and `trainer.enable_checkpointing` is "
+                            "false. Set it to true.", key=f"callbacks.{name}")
         check_needs_tracker(callback, f"callbacks.{name}", config)
         check_own(callback, f"callbacks.{name}", run)
         callbacks.append(callback)
