@@ -326,16 +326,16 @@ def described(
     seconds: float = 60,  # that it may take
 ) -> Iterator[None]:
     "What is built in here has shapes and no numbers, and draws none; raises `UserError` for layers without end."
-    def stop() -> None: ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Endless))
+    def watch() -> None:  # again and again, for Python drops what is raised within a destructor
+        while not done.wait(seconds): ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Endless))
 
-    thread, clock = ctypes.c_ulong(threading.get_ident()), threading.Timer(seconds, stop)
-    clock.daemon = True
-    clock.start()
+    thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
     except Endless:
         raise UserError(f"After {seconds} seconds this network's layers are still being counted: too many.", key="model") from None
-    finally: clock.cancel()
+    finally: done.set()
 
 # %% ../nbs/05_models.ipynb #dd590300
 def bytes_of(tensors: Iterable[Any]) -> int:
