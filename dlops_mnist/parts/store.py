@@ -46,12 +46,13 @@ class Version:
         return "".join(f"{digest}  {name}\n" for name, digest in sorted(self.files.items()))
 
     @cached_property
-    def places(self) -> dict[str, tuple[str, str]]:
-        "The split and the class of each picture, by its name."
-        if self.table: return {name: tuple(name.split("/", 2)[:2]) for name in self.files}
-        folders = {name: name.rpartition("/")[0] for name in self.files}
-        where = by_folders({*folders.values()}).where
-        return {name: where[folder] for name, folder in folders.items()}
+    def where(self) -> dict[str, tuple[str, str]]:
+        "The split and the class of what lies in each folder."
+        return by_folders({name.rpartition("/")[0] for name in self.files}).where
+
+    def place(self, name: str) -> tuple[str, ...]:
+        "The split and the class of a picture."
+        return tuple(name.split("/", 2)[:2]) if self.table else self.where[name.rpartition("/")[0]]
 
     def file(self, name: str) -> str:
         "Where a picture lies in the dataset's folder."
