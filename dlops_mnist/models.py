@@ -118,8 +118,7 @@ def temperature_in(checkpoint: Mapping[str, Any]) -> float:
 # %% ../nbs/05_models.ipynb #e899e60f
 def save_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     "Keep the sums of an epoch at hand, those of several processes added up; and all of it in types that can be read back."
-    if epoch := module.running.epochs.get(""):
-        checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
+    if epoch := module.running.epochs.get(""): checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
     checkpoint["state_dict"] |= keepable(checkpoint["state_dict"], "the weights")  # in place: it knows its layers' versions
     checkpoint |= keepable({name: part for name, part in checkpoint.items() if name != "state_dict"})
 
@@ -266,7 +265,7 @@ def optimizers_of(module: "MNISTModule") -> Any:
 def check_training(module: "MNISTModule") -> None:
     "Build the loss and the optimizer once, so that a mistake in their settings is heard of before a training begins."
     module.setup("fit")
-    build_optimizer(module.hparams["optimizer"], module.parameters())
+    build_optimizer(module.hparams["optimizer"], [*module.parameters()]).zero_grad()
     crop, side = getattr(module.augment, "strength", {}).get("crop", 0), min(module.image_shape[-2:])
     if crop >= side: raise UserError(f"`augment.crop: {crop}` is out of range: here from 0 to {side - 1}.", key="augment.crop")
 

@@ -225,7 +225,7 @@ def test_a_network_is_told_what_it_has_parameters_for(section):
     (nn.ReLU(), None, []),
     (nn.Identity(), lambda images: images / 255, ["`augment` turns whole pixels into floats"]),
     (nn.Identity(), lambda images: images.float(), ["`augment` turns whole pixels into floats"]),
-    (nn.Identity(), lambda images: (images / 255 - 0.13) / 0.3, []),
+    (nn.Identity(), lambda images: (images.double() / 255 - 0.13) / 0.3, []),
     (nn.Identity(), lambda images: images.flip(-1), []),
 ])
 def test_what_would_train_on_in_silence_is_told_once(network, change, said, capsys):

@@ -201,8 +201,10 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     if "does not require grad" in text:
         return UserError("Nothing is learnt: the loss hangs on no weight that may change. Look for `detach` and `requires_grad`.")
     hint = ". It is called as its base class is; a network or an augmentation, with images." * (text.partition(".")[0] in classes)
-    if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text}{told}")
-    mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
+    if text.partition("' object has no attribute")[0][1:] in classes: hint = ". Does its `__init__` call `super().__init__()`?"
+    if re.search("Target size|match target batch_size", text): hint = ". The network and `augment` must keep all images of a batch."
+    if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text.rstrip('.')}{told}")
+    mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on m|val_check_int|by an inplace", text)
     if mistake or isinstance(error, OSError): return UserError(text)
     said, name = f"{type(error).__name__}: {' '.join(text.split())[:200].rstrip('.')}", blamed(error, tuple(classes))
     if part := state_at_fault(error, run, name):
