@@ -41,7 +41,7 @@ def record(
 def compare(a: Version, b: Version) -> Iterator[tuple[str, str, str]]:
     "What differs: `added`, `removed`, `changed`, `relabelled`, `moved` or `renamed`, with the path before and the path now."
     came = {}  # a content may have come more than once
-    for path, digest in sorted(b.files.items() - a.files.items()):
+    for path, digest in sorted(item for item in b.files.items() if a.files.get(item[0]) != item[1]):
         if path in a.files: yield "changed", path, path
         else: came.setdefault(digest, []).append(path)
     for path in sorted(a.files.keys() - b.files.keys()):

@@ -137,8 +137,8 @@ def read_version(fingerprint: str, store: str | os.PathLike) -> Version:
     "A version by its whole name; raises `UserError` where its manifest was changed."
     file = Path(store, "manifests", f"{fingerprint}.sha256")
     known = {key: value for key, value in known_in(file.with_suffix(".json")).items() if key in ABOUT}
-    with suppress(OSError, ValueError):
-        version = Version({line[66:]: line[:64] for line in file.read_bytes().decode().split("\n")[:-1]}, **known)
+    with suppress(OSError, ValueError), open(file, encoding="utf-8", newline="\n") as lines:
+        version = Version({line[66:-1]: line[:64] for line in lines}, **known)
         if version.fingerprint == fingerprint: return version
     raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
 
