@@ -201,7 +201,7 @@ class InPlace(Good):
     ("augment._target_=own.Loses", r"Target size .*\). The network and `augment` must keep all images of a batch\."),
     ("datamodule._target_=own.NoData", r"AttributeError: 'NoData' object has no attribute 'files' own.py, line \d+, in setup"),
     ("datamodule._target_=own.NoVal", r"An invalid dataloader was returned from `NoVal.val_dataloader\(\)`. Found None."),
-    ("datamodule._target_=own.Triple", "ValueError: too many values to unpack .*. A batch is a pair of tensors: images and labels."),
+    ("datamodule._target_=own.Triple", "too many values to unpack .*. A batch is a pair of tensors: images and labels."),
     ("model._target_=own.InPlace", "modified by an inplace operation: "),
 ])
 def test_a_mistake_in_code_of_ones_own_is_told_with_its_line_and_shapes(go, tmp_path, words, told):
