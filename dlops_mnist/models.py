@@ -296,7 +296,7 @@ class MNISTModule(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."
-        if not isinstance(images, Tensor): raise UserError(f"Images must be a tensor; `augment` returned {type(images).__name__}.")
+        if not isinstance(images, Tensor): raise UserError(f"`augment` or the data gave {type(images).__name__}, not a tensor.")
         images = fitting_images(to_input(images, self.dtype, self.mean, self.std), self.image_shape)
         logits = fitting_logits(self.model(images), self)
         return logits if self.training or self.temperature == 1 else logits / self.temperature
