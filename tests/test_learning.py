@@ -167,6 +167,12 @@ class Triple(Data):
     labels = (torch.zeros(1),)
 class NoData(Data):
     def setup(self, stage=None): self.images = self.files
+class Items(torch.utils.data.Dataset):
+    def __len__(self): return 9
+    def __getitem__(self, i): return torch.zeros(28, 28), {}["late"]
+class Broken(Data):
+    def __init__(self, classes: list | None = None, **other): super().__init__()  # `per_class` of the base is nearly its `classes`
+    def train_dataloader(self): return torch.utils.data.DataLoader(Items())
 class NoVal(Data):
     def val_dataloader(self): pass
 class Loses(nn.Module):
@@ -200,6 +206,7 @@ class InPlace(Good):
     ("metrics.m._target_=own.BareMetric", r"'BareMetric' object has no .*'. Does its `__init__` call `super"),
     ("augment._target_=own.Loses", r"Target size .*\). The network and `augment` must keep all images of a batch\."),
     ("datamodule._target_=own.NoData", r"AttributeError: 'NoData' object has no attribute 'files' own.py, line \d+, in setup"),
+    ("datamodule._target_=own.Broken", r"KeyError: 'late' own.py, line \d+, in __getitem__"),
     ("datamodule._target_=own.NoVal", r"An invalid dataloader was returned from `NoVal.val_dataloader\(\)`. Found None."),
     ("datamodule._target_=own.Triple", "too many values to unpack .*. A batch is a pair of tensors: images and labels."),
     ("model._target_=own.InPlace", "modified by an inplace operation: "),

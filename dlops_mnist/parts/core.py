@@ -78,16 +78,16 @@ INSTALLED = re.compile(rf"^<|{re.escape(os.path.dirname(os.__file__))}|(site|dis
 
 def own_lines(
     error: BaseException,
-    classes: Set[str] = frozenset(),  # names: from a method of one of these on; empty: all
+    own: Set[str] = frozenset(),  # names of classes and modules: from one of these on; empty: all
 ) -> str:
     "The lines of a person's own code through which an error came, each as a line of text, with the shapes that were at hand."
     import linecache
     import traceback
 
-    lines = own_lines(error.__cause__, classes) if error.__cause__ else ""
+    lines = own_lines(error.__cause__, own) if error.__cause__ else ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         file, known = frame.f_code.co_filename, frame.f_locals
-        if INSTALLED.search(file) or classes and not lines and type(known.get("self")).__name__ not in classes: continue
+        if INSTALLED.search(file) or own and not lines and not own & {type(known.get("self")).__name__, Path(file).stem}: continue
         shapes = ", ".join(f"{n} {list(s)}" for n, x in known.items() if isinstance(s := getattr(x, "shape", None), tuple))
         lines += f"\n  {Path(file).name}, line {line}, in {frame.f_code.co_name}({shapes}): {linecache.getline(file, line).strip()}"
     return lines

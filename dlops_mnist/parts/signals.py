@@ -203,7 +203,8 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     if text.partition("' object has no attribute")[0][1:] in classes: hint = ". Does its `__init__` call `super().__init__()`?"
     if re.search("Target size|match target batch_size", text): hint = ". The network and `augment` must keep all images of a batch."
     if re.search(r"^measure\(\)|values to unpack \(expected 2", text): hint = ". A batch is a pair of tensors: images and labels."
-    if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text.rstrip('.')}{told}")
+    modules = set(re.findall(r"'_target_': '(?:\w+\.)*(\w+)\.\w+'", str(run.config)))
+    if told := own_lines(error, classes | modules) or hint: return UserError(f"{type(error).__name__}: {text.rstrip('.')}{told}")
     known = "^Misconfig|conditioned on metric|`val_check_interval`|an inplace operation|invalid dataloader|multiple `val_data"
     if isinstance(error, OSError) or re.search(known, f"{type(error).__name__}: {text}"): return UserError(text)
     said, name = f"{type(error).__name__}: {' '.join(text.split())[:200].rstrip('.')}", blamed(error, tuple(classes))
@@ -249,8 +250,8 @@ def children_repeat(run: Run) -> Iterator[None]:
 
     main = sys.modules["__main__"]
     argv, spec, environment = sys.argv, main.__spec__, dict(os.environ)
-    resumed = [as_word("resume", str(run.path))] if run.provenance.get("resumed") else [str(run.config_file)]
-    resumed.append("trust=true")  # this process has looked at the settings
+    # this process has looked at the settings
+    resumed = [as_word("resume", str(run.path)) if run.provenance.get("resumed") else str(run.config_file), "trust=true"]
     if is_helper(): end_with_parent()
     sys.argv, main.__spec__ = ["train", *resumed], importlib.util.find_spec("dlops_mnist.train")
     os.environ["DLOPS_MNIST_RUN"] = str(run.path)

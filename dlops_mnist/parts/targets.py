@@ -275,7 +275,7 @@ def _check_setting(key: str, value: Any, where: str, source: ClassSource, given:
     if key not in names:
         passed_on = _passed_on(source)
         # other **kwargs take any name, but one that is nearly a known setting's is a typing mistake
-        if key not in passed_on and (passed_on or not source.open_ended or closest(key, names)):
+        if key not in passed_on and (passed_on or not source.open_ended or value is not None and closest(key, names)):
             raise UserError(f"`{full}` is not a setting of {source.name.rpartition('.')[2]}."
                             f"{nearest(key, [*names, *passed_on])}", key=full)
     elif not source.parameters[key].takes(value): raise mistyped(full, source.parameters[key], value)
