@@ -25,6 +25,7 @@ from dlops_mnist.inspection import chance_note, oddities, plot_histogram, readin
 from dlops_mnist.models import check_memory
 from dlops_mnist.parts import (
     augment,
+    collect,
     core,
     exported,
     figures,
@@ -968,3 +969,10 @@ def test_what_is_left_of_a_picture_a_mean_and_a_run():
     assert "has died" in str(told) and "resume=" in str(told)
     finished = SimpleNamespace(path="runs/a/b", status="finished")
     assert str(signals.what_is_left(finished, 2)) == "interrupted, when runs/a/b had finished"
+
+
+def test_a_page_shows_the_sixty_most_doubtful_pictures(tmp_path):
+    for i in range(62):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+        (tmp_path / f"{i}.json").write_text(json.dumps({"probability": 1 - i / 100}))
+    assert [known["name"] for known in collect.waiting(SimpleNamespace(waiting=tmp_path))] == [str(i) for i in range(61, 1, -1)]
