@@ -127,7 +127,8 @@ def test_sixteen_bits_of_colour_in_a_tiff_are_not_cut_to_eight_in_silence():
     bits = 8 + 2 + 12 * len(tags) + 4
     fields = [struct.pack("<HHII", tag, 3, 3, bits) if tag == 258 else
               struct.pack("<HHII", tag, 4, 1, bits + 6 if tag == 273 else value) for tag, value in tags]
-    tiff = b"".join([b"II*\0", struct.pack("<IH", 8, len(tags)), *fields, bytes(4), struct.pack("<3H", 16, 16, 16), pixels.tobytes()])
+    data = struct.pack("<3H", 16, 16, 16) + pixels.tobytes()
+    tiff = b"".join([b"II*\0", struct.pack("<IH", 8, len(tags)), *fields, bytes(4), data])
     with pytest.raises(BadImage, match="more than 8 bits"): decode(tiff)
     assert 170 < decode(tiff, Look(range=(0, 4095))).mean() < 190
 
@@ -830,7 +831,8 @@ def test_parts_that_are_named_so_are_parts(tmp_path):
 
 def test_what_is_missing_is_said_with_what_lies_beside(tmp_path):
     fill(tmp_path, {"": 12, "val": 6})
-    with pytest.raises(UserError, match="no train images.*24 files not used, such as `bar/000.png`: they lie beside `val/`"): opened(tmp_path)
+    said = "no train images.* 24 files not used, such as `bar/000.png`: they lie beside `val/`"
+    with pytest.raises(UserError, match=said): opened(tmp_path)
     assert counts(opened(tmp_path / "val")).keys() == {"train", "val", "test"}, "a folder of classes, as the message says"
 
 

@@ -203,9 +203,7 @@ class Batches(pl.LightningDataModule):
         "The images of `train`, `val` or `test`."
         if not self.datasets: self.setup()
         if split in self.datasets: return self.datasets[split]
-        beside = "".join(f" {note}." for note in getattr(self, "notes", ()) if " lie " in note)
-        raise UserError(f"`{self.path}` has no {split} images: add a folder `{split}/`, or datamodule.path=DIR, "
-                        f"which may be a folder of classes alone.{beside}", key="path")
+        raise UserError(f"`{self.path}` has no {split} images: add a folder `{split}/`, or datamodule.path=DIR.", key="path")
 
     train_df = property(lambda self: self.dataset("train").frame)
     val_df = property(lambda self: self.dataset("val").frame)
