@@ -23,7 +23,6 @@ $(ready): constraints.txt settings.ini setup.py pyproject.toml
 	@echo "Setting up $(VENV): this takes a few minutes, once."
 	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@$(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
-	@$(python) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps timm # see settings.ini
 	@touch $@
 
 .PHONY: train
