@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RunningMetrics', 'own_share', 'load_checked', 'measure', 'end_batch', 'end_validation', 'temperature_in',
-           'save_running', 'load_running', 'Classifier', 'build_model', 'build_optimizer', 'build_scheduler',
-           'complete', 'to_probabilities', 'predict', 'criterion_of', 'optimizers_of', 'check_training', 'build_parts',
-           'MNISTModule', 'fitting_images', 'fitting_logits', 'Endless', 'described', 'bytes_of', 'tensors_of',
-           'states_of', 'least_memory', 'check_memory', 'load_module', 'Trained', 'best_device', 'load', 'calibrate']
+           'save_running', 'load_running', 'first_look', 'Classifier', 'build_model', 'build_optimizer',
+           'build_scheduler', 'complete', 'to_probabilities', 'predict', 'criterion_of', 'optimizers_of',
+           'check_training', 'build_parts', 'MNISTModule', 'fitting_images', 'fitting_logits', 'Endless', 'described',
+           'bytes_of', 'tensors_of', 'states_of', 'least_memory', 'check_memory', 'load_module', 'Trained',
+           'best_device', 'load', 'calibrate']
 
 # %% ../nbs/05_models.ipynb #7e4ff5e9
 import ctypes
@@ -30,7 +31,7 @@ from .networks import CNN, MLP  # noqa: F401 (offered from here as well)
 from .networks import MEAN, STD, EpochMetrics, classification_loss, predicted_labels, to_input, to_logits
 from .parts.checkpoint import keepable
 from .parts.runfolder import find_checkpoint
-from .parts.command import mistyped
+from .parts.command import mistyped, say
 from .parts.core import UserError, atomic, memory, plain, read_checkpoint
 from .parts.runfolder import Run
 from .parts.strangers import strangers_settings
@@ -90,7 +91,7 @@ def measure(module: pl.LightningModule, prefix: str, batch_idx: int, images: Ten
     loss = module.criterion(logits, labels)
     module.running.count(prefix, batch_idx, loss, logits, labels)
     update_metrics(module.metrics, logits, labels)
-    if prefix == "val_":
+    if prefix == "val_":  # how often each class is the answer
         guesses = predicted_labels(logits)[:, None] == torch.arange(max([2, *logits.shape[1:]]), device=logits.device)
         module.named = guesses.sum(0) + (module.named if batch_idx else 0)
     return {"loss": loss, "logits": logits, "labels": labels}
@@ -117,8 +118,7 @@ def temperature_in(checkpoint: Mapping[str, Any]) -> float:
 # %% ../nbs/05_models.ipynb #e899e60f
 def save_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     "Keep the sums of an epoch at hand, those of several processes added up; and all of it in types that can be read back."
-    if epoch := module.running.epochs.get(""):
-        checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
+    if epoch := module.running.epochs.get(""): checkpoint["running"] = module.trainer.strategy.reduce(epoch.sums(), reduce_op="sum")
     checkpoint["state_dict"] |= keepable(checkpoint["state_dict"], "the weights")  # in place: it knows its layers' versions
     checkpoint |= keepable({name: part for name, part in checkpoint.items() if name != "state_dict"})
 
@@ -129,20 +129,29 @@ def load_running(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None
     if "running" in checkpoint and module.global_rank == 0:
         module.running.epochs[""] = EpochMetrics(torch.as_tensor(checkpoint["running"]).reshape(3))
 
+# %% ../nbs/05_models.ipynb #aa569ca9
+def first_look(module: pl.LightningModule, images: Tensor, changed: Tensor, logits: Tensor) -> None:
+    "Say what the first batch shows of an augmentation or a network with which a training would go wrong in silence."
+    # standardised images have negative pixels, unless their mean is 0
+    if changed.is_floating_point() > images.is_floating_point() and changed.min() >= 0 and getattr(module, "mean", images).any():
+        say("CAREFUL: `augment` turns whole pixels into floats, which nothing scales: return them as they came, from 0 to 255.")
+    if logits.ndim == 2 and logits.min() >= 0 and (logits.sum(1) - 1).abs().max() < 0.005:
+        say("CAREFUL: the outputs of each image sum to 1, and the loss takes logits: leave out the softmax at the end.")
+
 # %% ../nbs/05_models.ipynb #c89c83b4
 class Classifier(pl.LightningModule):
     "Learns from batches, and measures; a subclass says which network, and with which optimizer."
 
     def __init__(self):
         super().__init__()
-        self.augment, self.label_smoothing, self.running = None, 0.0, RunningMetrics()
+        self.augment, self.label_smoothing, self.running, self.named = None, 0.0, RunningMetrics(), torch.zeros(0)
         self.criterion, self.metrics, self.temperature = classification_loss, nn.ModuleDict(), 1.0
-        self.named = torch.zeros(0)  # how often each class was the answer in the last validation
 
     def training_step(self, batch, batch_idx: int) -> Tensor:
         own, weight = own_share(self.trainer, batch_idx, len(batch[1]))
         images, labels = (part[:max(own, 1)] for part in batch)  # at least a filler, which weighs nothing
-        logits = self(self.augment(images) if self.augment else images)
+        logits = self(changed := self.augment(images) if self.augment else images)
+        if batch_idx == 0 == self.global_step: first_look(self, images, changed, logits)
         loss = self.criterion(logits, labels)
         self.running.count("", batch_idx, loss, logits[:own], labels[:own])
         if self.label_smoothing: loss = self.criterion(logits, labels, self.label_smoothing)
@@ -247,17 +256,16 @@ def criterion_of(module: "MNISTModule") -> Any:
 
 def optimizers_of(module: "MNISTModule") -> Any:
     "The optimizer of a config, with its schedule, as Lightning wants them."
-    settings = module.hparams
     parameters = module.model.groups() if hasattr(module.model, "groups") else module.parameters()
-    optimizer = build_optimizer(settings["optimizer"], parameters)
-    if not settings["scheduler"]: return optimizer
-    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(settings["scheduler"], optimizer, module.trainer)}
+    optimizer = build_optimizer(module.hparams["optimizer"], parameters)
+    if not module.hparams["scheduler"]: return optimizer
+    return {"optimizer": optimizer, "lr_scheduler": build_scheduler(module.hparams["scheduler"], optimizer, module.trainer)}
 
 # %% ../nbs/05_models.ipynb #d7216651
 def check_training(module: "MNISTModule") -> None:
     "Build the loss and the optimizer once, so that a mistake in their settings is heard of before a training begins."
     module.setup("fit")
-    build_optimizer(module.hparams["optimizer"], module.parameters())
+    build_optimizer(module.hparams["optimizer"], [*module.parameters()]).zero_grad()
     crop, side = getattr(module.augment, "strength", {}).get("crop", 0), min(module.image_shape[-2:])
     if crop >= side: raise UserError(f"`augment.crop: {crop}` is out of range: here from 0 to {side - 1}.", key="augment.crop")
 
@@ -288,7 +296,7 @@ class MNISTModule(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         "Logits of uint8 or float images [B, H, W] or [B, C, H, W]: [B] for two classes, [B, K] for more."
-        if not isinstance(images, Tensor): raise UserError(f"Images must be a tensor; `augment` returned {type(images).__name__}.")
+        if not isinstance(images, Tensor): raise UserError(f"`augment` or the data gave {type(images).__name__}, not a tensor.")
         images = fitting_images(to_input(images, self.dtype, self.mean, self.std), self.image_shape)
         logits = fitting_logits(self.model(images), self)
         return logits if self.training or self.temperature == 1 else logits / self.temperature
@@ -326,16 +334,16 @@ def described(
     seconds: float = 60,  # that it may take
 ) -> Iterator[None]:
     "What is built in here has shapes and no numbers, and draws none; raises `UserError` for layers without end."
-    def stop() -> None: ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Endless))
+    def watch() -> None:  # again and again, for Python drops what is raised within a destructor
+        while not done.wait(seconds): ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(Endless))
 
-    thread, clock = ctypes.c_ulong(threading.get_ident()), threading.Timer(seconds, stop)
-    clock.daemon = True
-    clock.start()
+    thread, done = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"): yield
     except Endless:
         raise UserError(f"After {seconds} seconds this network's layers are still being counted: too many.", key="model") from None
-    finally: clock.cancel()
+    finally: done.set()
 
 # %% ../nbs/05_models.ipynb #dd590300
 def bytes_of(tensors: Iterable[Any]) -> int:

@@ -30,7 +30,7 @@ def to_input(
 ) -> Tensor:
     "Images as a network sees them: float [B, C, H, W], pixels standardised by a mean and a deviation."
     images = images.unsqueeze(1) if images.ndim == 3 else images
-    return images if images.is_floating_point() else (images.to(dtype) / 255 - mean) / std
+    return images.to(dtype) if images.is_floating_point() else (images.to(dtype) / 255 - mean) / std
 
 # %% ../nbs/04_networks.ipynb #c1dc2170
 def to_logits(
@@ -48,8 +48,7 @@ def classification_loss(
     "Mean cross-entropy of `labels` under `logits`."
     logits = logits.float()  # half precision is too coarse for a logarithm
     if logits.ndim > 1: return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    targets = labels.float()
-    if label_smoothing: targets = targets * (1 - label_smoothing) + label_smoothing / 2
+    targets = labels.float() * (1 - label_smoothing) + label_smoothing / 2
     return F.binary_cross_entropy_with_logits(logits, targets)
 
 # %% ../nbs/04_networks.ipynb #f647b7db

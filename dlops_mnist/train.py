@@ -20,7 +20,7 @@ from typing import Any
 from .config import Config, diff, load_config
 from .parts.command import as_text, as_typed, say, show_table
 from .parts.core import SHIPPED, UserError, check_hardware, flatten, keep_freed_memory, plain, quiet_lightning
-from .parts.core import read_checkpoint, unpack, wait_briefly
+from .parts.core import own_lines, read_checkpoint, unpack, wait_briefly
 from .parts.folder import glance
 from .parts.launch import asked, launch
 from .parts.provenance import say_what_differs
@@ -188,7 +188,10 @@ def prepare(
     if config["repeats"] and not config["datamodule"].get("version"): unpack(str(config["datamodule"].get("path")))
     datamodule = build(with_ways(config)["datamodule"], "datamodule", "datamodule", DEFAULT_CLASS["datamodule"])
     datamodule.prepare_data()
-    datamodule.setup()
+    try: datamodule.setup()
+    except Exception as error:
+        if isinstance(error, UserError) or not (told := own_lines(error, {type(datamodule).__name__})): raise
+        raise UserError(f"{type(error).__name__}: {error}{told}") from error
     return keep_images(config, datamodule)
 
 # %% ../nbs/07_train.ipynb #7bf84d55
@@ -208,8 +211,7 @@ def fit(
     trainer = make_trainer(config, run)
     if config["compile"]: module.model.compile()
     # never a pickle that runs code, which Lightning would allow for an address that begins with http
-    begin = run.last_checkpoint if config["resume"] else config["ckpt_path"]
-    trainer.fit(module, datamodule, ckpt_path=begin, weights_only=True)
+    trainer.fit(module, datamodule, ckpt_path=run.last_checkpoint if config["resume"] else config["ckpt_path"], weights_only=True)
     note_result(run, datamodule, module.named)
     if config["calibrate"] and run.status == "finished" and not is_helper():
         for file in (run.best_checkpoint, run.last_checkpoint): update_provenance(run, temperature=calibrate(file, datamodule))

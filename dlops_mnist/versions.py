@@ -40,15 +40,16 @@ def record(
 # %% ../nbs/16_versions.ipynb #36d0c39b
 def compare(a: Version, b: Version) -> Iterator[tuple[str, str, str]]:
     "What differs: `added`, `removed`, `changed`, `relabelled`, `moved` or `renamed`, with the path before and the path now."
-    came, old, new = {}, a.places, b.places  # a content may have come more than once
-    for path, digest in sorted(b.files.items() - a.files.items()):
+    came = {}  # a content may have come more than once
+    for path, digest in sorted(item for item in b.files.items() if a.files.get(item[0]) != item[1]):
         if path in a.files: yield "changed", path, path
         else: came.setdefault(digest, []).append(path)
     for path in sorted(a.files.keys() - b.files.keys()):
         if not (others := came.get(a.files[path])): yield "removed", path, ""
         else:
             now = others.pop(0)
-            yield "relabelled" if old[path][1] != new[now][1] else "moved" if old[path] != new[now] else "renamed", path, now
+            old, new = a.place(path), b.place(now)
+            yield "relabelled" if old[1] != new[1] else "moved" if old != new else "renamed", path, now
     yield from (("added", "", path) for paths in came.values() for path in paths)
 
 # %% ../nbs/16_versions.ipynb #f4934ebe
@@ -73,8 +74,8 @@ def diff(
 ) -> list[tuple[str, str, str]]:
     "What differs between two versions, in words of classes and splits."
     old, new = meant(a, store), meant(b, store)
-    found, places = list(compare(old, new)), old.places | new.places
-    counts = Counter((what, *places[now or before]) for what, before, now in found)
+    found = list(compare(old, new))
+    counts = Counter((what, *(new.place(now) if now else old.place(before))) for what, before, now in found)
     rows = [[*what, count] for what, count in sorted(counts.items())]
     if rows: show_table(["what", "split", "class", "images"], rows, f"from {old.fingerprint[:12]} to {new.fingerprint[:12]}")
     else: say("no difference")
@@ -96,7 +97,7 @@ def draw_differences(old: Version, new: Version, store: str, most: int = 24) -> 
         file = Path(Store(store).object(version.files[name]))
         if not file.is_file(): file = Path(version.path, version.file(name))  # of a folder that was not recorded
         images.append(np.moveaxis(np.asarray(Image.open(file).convert("RGB")), -1, 0))
-        places = [" ".join(of.places[path]) for of, path in ((old, before), (new, now)) if path]
+        places = [" ".join(of.place(path)) for of, path in ((old, before), (new, now)) if path]
         titles.append(f"{what}\n" + " → ".join(dict.fromkeys(places)))
     return plot_grid(images, titles, title=f"{len(found):,} differences", size=1.6)
 

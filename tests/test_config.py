@@ -243,6 +243,11 @@ def test_what_another_class_has_no_use_for_is_named_where_it_stands(tmp_path):
     with pytest.raises(UserError, match="^`optimizer.lrr` is"): load_config(tmp_path / "sgd.yml", "optimizer={name: SGD, lrr: 1}")
 
 
+def test_a_key_given_twice_is_told_with_both_its_lines(tmp_path):
+    (tmp_path / "a.yml").write_text("seed: 1\nmodel:\n  hidden: [5]\n  hidden: [6]")
+    with pytest.raises(UserError, match=r"a\.yml, line 4, .* is given twice \(first in line 3\)"): load_config(tmp_path / "a.yml")
+
+
 def test_a_length_that_is_left_open_needs_no_value(tmp_path, monkeypatch):
     (tmp_path / "own_rates.py").write_text("from torch.optim.lr_scheduler import LambdaLR\nclass Rates(LambdaLR):\n"
                                            "    def __init__(self, optimizer, max_steps: int, T_max: int = 3): ...\n")

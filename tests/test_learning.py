@@ -148,6 +148,35 @@ class Built(Good):
     def __init__(self): super().__init__(); self.size = self.width
 class Rate(torch.optim.lr_scheduler.LRScheduler):
     def get_lr(self): return [lr / (3 - self.last_epoch) for lr in self.base_lrs]
+class Bare(torch.optim.lr_scheduler.LRScheduler):
+    def __init__(self, optimizer): self.size = 1
+class BareStep(torch.optim.Optimizer):
+    def __init__(self, params): self.size = 1
+class BareMetric(torchmetrics.Metric):
+    def __init__(self): self.size = 1
+    def update(self, p, y): pass
+    def compute(self): pass
+class Data(pl.LightningDataModule):
+    classes, image_shape, labels = ["x", "y"], [28, 28], ()
+    def __init__(self, path: str = "", **other): super().__init__()
+    def setup(self, stage=None): self.images = torch.zeros(9, 28, 28)
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([(x, torch.zeros(1).long(), *self.labels) for x in self.images[:, None]], None)
+    def val_dataloader(self): return self.train_dataloader()
+class Triple(Data):
+    labels = (torch.zeros(1),)
+class NoData(Data):
+    def setup(self, stage=None): self.images = self.files
+class NoVal(Data):
+    def val_dataloader(self): pass
+class Loses(nn.Module):
+    def forward(self, x): return x[:-1]
+class InPlace(Good):
+    def forward(self, x):
+        x = self.last(x.flatten(1)).sigmoid()
+        y = x * x
+        x.zero_()
+        return y
 """
 
 
@@ -164,8 +193,16 @@ class Rate(torch.optim.lr_scheduler.LRScheduler):
     ("metrics.m._target_=own.Metric", "`metrics.m` can't take .* own.py, line 26, in update"),
     ("callbacks.c._target_=own.Hook", "Hook.on_train_batch_end.. takes 3 positional arguments but 6 were given. It is called as"),
     ("callbacks.c._target_=own.Logs", "ValueError: .* own.py, line 31, in on_train_epoch_end"),
-    ("augment._target_=own.Lost", "Images must be a tensor; `augment` returned NoneType."),
+    ("augment._target_=own.Lost", "`augment` or the data gave NoneType, not a tensor."),
     ("scheduler._target_=own.Rate", "ZeroDivisionError: .* own.py, line 37, in get_lr"),
+    ("scheduler._target_=own.Bare", r"'Bare' object has no .*'. Does its `__init__` call `super\(\).__init__\(\)`\?"),
+    ("optimizer._target_=own.BareStep", r"'BareStep' object has no .*'. Does its `__init__` call `super"),
+    ("metrics.m._target_=own.BareMetric", r"'BareMetric' object has no .*'. Does its `__init__` call `super"),
+    ("augment._target_=own.Loses", r"Target size .*\). The network and `augment` must keep all images of a batch\."),
+    ("datamodule._target_=own.NoData", r"AttributeError: 'NoData' object has no attribute 'files' own.py, line \d+, in setup"),
+    ("datamodule._target_=own.NoVal", r"An invalid dataloader was returned from `NoVal.val_dataloader\(\)`. Found None."),
+    ("datamodule._target_=own.Triple", "too many values to unpack .*. A batch is a pair of tensors: images and labels."),
+    ("model._target_=own.InPlace", "modified by an inplace operation: "),
 ])
 def test_a_mistake_in_code_of_ones_own_is_told_with_its_line_and_shapes(go, tmp_path, words, told):
     (tmp_path / "own.py").write_text(OWN)

@@ -966,3 +966,5 @@ def test_what_is_left_of_a_picture_a_mean_and_a_run():
     assert mean_and_deviation(np.array([[[85, 86]]], np.uint8)) == {"mean": [0.3353], "std": [0.002]}
     told = signals.in_our_words(RuntimeError("Connection closed by peer"), Run(Path("runs/a/b")))
     assert "has died" in str(told) and "resume=" in str(told)
+    finished = SimpleNamespace(path="runs/a/b", status="finished")
+    assert str(signals.what_is_left(finished, 2)) == "interrupted, when runs/a/b had finished"

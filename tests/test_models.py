@@ -218,6 +218,27 @@ def test_a_network_is_told_what_it_has_parameters_for(section):
     assert module.model.last.out_features == 2 and trainer.callback_metrics["val_acc"] > 0.3
 
 
+@pytest.mark.parametrize("network, change, said", [
+    (nn.Softmax(1), None, ["the outputs of each image sum to 1"]),
+    (nn.LogSoftmax(1), None, []),
+    (nn.Sigmoid(), None, []),
+    (nn.ReLU(), None, []),
+    (nn.Identity(), lambda images: images / 255, ["`augment` turns whole pixels into floats"]),
+    (nn.Identity(), lambda images: images.float(), ["`augment` turns whole pixels into floats"]),
+    (nn.Identity(), lambda images: (images.double() / 255 - 0.13) / 0.3, []),
+    (nn.Identity(), lambda images: images.flip(-1), []),
+])
+def test_what_would_train_on_in_silence_is_told_once(network, change, said, capsys):
+    data = DataLoader(TensorDataset(torch.randint(256, (64, 8, 8), dtype=torch.uint8), torch.arange(64) % 4), batch_size=32)
+    module = MNISTModule({"datamodule": {"classes": [*"abcd"], "image_shape": [8, 8]}})
+    module.model = nn.Sequential(module.model, network)
+    module.augment = change
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    pl.Trainer(max_epochs=2, accelerator="cpu", accumulate_grad_batches=2, **silent).fit(module, data)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("CAREFUL")]
+    assert len(lines) == len(said) and all(text in line for text, line in zip(said, lines)), lines
+
+
 def test_a_number_of_outputs_that_is_given_stays():
     one = MNISTModule(small(model={"_target_": f"{__name__}.Own", "num_classes": 1}))
     assert one.predict(random_data(4)[0]).shape == (4,) and one.model.last.out_features == 1

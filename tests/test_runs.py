@@ -166,6 +166,14 @@ def test_difference_and_picture(folder):
     best, second, _ = runs_table(folder, sort="val_acc").index
     assert diff_runs(second, best)["optimizer.lr"] == (0.001, 0.0003)
     assert plot_runs([best, second]).axes[0].get_xlabel() == "epoch"
+    assert len(plot_runs(str(folder)).axes[0].lines) == 3, "all runs of a folder"
+
+
+def test_a_commit_is_known_by_its_beginning(tmp_path, capsys):
+    make_run(tmp_path / "runs", git={"commit": "0123456789", "dirty": True}, fingerprint="abcdef0123")
+    assert [len(select_runs(tmp_path / "runs", where=f"commit={text}")) for text in ("0123", "0123456+", "0124")] == [1, 1, 0]
+    print_runs(str(tmp_path / "runs"))
+    assert " 0123456+  abcdef0 " in capsys.readouterr().out
 
 
 def test_every_run_has_a_curve_whatever_the_names(tmp_path):

@@ -22,8 +22,8 @@ from notebooks import SEAL, find_lessons, find_notebooks, seal, settings
 
 PLACEHOLDER = "OWNER"  # stands for `user` in settings.ini until the project has a public home
 EXTRAS = {  # notebooks that need more than the requirements
-    "loggers": "mlflow,tensorboard,wandb",
-    **dict.fromkeys(("12_tune", "study", "pruning"), "tune"),
+    "loggers": "mlflow,tensorboard,wandb", "08_tracking": "tensorboard",
+    **dict.fromkeys(("12_tune", "study", "pruning", "findings"), "tune"),
     **dict.fromkeys(("13_predict", "14_export", "exported"), "export"),
     **dict.fromkeys(("15_serve", "16_versions", "17_registry", "service", "shelf"), "export,serve"),
 }

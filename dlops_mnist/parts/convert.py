@@ -28,7 +28,7 @@ def convert(
     range: str | list[float] | None = None,  # for 16 bits: [black, white], or auto: as measured
     broken: str = "refuse",  # or skip: leave out what is not there or can't be read, and say which
 ) -> Path:
-    "Write any folder of images as {train,test,val}/{class}/*; raises `UserError`."
+    "Write any folder of images as {train,test,val}/{class}/*."
     found, rows, target, problems = scan(path, labels, columns, broken == "skip"), [], Path(to), {}
     if target.exists(): raise UserError(f"`{to}` is there already: choose another folder.", key="to")
     look, every = look_of({"color": "auto", "range": range}), relative_paths(found)

@@ -9,18 +9,10 @@ __all__ = ['MOST_NAMES', 'INSTALLED', 'MOST_VALUES', 'MOST_LEVELS', 'SHIPPED', '
            'as_count', 'usable_cores', 'memory', 'check_hardware', 'keep_freed_memory', 'quiet_lightning']
 
 # %% ../../nbs/parts/core.ipynb #36663317
-import difflib
 import json
-import linecache
 import os
 import re
-import secrets
-import shutil
-import signal
-import struct
-import traceback
 import warnings
-import zipfile
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -49,6 +41,8 @@ def closest(
     names: Iterable[Any],  # what would have been valid
 ) -> str | None:
     "The valid name that is most like `name`, or is made of its initials (`lr`); None where none is."
+    import difflib  # as elsewhere in here, what few programs need is imported where they do
+
     name, names = str(name), sorted(map(str, names))
     short = {"".join(word[:1] for word in name.split("_"))}
     return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6) or short.intersection(names)), None)
@@ -87,6 +81,9 @@ def own_lines(
     classes: Set[str] = frozenset(),  # names: from a method of one of these on; empty: all
 ) -> str:
     "The lines of a person's own code through which an error came, each as a line of text, with the shapes that were at hand."
+    import linecache
+    import traceback
+
     lines = own_lines(error.__cause__, classes) if error.__cause__ else ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         file, known = frame.f_code.co_filename, frame.f_locals
@@ -98,6 +95,8 @@ def own_lines(
 # %% ../../nbs/parts/core.ipynb #c7c3ccc6
 def remove(path: Path) -> None:
     "Remove a file or a folder; nothing happens if there is none."
+    import shutil
+
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
@@ -110,7 +109,7 @@ def atomic(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # a hidden name in the same folder: a rename is atomic only within one file system
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
     try:
         yield part
         os.replace(part, path)
@@ -203,6 +202,9 @@ def read_checkpoint(
     device: Any = "cpu",  # where its tensors go
 ) -> dict[str, Any]:
     "What is in a checkpoint: tensors and plain data, every checksum checked, no code run. Raises `UserError`."
+    import struct
+    import zipfile
+
     import torch  # takes seconds, and most programs never get here
 
     path = Path(path)
@@ -230,7 +232,8 @@ def unpack(
     name: str,  # one of `SHIPPED`; for any other name nothing is done
 ) -> None:
     "Copy a folder that comes with the package into this one, unless there is one of that name."
-    from importlib.resources import files  # slow to import, and needed in new folders only
+    import shutil
+    from importlib.resources import files
 
     package = Path(str(files("dlops_mnist")))
     # a wheel carries them inside the package; an editable install has them beside it
@@ -267,6 +270,7 @@ def wait_briefly() -> None:
 def end_with_parent() -> None:
     "Let Linux kill this process when the one that started it has died; elsewhere nothing happens."
     import ctypes
+    import signal
 
     with suppress(OSError, AttributeError): ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # 1: PR_SET_PDEATHSIG
 

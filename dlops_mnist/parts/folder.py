@@ -250,7 +250,7 @@ def combine(
     "The fingerprint of these files: of their contents, and of where they lie, or what a table says of them."
     named = found.table and [f"{split}/{name}/{file}" for (split, name), files in found.files.items() for file in files]
     entries = sorted(zip([file.encode() for file in named or relative_paths(found)], digests))
-    return hashlib.sha256(b"".join([file + b"\0" + digest for file, digest in entries])).hexdigest()
+    return hashlib.sha256(b"".join(map(b"\0".join, entries))).hexdigest()
 
 
 def fingerprint(

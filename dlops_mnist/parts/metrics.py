@@ -40,8 +40,7 @@ def confusion_counts(
 ) -> np.ndarray:
     "How often each true class (row) was predicted as each class (column): int [K, K]."
     labels, predictions = np.asarray(labels, dtype=int), np.asarray(predictions, dtype=int)
-    index = (labels * classes + predictions)[predictions >= 0]
-    return np.bincount(index, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount((labels * classes + predictions)[predictions >= 0], minlength=classes * classes).reshape(classes, classes)
 
 # %% ../../nbs/parts/metrics.ipynb #5051081f
 @dataclass(repr=False)
@@ -276,5 +275,4 @@ def mcnemar(
     right_a, right_b = np.asarray(right_a), np.asarray(right_b)
     only_a, only_b = int(np.sum(right_a & ~right_b)), int(np.sum(right_b & ~right_a))
     least, tosses = min(only_a, only_b), only_a + only_b
-    p = 2 * binom.cdf(least, tosses, 0.5) - binom.pmf(least, tosses, 0.5)
-    return only_a, only_b, float(p if only_a != only_b else 1)
+    return only_a, only_b, float(2 * binom.cdf(least, tosses, 0.5) - binom.pmf(least, tosses, 0.5) if only_a != only_b else 1)

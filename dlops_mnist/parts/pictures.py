@@ -228,9 +228,7 @@ def unpack(
 
 def is_coloured(pixels: np.ndarray) -> bool:
     "Whether any of `uint8 [H, W, 3]` has a colour; most pictures show it in their first row."
-    for rows in (pixels[:1], pixels):
-        if (rows[..., 0] != rows[..., 1]).any() or (rows[..., 1] != rows[..., 2]).any(): return True
-    return False
+    return any((rows[..., 0] != rows[..., i]).any() for rows in (pixels[:1], pixels) for i in (1, 2))
 
 
 def finish(pixels: np.ndarray, look: Look) -> np.ndarray:

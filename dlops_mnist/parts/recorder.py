@@ -12,6 +12,7 @@ __all__ = ['LOG', 'LOGGERS', 'PROFILERS', 'LogFile', 'describe_training', 'log_s
 import errno
 import json
 import logging
+import math
 import os
 import random
 import shutil
@@ -267,20 +268,16 @@ class Checkpoints:
     "Writes `last.ckpt` and `best.ckpt`, at the start of an epoch or of a batch."
 
     def __init__(self, run: Run, rows: Rows, every_n_steps: int | None = None):
-        self.run, self.rows, self.every_n_steps = run, rows, every_n_steps
+        self.run, self.rows, self.every_n_steps = run, rows, every_n_steps or math.inf
         self.moment: str | None = None  # for which a checkpoint is being written: `epoch` or `batch`
-        self.saved = 0  # the step of the last one
+        self.due = 0.0  # the step at which the next one within an epoch is written
         self.proven = False  # whether one was read back
 
     def begin(self, trainer: pl.Trainer, run: Run) -> None:
         "Take up a run; only now a helper has learnt which it is."
         self.run = self.rows.run = run
         self.rows.begin(trainer.current_epoch)
-        self.saved = trainer.global_step
-
-    def is_due(self, trainer: pl.Trainer) -> bool:
-        "Whether a checkpoint within an epoch is asked for."
-        return bool(self.every_n_steps) and trainer.global_step - self.saved >= self.every_n_steps
+        self.due = trainer.global_step + self.every_n_steps
 
     def write(
         self,
@@ -295,7 +292,7 @@ class Checkpoints:
                 raise FileNotFoundError(errno.ENOENT, "it was deleted or moved while the run was training")
             best = self.rows.close(trainer)
             if last or best: save_checkpoint(trainer, self.run, best, last)
-            if last: self.saved = trainer.global_step
+            if last: self.due = trainer.global_step + self.every_n_steps
             if last and not self.proven and trainer.is_global_zero: read_checkpoint(self.run.last_checkpoint)
             self.proven |= last
         except OSError as error:
@@ -359,7 +356,7 @@ class RunRecorder(RunStatus):
         go_on_within_epoch(trainer)
         whole = batch_idx % trainer.accumulate_grad_batches == 0  # gradients that are still being added up are in no checkpoint
         stop = agree(self.signals.received, self.signals.group) if whole else 0
-        due = stop or whole and self.checkpoints.is_due(trainer) or self.rows.validated
+        due = stop or whole and trainer.global_step >= self.checkpoints.due or self.rows.validated
         if batch_idx and due: self.checkpoints.write(trainer, "batch", last=whole)
         if stop: give_way(stop)
 

@@ -178,8 +178,7 @@ def blamed(
 ) -> str:
     "The class in whose method an error arose, also if it was made by one of that name; empty for what our module does."
     names = [type(frame.f_locals.get("self")).__name__ for frame, _ in traceback.walk_tb(error.__traceback__)]
-    ours = "MNISTModule"
-    return next((name for name in reversed(names) if name.endswith((ours, *classes))), "").replace(ours, "")
+    return next((name for name in reversed(names) if name.endswith(("MNISTModule", *classes))), "").replace("MNISTModule", "")
 
 
 def state_at_fault(error: BaseException, run: Run, name: str) -> str:
@@ -201,9 +200,12 @@ def in_our_words(error: BaseException, run: Run) -> UserError | None:
     if "does not require grad" in text:
         return UserError("Nothing is learnt: the loss hangs on no weight that may change. Look for `detach` and `requires_grad`.")
     hint = ". It is called as its base class is; a network or an augmentation, with images." * (text.partition(".")[0] in classes)
-    if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text}{told}")
-    mistake = type(error).__name__ == "MisconfigurationException" or re.search("conditioned on metric|`val_check_interval`", text)
-    if mistake or isinstance(error, OSError): return UserError(text)
+    if text.partition("' object has no attribute")[0][1:] in classes: hint = ". Does its `__init__` call `super().__init__()`?"
+    if re.search("Target size|match target batch_size", text): hint = ". The network and `augment` must keep all images of a batch."
+    if re.search(r"^measure\(\)|values to unpack \(expected 2", text): hint = ". A batch is a pair of tensors: images and labels."
+    if told := own_lines(error, classes) or hint: return UserError(f"{type(error).__name__}: {text.rstrip('.')}{told}")
+    known = "^Misconfig|conditioned on metric|`val_check_interval`|an inplace operation|invalid dataloader|multiple `val_data"
+    if isinstance(error, OSError) or re.search(known, f"{type(error).__name__}: {text}"): return UserError(text)
     said, name = f"{type(error).__name__}: {' '.join(text.split())[:200].rstrip('.')}", blamed(error, tuple(classes))
     if part := state_at_fault(error, run, name):
         return UserError(f"The checkpoint's state is damaged: its {part} can't be taken up ({said}). To begin anew: weights=FILE")

@@ -46,12 +46,13 @@ class Version:
         return "".join(f"{digest}  {name}\n" for name, digest in sorted(self.files.items()))
 
     @cached_property
-    def places(self) -> dict[str, tuple[str, str]]:
-        "The split and the class of each picture, by its name."
-        if self.table: return {name: tuple(name.split("/", 2)[:2]) for name in self.files}
-        folders = {name: name.rpartition("/")[0] for name in self.files}
-        where = by_folders({*folders.values()}).where
-        return {name: where[folder] for name, folder in folders.items()}
+    def where(self) -> dict[str, tuple[str, str]]:
+        "The split and the class of what lies in each folder."
+        return by_folders({name.rpartition("/")[0] for name in self.files}).where
+
+    def place(self, name: str) -> tuple[str, ...]:
+        "The split and the class of a picture."
+        return tuple(name.split("/", 2)[:2]) if self.table else self.where[name.rpartition("/")[0]]
 
     def file(self, name: str) -> str:
         "Where a picture lies in the dataset's folder."
@@ -136,8 +137,8 @@ def read_version(fingerprint: str, store: str | os.PathLike) -> Version:
     "A version by its whole name; raises `UserError` where its manifest was changed."
     file = Path(store, "manifests", f"{fingerprint}.sha256")
     known = {key: value for key, value in known_in(file.with_suffix(".json")).items() if key in ABOUT}
-    with suppress(OSError, ValueError):
-        version = Version({line[66:]: line[:64] for line in file.read_bytes().decode().split("\n")[:-1]}, **known)
+    with suppress(OSError, ValueError), open(file, encoding="utf-8", newline="\n") as lines:
+        version = Version({line[66:-1]: line[:64] for line in lines}, **known)
         if version.fingerprint == fingerprint: return version
     raise UserError(f"`{file}` is not what was recorded: it was changed, or is damaged.")
 
