@@ -103,8 +103,7 @@ def make_datasets(
 
 
 def _dataset(part: Arrays, number: np.ndarray, classes: list[str]) -> ImageDataset:
-    known = {name: part[name] for name in ("images", "hashes", "paths")}
-    return ImageDataset(**known, labels=number[part["labels"]], classes=classes)
+    return ImageDataset(part["images"], number[part["labels"]], part["hashes"], part["paths"], classes)
 
 # %% ../nbs/03_dataset.ipynb #1455d6d0
 def said_of(arrays: ImageArrays, datasets: Mapping[str, ImageDataset], test: float) -> list[str]:
@@ -170,7 +169,9 @@ class Folder:
         self.image_shape, self.fingerprint, self.broken = arrays.image_shape, arrays.fingerprint, arrays.broken
         self.datasets = make_datasets(arrays, self.val, self.classes, test)
         self.notes, self.settled = said_of(arrays, self.datasets, test) + slow_note(self), settled(self, arrays, test)
-        if "train" not in self.datasets and not self.wanted[0]: self.dataset("train")  # which says what is missing
+        if "train" not in self.datasets and not self.wanted[0]:
+            raise UserError(f"`{self.path}` has no train images: add a folder `train/`, or datamodule.path=DIR, which may be a "
+                            "folder of classes alone. " + " ".join(f"{note}." for note in self.notes), key="path")
 
     @property
     def facts(self) -> dict[str, Any]:

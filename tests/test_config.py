@@ -428,6 +428,9 @@ def test_the_schema_for_editors_is_that_of_the_program(root):
                  "seed: -1", "seed: [1]", "monitor_mode: maximum", "optimizer: 3", "base: 3"):
         assert len([*check.iter_errors(yaml.safe_load(text))]) == 1, text
         with pytest.raises(UserError): load_config(yaml.safe_load(text))
+    for key in ("augment.flip", "augment.erase", "loss.weights"): assert known["properties"][key]["description"]
+    own = {"augment": {"_target_": "own.Noise", "noise": 3}, "loss._target_": "own.Loss", "loss.weight": 2}
+    assert not [*check.iter_errors(own)], "a class of one's own has settings of its own"
 
 
 def test_a_notebook_shows_a_mistake_as_a_sentence():

@@ -121,6 +121,18 @@ def test_sixteen_bits_in_one_file_of_many_are_measured(tmp_path):
     assert 0 <= low < 300 and 8500 < high < 9000
 
 
+def test_sixteen_bits_of_colour_in_a_tiff_are_not_cut_to_eight_in_silence():
+    pixels = np.full((4, 6, 3), 3000, "<u2")  # a camera of 12 bits: Pillow's own 8 of these are nearly black
+    tags = [(256, 6), (257, 4), (258, 0), (259, 1), (262, 2), (273, 0), (277, 3), (278, 4), (279, pixels.nbytes)]
+    bits = 8 + 2 + 12 * len(tags) + 4
+    fields = [struct.pack("<HHII", tag, 3, 3, bits) if tag == 258 else
+              struct.pack("<HHII", tag, 4, 1, bits + 6 if tag == 273 else value) for tag, value in tags]
+    data = struct.pack("<3H", 16, 16, 16) + pixels.tobytes()
+    tiff = b"".join([b"II*\0", struct.pack("<IH", 8, len(tags)), *fields, bytes(4), data])
+    with pytest.raises(BadImage, match="more than 8 bits"): decode(tiff)
+    assert 170 < decode(tiff, Look(range=(0, 4095))).mean() < 190
+
+
 def test_colour_is_kept_if_any_image_has_some(tmp_path):
     fill(tmp_path, {"train": 40, "test": 6})
     draw("disc", 999, mode="1").save(tmp_path / "train/disc/bit.png")
@@ -805,6 +817,38 @@ def test_parts_that_are_read_as_classes_are_said(tmp_path, folders):
     assert any("were read as classes" in note and folders[0].split("/")[0] in note for note in opened(tmp_path).notes)
     ours = opened(fill(tmp_path / "ours", {"": 10}, classes=("cat/monday", "cat/tuesday", "dog/monday", "dog")))
     assert not any("were read as classes" in note for note in ours.notes)
+
+
+def test_parts_that_are_named_so_are_parts(tmp_path):
+    fill(tmp_path / "three", {"train1": 12, "train2": 9, "test_2": 6})
+    assert (found := counts(opened(tmp_path / "three")))["test"] == 12 and sum(found.values()) == 54
+    fill(tmp_path / "same", {"raw": 12, "clean": 12})
+    assert any("datamodule.path=DIR/clean" in note for note in opened(tmp_path / "same").notes)
+    fill(tmp_path / "flat", {"train": 12})
+    fill(tmp_path / "flat", {"test": 3}, classes=("",))
+    assert any("`test/000.png`: they lie in no class's folder" in note for note in opened(tmp_path / "flat").notes)
+
+
+def test_what_is_missing_is_said_with_what_lies_beside(tmp_path):
+    fill(tmp_path, {"": 12, "val": 6})
+    said = "no train images.* 24 files not used, such as `bar/000.png`: they lie beside `val/`"
+    with pytest.raises(UserError, match=said): opened(tmp_path)
+    assert counts(opened(tmp_path / "val")).keys() == {"train", "val", "test"}, "a folder of classes, as the message says"
+
+
+def test_classes_that_differ_in_capitals_alone_are_said(tmp_path):
+    fill(tmp_path, {"train": 12}, classes=("Cat", "dog"))
+    assert not any("capitals" in note for note in opened(tmp_path).notes)
+    fill(tmp_path, {"train": 12, "test": 6}, classes=("cat", "dog"))
+    if len(opened(tmp_path).classes) == 3: assert any("`Cat`, `cat` are classes of their own" in n for n in opened(tmp_path).notes)
+
+
+def test_a_table_is_found_where_it_lies_and_ids_that_fit_no_file_are_shown_beside_one(tmp_path):
+    root = tmp_path / "archive"
+    table(root, ["id,label", *(f"{i:03},{('disc', 'bar')[i % 2]}" for i in range(36))])
+    assert sum(counts(opened(tmp_path)).values()) == 36
+    table(root, ["id,label", *(f"x{i},{('disc', 'bar')[i % 2]}" for i in range(36))])
+    with pytest.raises(UserError, match=r"such as `x0`. The images are named like `archive/images/000.png`"): opened(tmp_path)
 
 
 def test_of_several_pages_the_first_is_said_to_be_used(tmp_path):

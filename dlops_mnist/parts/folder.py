@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -159,7 +160,7 @@ def _places(path: Path, folders: dict, unused: dict, labels: str | None, columns
             skip: bool) -> tuple[Places, Path | None]:
     places = by_folders([folder for folder, found in folders.items() if found.names])
     if labels is None:
-        tables = [file for file in unused.get(TABLES, []) if "/" not in file]
+        tables = unused.get(TABLES, [])
         if len({place[1] for place in places.where.values() if isinstance(place, tuple)}) > 1 or len(tables) != 1:
             return places, None
         labels = tables[0]  # one folder of images and a table: there is only one way to read that
@@ -171,12 +172,12 @@ def _places(path: Path, folders: dict, unused: dict, labels: str | None, columns
 
 
 def _gaps(classes: list[str], files: dict[tuple[str, str], list[str]]) -> list[str]:
-    notes = []
+    notes, alike = [], Counter(map(str.casefold, classes))
     for split, other in (("train", "test"), ("test", "train"), ("train", "val"), ("val", "train")):
-        if not {split, other} <= {split for split, _ in files}: continue
-        lacking = [name for name in classes if (split, name) in files and (other, name) not in files]
-        if lacking: notes.append(f"{split} has images of {quoted(lacking)}, {other} has none")
-    return list(dict.fromkeys(notes))
+        lost = [name for name in classes if (split, name) in files and (other, name) not in files]
+        if lost and other in {part for part, _ in files}: notes.append(f"{split} has images of {quoted(lost)}, {other} has none")
+    same = [name for name in classes if alike[name.casefold()] > 1]
+    return notes + [f"{quoted(same)} are classes of their own, though capitals alone tell them apart"] * bool(same)
 
 # %% ../../nbs/parts/folder.ipynb #5e3a6d04
 def there(path: str | os.PathLike) -> Path:

@@ -239,7 +239,7 @@ def measured_range(path: Path, files: list[str]) -> tuple[float, float] | None:
     for file in files:
         with suppress(Exception), Image.open(path / file) as picture:  # what is wrong with a file is said when it is decoded
             # of 16 bits for each colour Pillow keeps 8
-            scale = 1 if picture.mode[0] in "IF" else 257 * has_16_bits(read_file(str(path / file)))
+            scale = 1 if picture.mode[0] in "IF" else 257 * has_16_bits(picture)
             if scale: values.append(np.asarray(picture, np.float64).reshape(-1) * scale)
     known = (every := np.concatenate([[], *values]))[np.isfinite(every)]
     if not len(known): return None
@@ -357,13 +357,12 @@ class ImageArrays:
         try:
             if generation.is_file(): generation = generation.with_name(generation.read_text())
             meta = json.loads((generation / "meta.json").read_text())
-            kinds = ["labels", "hashes", "paths"] + ["images"] * meta.pop("pixels", True)
-            if found and found.groups: kinds.append("groups")
+            kinds = ["labels", "hashes", "paths"] + ["images"] * meta.pop("pixels", True) + ["groups"] * bool(found and found.groups)
             # plain arrays over the map: `np.memmap` itself is slow to index
             splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
                               for what in kinds} for split in meta.pop("splits")}
             for arrays in splits.values():
-                            arrays.setdefault("images", Pictures(path, arrays["paths"], look_of(meta["look"]), meta["image_shape"]))
+                arrays.setdefault("images", Pictures(path, arrays["paths"], look_of(meta["look"]), meta["image_shape"]))
             if any(len(arrays[what]) != len(arrays["images"]) for arrays in splits.values() for what in arrays):
                 raise ValueError("cut")
             return cls(path, splits=splits, found=found, **meta)

@@ -47,7 +47,7 @@ def splits_among(
     "Those that mean a split, and which: `training`, `test_set`; or, where all begin alike, `cats-train` and `cats-test`."
     names = sorted(names)
     start = re.match(r"(.*[-_ =])?", os.path.commonprefix(names))[0] if len(names) > 1 else ""
-    words = {name: re.sub(r"[-_ ]?(data)?(set|images?|imgs?|split|data)$", "", name[len(start):].lower()) for name in names}
+    words = {name: re.sub(r"[-_ ]?(data)?(set|images?|imgs?|split|data)?[-_ ]?\d*$", "", name[len(start):].lower()) for name in names}
     found = {name: SPLIT_OF[word] for name, word in words.items() if word in SPLIT_OF}
     return found if not start or len({*found.values()}) > 1 else {}
 
@@ -91,7 +91,8 @@ def doubts(parts: Parts) -> list[str]:
     same = len(inner) > 1 and all(len(own) > 1 and own == inner[part[0]] for own in inner.values())
     if len(ends) < 2 and not same: return []
     holding = f", though each holds {quoted(sorted(inner[part[0]]))}" * same
-    return [f"{quoted([*inner])} were read as classes{holding}: where they are parts, name them train and test"]
+    one = f"; where one of them is enough: datamodule.path=DIR/{min(inner)}" * same
+    return [f"{quoted([*inner])} were read as classes{holding}: where they are parts, name them train1, train2, test{one}"]
 
 # %% ../../nbs/parts/layouts.ipynb #92838700
 def by_folders(
@@ -113,7 +114,7 @@ def by_folders(
         where |= {folder: (splits[name], part[1]) if classes and len(part) > 1 else NO_CLASS for folder, part in own.items()}
     if splits:
         beside = f"lie beside {' and '.join(f'`{name}/`' for name in splits)}"
-        return Places({folder: where.get(folder, beside) for folder in parts}, notes, whole=False)
+        return Places({folder: where.get(folder, NO_CLASS if splits_among(p[:1]) else beside) for folder, p in parts.items()}, notes, whole=False)
     inner = splits_among({part[1] for part in parts.values() if len(part) > 1})
     if parts and all(len(part) > 1 and part[1] in inner for part in parts.values()):
         notes += [f"each `{name}/` was read as {split}" for name, split in inner.items() if name != split]
@@ -218,8 +219,8 @@ def by_table(
             if "group" in which: groups[file] = row[which["group"]].strip()
     if missing:
         words = f"{len(missing):,} of {len(rows):,} rows of `{table}` name a file that is not there, such as `{missing[0]}`"
-        if not skip or len(missing) == len(rows):
-            raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
+        if len(missing) == len(rows): raise UserError(f"{words}. The images are named like `{min(files, default='')}`.", key="labels")
+        if not skip: raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
         notes.append(words)
     return Places(where, notes, "split" not in which, groups)
 

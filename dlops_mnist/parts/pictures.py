@@ -60,7 +60,7 @@ class BadImage(ValueError):
 
 def check_size(width: int, height: int) -> None:
     "Refuse a picture before any room is made for it; raises `BadImage`."
-    if not 0 < width * height <= MAX_PIXELS: raise BadImage(f"claims to be {width}x{height} pixels large")
+    if not 0 < width * height <= MAX_PIXELS: raise BadImage(f"claims to be {width}x{height} pixels large; up to 8192x8192 are read")
 
 
 def png_chunks(
@@ -111,16 +111,14 @@ def look_of(
         raise UserError(f"resize is [height,width] in pixels, such as [64,64], not {list(look.resize)}.", key="resize")
     if look.range not in (None, "auto") and not (len(look.range) == 2 and look.range[0] < look.range[1]):
         raise UserError(f"range is [black,white], such as [0,65535], or auto, not {look.range}.", key="range")
-    if look.background != "white": _check_color(look.background)
+    if look.background != "white":
+        from PIL import ImageColor  # which takes its time
+
+        try: ImageColor.getrgb(look.background)
+        except ValueError:
+            raise UserError(f"background is a colour, such as white or #8080ff, not `{look.background}`.", key="background") from None
     return look._replace(resize=look.resize and tuple(look.resize))
 
-
-def _check_color(name: str) -> None:
-    from PIL import ImageColor
-
-    try: ImageColor.getrgb(name)
-    except ValueError:
-        raise UserError(f"background is a colour, such as white or #8080ff, not `{name}`.", key="background") from None
 
 # %% ../../nbs/parts/pictures.ipynb #1ae7e2b5
 def _png(data: bytes) -> np.ndarray | None:
@@ -176,9 +174,9 @@ def _is_turned(data: bytes) -> bool:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 
 
-def has_16_bits(data: bytes) -> bool:
-    "Whether a PNG file, of which this is the beginning, has 16 bits for each colour, or transparency."
-    return data[:8] == SIGNATURE and data[24:26] in (b"\x10\x02", b"\x10\x04", b"\x10\x06")
+def has_16_bits(picture: "Image") -> bool:
+    "Whether a file that was opened, and not loaded yet, has 16 bits for each colour: Pillow keeps 8 of them, and no word of it."
+    return ";16" in str(picture.tile)
 
 
 def _any(data: bytes, look: Look) -> np.ndarray:
@@ -189,7 +187,7 @@ def _any(data: bytes, look: Look) -> np.ndarray:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             check_size(*picture.size)
             if look.resize: picture.draft(None, (max(look.resize), max(look.resize)))  # as with simplejpeg
-            return _flat(ImageOps.exif_transpose(picture), look, has_16_bits(data))
+            return _flat(has_16_bits(picture), ImageOps.exif_transpose(picture), look)
     except BadImage: raise
     except Image.UnidentifiedImageError:
         raise BadImage("is not a picture of a known format (PNG, JPEG, WebP, BMP, GIF, TIFF)" if data else "is empty") from None
@@ -198,22 +196,21 @@ def _any(data: bytes, look: Look) -> np.ndarray:
         raise BadImage(f"is corrupt ({error})") from error
 
 # %% ../../nbs/parts/pictures.ipynb #15abc40f
-def _flat(picture: "Image", look: Look, wide: bool) -> np.ndarray:
+def _flat(wide: bool, picture: "Image", look: Look) -> np.ndarray:
     from PIL import Image
 
     mode = picture.mode
     if (mode[0] in "IF" or wide) and not isinstance(look.range, tuple | list):
         raise BadImage("has more than 8 bits per channel: range=[black,white] or range=auto says how they become 8")
-    if mode[0] in "IF": return _scale(np.asarray(picture, np.float64), look.range)
+    if mode[0] in "IF": return _scale(np.asarray(picture, np.float64), *look.range)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, look.background), picture)
     pixels = np.asarray(picture.convert("L" if mode in ("1", "L") and picture.mode == mode else "RGB"))
-    return _scale(pixels * 257.0, look.range) if wide else pixels  # Pillow has kept the upper 8 of 16 bits
+    return _scale(pixels * 257.0, *look.range) if wide else pixels  # Pillow has kept the upper 8 of 16 bits
 
 
-def _scale(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    low, high = limits
+def _scale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return (np.clip(np.nan_to_num((values - low) / (high - low)), 0, 1) * 255 + 0.5).astype(np.uint8)
 
 # %% ../../nbs/parts/pictures.ipynb #e3258f98

@@ -45,19 +45,19 @@ def _one(node: ast.expr, lookup: Callable) -> dict[str, Any]:
 
 # %% ../../nbs/parts/schema.ipynb #891fdfa8
 def section_schema(name: str) -> dict[str, Any]:
-    "The settings of a section that is built by its default class: `datamodule` or `trainer`."
-    source, ours = read_class(DEFAULT_CLASS[name]), base_config()[name]
+    "The settings of a section that is built by its default class; a loss or an augmentation of one's own has others."
+    source, ours = read_class(DEFAULT_CLASS[name]), base_config().get(name) or {}
     found = {key: as_schema(p.annotation, partial(meaning, p.module)) | {"description": source.notes[key]}
              for key, p in source.parameters.items() if key not in GIVEN.get(name, ())}
     for key, value in ours.items(): found[key]["default"] = value
-    return {"type": "object", "properties": found, "additionalProperties": False}
+    return {"type": "object", "properties": found, "additionalProperties": name in ("augment", "loss")}
 
 
 def group_schema(name: str) -> dict[str, Any]:
     "An alternative by name, several where that is allowed, or a section."
     chosen = {"enum": [*GROUPS[name]]}
     several = [{"type": "array"}] if name in (*SEVERAL, "augment") else []  # the series lists callbacks in its own way
-    return {"anyOf": [chosen, {"type": "null"}, *several, section_schema(name) if name == "trainer" else {"type": "object"}]}
+    return {"anyOf": [chosen, {"type": "null"}, *several, section_schema(name) if name in DEFAULT_CLASS else {"type": "object"}]}
 
 
 def setting_schema(setting: Setting) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def setting_schema(setting: Setting) -> dict[str, Any]:
 # %% ../../nbs/parts/schema.ipynb #e5305637
 def schema() -> dict[str, Any]:
     "The JSON schema of experiment files."
-    sections = {name: section_schema(name) for name in ("datamodule", "trainer")}
+    sections = {name: section_schema(name) for name in DEFAULT_CLASS}
     found = {"base": as_schema("str | list[str]") | {"description": "the experiment, or experiments, that this one builds on"},
              "search": {"type": "object", "description": "what `tune` searches"}, "logger_params": {"type": "object"}}
     for name, s in SETTINGS.items():
@@ -77,7 +77,7 @@ def schema() -> dict[str, Any]:
         found[name] = {**own, "description": s.note}
     found["debug"] = group_schema("debug")
     found |= {f"{name}.{key}": value for name, section in sections.items() for key, value in section["properties"].items()}
-    others = "|".join(name for name, s in SETTINGS.items() if s.type == "dict" and name not in sections)
+    others = "|".join(name for name, s in SETTINGS.items() if s.type == "dict" and name not in ("datamodule", "trainer"))
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "an experiment of dlops_mnist", "type": "object",
             "properties": found, "patternProperties": {f"^({others})\\.": {}, "^(trainer|datamodule)\\._target_$": {}, "^x-": {}},
             "additionalProperties": False}
