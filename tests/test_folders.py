@@ -848,7 +848,7 @@ def test_a_table_is_found_where_it_lies_and_ids_that_fit_no_file_are_shown_besid
     table(root, ["id,label", *(f"{i:03},{('disc', 'bar')[i % 2]}" for i in range(36))])
     assert sum(counts(opened(tmp_path)).values()) == 36
     table(root, ["id,label", *(f"x{i},{('disc', 'bar')[i % 2]}" for i in range(36))])
-    with pytest.raises(UserError, match=r"such as `x0`. The images are named like `archive/images/000.png`"): opened(tmp_path)
+    with pytest.raises(UserError, match=r"such as `x0`. Images are named like `archive/images/000.png`"): opened(tmp_path)
 
 
 def test_of_several_pages_the_first_is_said_to_be_used(tmp_path):

@@ -357,7 +357,7 @@ class ImageArrays:
         try:
             if generation.is_file(): generation = generation.with_name(generation.read_text())
             meta = json.loads((generation / "meta.json").read_text())
-            kinds = ["labels", "hashes", "paths"] + ["images"] * meta.pop("pixels", True) + ["groups"] * bool(found and found.groups)
+            kinds = ["labels", "hashes", "paths", *["images"] * meta.pop("pixels", 1), *["groups"] * bool(found and found.groups)]
             # plain arrays over the map: `np.memmap` itself is slow to index
             splits = {split: {what: np.asarray(np.load(generation / f"{split}-{what}.npy", mmap_mode="r"))
                               for what in kinds} for split in meta.pop("splits")}

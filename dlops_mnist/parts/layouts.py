@@ -47,7 +47,7 @@ def splits_among(
     "Those that mean a split, and which: `training`, `test_set`; or, where all begin alike, `cats-train` and `cats-test`."
     names = sorted(names)
     start = re.match(r"(.*[-_ =])?", os.path.commonprefix(names))[0] if len(names) > 1 else ""
-    words = {name: re.sub(r"[-_ ]?(data)?(set|images?|imgs?|split|data)?[-_ ]?\d*$", "", name[len(start):].lower()) for name in names}
+    words = {n: re.sub(r"[-_ ]?(data)?(set|images?|imgs?|split|data)?[-_ ]?\d*$", "", n[len(start):].lower()) for n in names}
     found = {name: SPLIT_OF[word] for name, word in words.items() if word in SPLIT_OF}
     return found if not start or len({*found.values()}) > 1 else {}
 
@@ -114,7 +114,7 @@ def by_folders(
         where |= {folder: (splits[name], part[1]) if classes and len(part) > 1 else NO_CLASS for folder, part in own.items()}
     if splits:
         beside = f"lie beside {' and '.join(f'`{name}/`' for name in splits)}"
-        return Places({folder: where.get(folder, NO_CLASS if splits_among(p[:1]) else beside) for folder, p in parts.items()}, notes, whole=False)
+        return Places({f: where.get(f, NO_CLASS if splits_among(p[:1]) else beside) for f, p in parts.items()}, notes, whole=False)
     inner = splits_among({part[1] for part in parts.values() if len(part) > 1})
     if parts and all(len(part) > 1 and part[1] in inner for part in parts.values()):
         notes += [f"each `{name}/` was read as {split}" for name, split in inner.items() if name != split]
@@ -219,7 +219,7 @@ def by_table(
             if "group" in which: groups[file] = row[which["group"]].strip()
     if missing:
         words = f"{len(missing):,} of {len(rows):,} rows of `{table}` name a file that is not there, such as `{missing[0]}`"
-        if len(missing) == len(rows): raise UserError(f"{words}. The images are named like `{min(files, default='')}`.", key="labels")
+        if len(missing) == len(rows): raise UserError(f"{words}. Images are named like `{min(files, default='')}`.", key="labels")
         if not skip: raise UserError(f"{words}. To leave them out: datamodule.broken=skip", key="labels")
         notes.append(words)
     return Places(where, notes, "split" not in which, groups)

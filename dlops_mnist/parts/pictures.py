@@ -116,7 +116,7 @@ def look_of(
 
         try: ImageColor.getrgb(look.background)
         except ValueError:
-            raise UserError(f"background is a colour, such as white or #8080ff, not `{look.background}`.", key="background") from None
+            raise UserError(f"background is a colour, say white or #8080ff, not `{look.background}`.", key="background") from None
     return look._replace(resize=look.resize and tuple(look.resize))
 
 
