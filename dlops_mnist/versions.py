@@ -47,8 +47,7 @@ def compare(a: Version, b: Version) -> Iterator[tuple[str, str, str]]:
     for path in sorted(a.files.keys() - b.files.keys()):
         if not (others := came.get(a.files[path])): yield "removed", path, ""
         else:
-            now = others.pop(0)
-            old, new = a.place(path), b.place(now)
+            old, new = a.place(path), b.place(now := others.pop(0))
             yield "relabelled" if old[1] != new[1] else "moved" if old != new else "renamed", path, now
     yield from (("added", "", path) for paths in came.values() for path in paths)
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any
 
@@ -359,10 +360,8 @@ def run_command(
 
 
 def _function(command: Callable | str) -> Callable:
-    if callable(command): return command
-    from pkgutil import resolve_name
-
-    return resolve_name(command)  # of another module, named by text: imported only when it is called
+    # of another module, named by text: imported only when it is called
+    return command if callable(command) else resolve_name(command)
 
 
 def versions() -> str:

@@ -146,7 +146,10 @@ def sections_of(
         if config[name]: yield name, config[name], "model"
     # the length of the training, where it is left open, is filled in when it is known
     schedule = config["scheduler"] | dict.fromkeys(open_lengths(config["scheduler"]), 1)
-    if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in LIMITS["scheduler"]}, "scheduler"
+    source = read_class(str(schedule.get("_target_")))
+    plateau = source and "torch.optim.lr_scheduler.ReduceLROnPlateau" in (source.name, *source.ancestors)
+    ours = LIMITS["scheduler"] if plateau else ("interval", "frequency")  # no other schedule looks at a metric
+    if schedule: yield "scheduler", {key: value for key, value in schedule.items() if key not in ours}, "scheduler"
     for group, kind in zip(SEVERAL, ("logger", "callback", "metric")):
         yield from ((f"{group}.{name}", _told(part, kind), kind) for name, part in config[group].items() if part is not None)
 
