@@ -285,6 +285,7 @@ def test_weights_of_another_type_fit_nothing(work, capsys, state):
     (["scheduler=cosine", "scheduler.frequency=0"], "`scheduler.frequency: 0` must be at least 1"),
     (["scheduler=plateau", "scheduler.monitor=[1]"], "`scheduler.monitor` must be str"),
     (["scheduler=cosine", "scheduler.monitor=val_acc"], "`scheduler.monitor` is not a setting of CosineAnnealingLR"),
+    (["datamodule.batch_size=9223372036854775808"], "batch_size must be 1 to 2**63-1"),
     (["scheduler=plateau", "scheduler.interval=often"], "`scheduler.interval` must be 'step' or 'epoch'"),
     (["loss.weights={no3: x}"], "`loss.weights` must be a list of float, dict[str, float], str or null"),
     (["loss.weights=[-1,1]"], "`loss.weights: [-1, 1]`: numbers from 0 on"),

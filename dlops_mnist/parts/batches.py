@@ -245,7 +245,7 @@ def check_settings(batch_size: int, val: float | str, source: str | None, seed: 
                    sampler: str | None = None) -> None:
     "Raise `UserError` for a setting that can't work."
     if sampler not in (None, "balanced"): raise UserError(f"sampler is balanced or null, not {sampler!r}.", key="sampler")
-    if batch_size < 1: raise UserError(f"batch_size must be at least 1, not {batch_size}.", key="batch_size")
+    if not 1 <= batch_size < 2**63: raise UserError(f"batch_size must be 1 to 2**63-1, not {batch_size}.", key="batch_size")
     for key, value in (("seed", seed), ("num_workers", num_workers)):
         if value < 0: raise UserError(f"{key} must not be negative: {value}.", key=key)
     if val != "test" and (isinstance(val, str) or not 0 < val < 1):
